@@ -1,0 +1,51 @@
+"""Environments: JAX-native ones, and adapters that make others look the same.
+
+``make(name)`` gives one environment with gymnax 1.x's contract, ``make_vector(name, num_envs)`` a batch
+with auto-reset, which is what agents take; ``list_envs()`` lists the names:
+
+- ``popgym/…``: POPGym in JAX, rule for rule;
+- ``gymnax/…`` and ``brax/…``: the environments of those packages;
+- ``gymnasium/<id>`` and ``popgym_original/…``: Python environments, stepped on the host.
+
+Importing this package imports none of those packages: each is imported when one of its environments is
+made.
+"""
+
+from __future__ import annotations
+
+from ssmrl.envs import spaces
+from ssmrl.envs.batching import any_across_batch
+from ssmrl.envs.environment import Environment
+from ssmrl.envs.registry import (
+    UnknownEnvironmentError,
+    canonical_name,
+    list_envs,
+    make,
+    make_vector,
+    register,
+    register_suite,
+)
+from ssmrl.envs.suites import register_all as _register_all
+from ssmrl.envs.vector import JaxVectorEnv, VectorEnv, VectorState
+from ssmrl.envs.wrappers import EpisodeStatistics, ObservationExtras, VectorWrapper
+
+__all__ = [
+    "Environment",
+    "EpisodeStatistics",
+    "JaxVectorEnv",
+    "ObservationExtras",
+    "UnknownEnvironmentError",
+    "VectorEnv",
+    "VectorState",
+    "VectorWrapper",
+    "any_across_batch",
+    "canonical_name",
+    "list_envs",
+    "make",
+    "make_vector",
+    "register",
+    "register_suite",
+    "spaces",
+]
+
+_register_all()

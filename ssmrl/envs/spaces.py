@@ -1,0 +1,351 @@
+"""Spaces of observations and actions: small, immutable, and usable inside ``jit``.
+
+The attributes are gymnax's and gymnasium's (``n``, ``nvec``, ``shape``, ``dtype``, ``low``, ``high``,
+``spaces``), so code written for either reads ours. ``sample`` and ``contains`` are for *one* element;
+``jax.vmap`` them over a batch. Elements of :class:`Dict` are plain dicts, elements of :class:`Tuple`
+plain tuples, so that every element is a pytree of arrays.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+_NO = np.asarray(False)
+
+
+class Space(abc.ABC):
+    """The set of values that an observation or an action can take."""
+
+    @abc.abstractmethod
+    def sample(self, key: PRNGKeyArray) -> Any:
+        """Draw one element."""
+
+    @abc.abstractmethod
+    def contains(self, x: Any) -> Bool[Array, ""]:
+        """Whether ``x`` is an element: structure, shape and kind of dtype as well as values."""
+
+    @abc.abstractmethod
+    def _key(self) -> tuple:
+        """What equality and the hash are about."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._key() == other._key()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self._key()))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable; build a new one")
+
+    def _set(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+
+
+def _is_integer(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.integer)
+
+
+def _as_array(x: Any) -> Any | None:
+    """``x`` if it is array-like, None if it is something else (a dict, say)."""
+    return x if isinstance(x, (jax.Array, np.ndarray, np.generic, int, float, bool)) else None
+
+
+class Discrete(Space):
+    """The integers ``0 … n-1`` as int32 scalars.
+
+    Raises:
+        ValueError: if ``n`` is not a positive integer.
+    """
+
+    n: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __init__(self, n: int):
+        if isinstance(n, bool) or int(n) != n or n < 1:
+            raise ValueError(f"Discrete needs a positive number of values, got {n!r}")
+        self._set(n=int(n), shape=(), dtype=np.dtype(np.int32))
+
+    def sample(self, key: PRNGKeyArray) -> Array:
+        return jax.random.randint(key, (), 0, self.n, self.dtype)
+
+    def contains(self, x: Any) -> Bool[Array, ""]:
+        if _as_array(x) is None or jnp.shape(x) != () or not _is_integer(x):
+            return jnp.asarray(_NO)
+        x = jnp.asarray(x)
+        return (x >= 0) & (x < self.n)
+
+    def _key(self) -> tuple:
+        return (self.n,)
+
+    def __repr__(self) -> str:
+        return f"Discrete({self.n})"
+
+
+class MultiDiscrete(Space):
+    """An integer array whose entry ``i`` runs over ``0 … nvec[i]-1`` (int32, the shape of ``nvec``).
+
+    Raises:
+        ValueError: if ``nvec`` is empty or holds anything but positive integers.
+    """
+
+    nvec: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __init__(self, nvec: Sequence[int] | np.ndarray):
+        array = np.array(nvec)
+        if array.size == 0 or array.dtype.kind not in "iu" or (array < 1).any():
+            raise ValueError(f"MultiDiscrete needs positive numbers of values, got {nvec!r}")
+        array = array.astype(np.int32)
+        array.setflags(write=False)
+        self._set(nvec=array, shape=array.shape, dtype=np.dtype(np.int32))
+
+    def sample(self, key: PRNGKeyArray) -> Array:
+        return jax.random.randint(key, self.shape, 0, self.nvec, self.dtype)
+
+    def contains(self, x: Any) -> Bool[Array, ""]:
+        if _as_array(x) is None or jnp.shape(x) != self.shape or not _is_integer(x):
+            return jnp.asarray(_NO)
+        x = jnp.asarray(x)
+        return jnp.all((x >= 0) & (x < self.nvec))
+
+    def _key(self) -> tuple:
+        return (self.shape, tuple(self.nvec.ravel().tolist()))
+
+    def __repr__(self) -> str:
+        return f"MultiDiscrete({self.nvec.tolist()})"
+
+
+class Box(Space):
+    """Arrays of one shape and dtype between ``low`` and ``high``, both included.
+
+    Args:
+        low: scalar or array broadcast to ``shape``; ``-inf`` for no bound.
+        high: likewise; ``inf`` for no bound.
+        shape: shape of an element; taken from the bounds if left out.
+        dtype: dtype of an element, float or integer.
+
+    Raises:
+        ValueError: if a bound does not broadcast to ``shape``, is NaN, or if ``low > high`` somewhere.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __init__(
+        self, low: Any, high: Any, shape: Sequence[int] | None = None, dtype: Any = np.float32
+    ):
+        low, high, dtype = np.asarray(low), np.asarray(high), np.dtype(dtype)
+        shape = np.broadcast_shapes(low.shape, high.shape) if shape is None else tuple(shape)
+        try:
+            bounds = [np.array(np.broadcast_to(b, shape)).astype(dtype) for b in (low, high)]
+        except ValueError:
+            raise ValueError(
+                f"Box bounds of shapes {low.shape} and {high.shape} do not broadcast to {shape}"
+            ) from None
+        if np.isnan(bounds[0]).any() or np.isnan(bounds[1]).any() or (bounds[0] > bounds[1]).any():
+            raise ValueError(f"Box needs low <= high everywhere, got low={low} and high={high}")
+        for bound in bounds:
+            bound.setflags(write=False)
+        self._set(low=bounds[0], high=bounds[1], shape=tuple(map(int, shape)), dtype=dtype)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether every entry has a finite bound on both sides."""
+        return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
+
+    def sample(self, key: PRNGKeyArray) -> Array:
+        """Uniform where bounded; a shifted exponential with one bound; a normal with none."""
+        if self.dtype.kind in "iu":
+            # randint excludes its upper end and works in int32 here; float64 below is host-side only.
+            high = np.minimum(self.high.astype(np.int64) + 1, np.iinfo(np.int32).max)
+            draw = jax.random.randint(key, self.shape, self.low.astype(np.int32), high)
+            return draw.astype(self.dtype)
+        low, high = self.low, self.high
+        has_low, has_high = np.isfinite(low), np.isfinite(high)
+        k_uniform, k_exponential, k_normal = jax.random.split(key, 3)
+        span = np.where(has_low & has_high, high.astype(np.float64) - low, 1.0)
+        unit = jax.random.uniform(k_uniform, self.shape)
+        uniform = jnp.clip(np.where(has_low, low, 0.0) + unit * span, low, high)
+        tail = jax.random.exponential(k_exponential, self.shape)
+        above, below = np.where(has_low, low, 0.0) + tail, np.where(has_high, high, 0.0) - tail
+        normal = jax.random.normal(k_normal, self.shape)
+        one_sided = jnp.where(has_low, above, jnp.where(has_high, below, normal))
+        return jnp.where(has_low & has_high, uniform, one_sided).astype(self.dtype)
+
+    def contains(self, x: Any) -> Bool[Array, ""]:
+        if _as_array(x) is None or jnp.shape(x) != self.shape:
+            return jnp.asarray(_NO)
+        if self.dtype.kind in "iu" and not _is_integer(x):
+            return jnp.asarray(_NO)
+        x = jnp.asarray(x)
+        return jnp.all((x >= self.low) & (x <= self.high))
+
+    def _key(self) -> tuple:
+        return (self.shape, self.dtype.name, self.low.tobytes(), self.high.tobytes())
+
+    def __repr__(self) -> str:
+        low, high = (_bound_repr(bound) for bound in (self.low, self.high))
+        return f"Box({low}, {high}, {self.shape}, {self.dtype.name})"
+
+
+def _bound_repr(bound: np.ndarray) -> str:
+    if bound.size and (bound == bound.flat[0]).all():
+        return repr(bound.flat[0].item())
+    return np.array2string(bound, threshold=6).replace("\n", "")
+
+
+class Dict(Space):
+    """A dict of elements of named spaces.
+
+    Raises:
+        ValueError: if a value is not a :class:`Space`.
+    """
+
+    spaces: Mapping[str, Space]
+
+    def __init__(self, spaces: Mapping[str, Space]):
+        for name, space in spaces.items():
+            if not isinstance(space, Space):
+                raise ValueError(f"Dict entry {name!r} is not a space: {space!r}")
+        self._set(spaces=MappingProxyType(dict(spaces)))
+
+    def __getitem__(self, name: str) -> Space:
+        return self.spaces[name]
+
+    def sample(self, key: PRNGKeyArray) -> dict[str, Any]:
+        keys = jax.random.split(key, max(len(self.spaces), 1))
+        return {name: s.sample(k) for k, (name, s) in zip(keys, self.spaces.items(), strict=False)}
+
+    def contains(self, x: Any) -> Bool[Array, ""]:
+        if not isinstance(x, Mapping) or set(x) != set(self.spaces):
+            return jnp.asarray(_NO)
+        return _all(space.contains(x[name]) for name, space in self.spaces.items())
+
+    def _key(self) -> tuple:
+        return tuple(sorted(self.spaces.items()))
+
+    def __repr__(self) -> str:
+        return f"Dict({dict(self.spaces)})"
+
+
+class Tuple(Space):
+    """A tuple of elements of spaces.
+
+    Raises:
+        ValueError: if an entry is not a :class:`Space`.
+    """
+
+    spaces: tuple[Space, ...]
+
+    def __init__(self, spaces: Sequence[Space]):
+        for space in spaces:
+            if not isinstance(space, Space):
+                raise ValueError(f"Tuple entry is not a space: {space!r}")
+        self._set(spaces=tuple(spaces))
+
+    def __getitem__(self, index: int) -> Space:
+        return self.spaces[index]
+
+    def sample(self, key: PRNGKeyArray) -> tuple[Any, ...]:
+        keys = jax.random.split(key, max(len(self.spaces), 1))
+        return tuple(s.sample(k) for k, s in zip(keys, self.spaces, strict=False))
+
+    def contains(self, x: Any) -> Bool[Array, ""]:
+        if not isinstance(x, (tuple, list)) or len(x) != len(self.spaces):
+            return jnp.asarray(_NO)
+        return _all(space.contains(part) for space, part in zip(self.spaces, x, strict=True))
+
+    def _key(self) -> tuple:
+        return self.spaces
+
+    def __repr__(self) -> str:
+        return f"Tuple({self.spaces})"
+
+
+def _all(conditions: Any) -> Bool[Array, ""]:
+    result = jnp.asarray(True)
+    for condition in conditions:
+        result = result & condition
+    return result
+
+
+def flat_size(space: Space) -> int:
+    """Numbers in one element of ``space``, counting a discrete value as one."""
+    if isinstance(space, Dict):
+        return sum(map(flat_size, space.spaces.values()))
+    if isinstance(space, Tuple):
+        return sum(map(flat_size, space.spaces))
+    return math.prod(space.shape)  # type: ignore[attr-defined]
+
+
+def _unbounded(bound: np.ndarray) -> np.ndarray:
+    """Turn the largest finite float, which some packages write for "no bound", into infinity."""
+    bound = np.asarray(bound)
+    if bound.dtype.kind != "f":
+        return bound
+    limit = np.finfo(np.float32).max
+    return np.where(np.abs(bound) >= limit, np.copysign(np.inf, bound), bound)
+
+
+def _canonical_dtype(dtype: Any) -> np.dtype:
+    """float64 and int64 become what JAX keeps of them."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def from_gymnax(space: Any) -> Space:
+    """The same space in our classes, from a gymnax space (told by its attributes).
+
+    Raises:
+        ValueError: for a kind of space that gymnax 1.x does not have.
+    """
+    if hasattr(space, "spaces"):
+        if isinstance(space.spaces, Mapping):
+            return Dict({name: from_gymnax(s) for name, s in space.spaces.items()})
+        return Tuple([from_gymnax(s) for s in space.spaces])
+    if hasattr(space, "n"):
+        return Discrete(int(space.n))
+    if hasattr(space, "low"):
+        low, high = _unbounded(space.low), _unbounded(space.high)
+        return Box(low, high, space.shape, _canonical_dtype(space.dtype))
+    raise ValueError(f"no space of ours corresponds to {space!r}")
+
+
+def from_gymnasium(space: Any) -> Space:
+    """The same space in our classes, from a gymnasium space (told by its class name).
+
+    ``Discrete`` and ``MultiDiscrete`` that start above or below 0 are shifted to start at 0 (the
+    adapter shifts actions and observations alike); ``MultiBinary`` becomes ``MultiDiscrete`` of twos.
+
+    Raises:
+        ValueError: for spaces whose elements are not arrays of one shape (Text, Graph, Sequence, …).
+    """
+    kind = type(space).__name__
+    if kind == "Dict":
+        return Dict({name: from_gymnasium(s) for name, s in space.spaces.items()})
+    if kind == "Tuple":
+        return Tuple([from_gymnasium(s) for s in space.spaces])
+    if kind == "Discrete":
+        return Discrete(int(space.n))
+    if kind == "MultiDiscrete":
+        return MultiDiscrete(space.nvec)
+    if kind == "MultiBinary":
+        return MultiDiscrete(np.full(space.shape, 2))
+    if kind == "Box":
+        low, high = _unbounded(space.low), _unbounded(space.high)
+        dtype = np.dtype(np.uint8) if space.dtype == np.bool_ else _canonical_dtype(space.dtype)
+        return Box(low, high, space.shape, dtype)
+    raise ValueError(f"a gymnasium space of kind {kind} has no fixed array form: {space!r}")

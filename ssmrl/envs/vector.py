@@ -1,0 +1,162 @@
+"""Many environments at once, under one interface for JAX and for Python environments.
+
+An agent needs nothing else: ``obs, state = venv.reset(key)`` and ``obs, state, reward, terminated,
+truncated, info = venv.step(state, action)``, both jittable and usable inside ``lax.scan``. Every leaf
+carries a leading axis ``B = num_envs``. ``obs`` is already the next episode's first observation where the
+episode ended; what it ended with is in ``info["final_observation"]``.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
+
+from ssmrl.envs.batching import any_across_batch, select, strip_weak_types
+from ssmrl.envs.environment import Environment
+from ssmrl.envs.spaces import Space
+
+VectorTransition = tuple[
+    Any, Any, Float[Array, "B"], Bool[Array, "B"], Bool[Array, "B"], dict[str, Any]
+]
+
+
+class VectorEnv(abc.ABC):
+    """``num_envs`` environments with auto-reset.
+
+    Attributes:
+        name: canonical name, for people and for messages.
+        num_envs: the size of the batch axis.
+        observation_space: space of *one* observation.
+        action_space: space of *one* action.
+        is_host: True for Python environments, which are stepped through an ordered callback: they cannot
+            be vmapped, and what they remember is not in ``state``, so that a restored checkpoint has to
+            call :meth:`reset` and start new episodes.
+    """
+
+    name: str
+    num_envs: int
+    observation_space: Space
+    action_space: Space
+    is_host: bool = False
+
+    @abc.abstractmethod
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """Start an episode in every environment.
+
+        Environment ``i`` depends on ``key`` and ``i`` alone, not on how many there are.
+
+        Returns:
+            obs ``[B, ...]`` and state, a pytree of arrays (typed keys included).
+        """
+
+    @abc.abstractmethod
+    def step(self, state: Any, action: Any) -> VectorTransition:
+        """One step of every environment; those whose episode ended start the next one.
+
+        Args:
+            state: from :meth:`reset` or :meth:`step`.
+            action: ``[B, ...]`` of :attr:`action_space`.
+
+        Returns:
+            obs ``[B, ...]``, state, reward f32[B], terminated bool[B], truncated bool[B], info.
+            ``info["final_observation"]`` has the structure of ``obs``: the observation before the
+            auto-reset where terminated or truncated, ``obs`` itself elsewhere.
+        """
+
+    def render(self, state: Any, index: int = 0) -> np.ndarray:
+        """A picture of environment ``index``, uint8 ``[H, W, 3]``, on the host.
+
+        Raises:
+            NotImplementedError: if the environment has no picture.
+        """
+        raise NotImplementedError(f"{self.name} has no picture")
+
+    def close(self) -> None:
+        """Release what the environments hold; nothing for JAX environments."""
+
+
+def check_num_envs(num_envs: int) -> int:
+    """``num_envs`` if there can be so many environments.
+
+    Raises:
+        ValueError: unless it is a positive integer.
+    """
+    if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+        raise ValueError(f"num_envs must be a positive integer, got {num_envs!r}")
+    return int(num_envs)
+
+
+@struct.dataclass
+class VectorState:
+    """``env``: the environments' states. ``key``: one per environment. ``time``: steps since reset."""
+
+    env: Any
+    key: PRNGKeyArray
+    time: UInt32[Array, "B"]
+
+
+class JaxVectorEnv(VectorEnv):
+    """A JAX environment, vmapped, that draws new episodes only in steps in which one ended.
+
+    gymnax draws a new episode for every environment at every step and mostly throws it away. Here a
+    ``lax.cond`` guards the draw, on a predicate that stays unbatched when the agent is vmapped over seeds
+    (:func:`ssmrl.envs.any_across_batch`).
+
+    Args:
+        env: the environment.
+        params: its parameters, None for the default ones.
+        num_envs: how many.
+
+    Raises:
+        ValueError: if ``num_envs`` is not a positive integer.
+    """
+
+    def __init__(self, env: Environment, params: Any, num_envs: int, *, name: str | None = None):
+        self.env = env
+        self.params = env.default_params if params is None else params
+        self.num_envs = check_num_envs(num_envs)
+        self.name = name or env.name
+        self.observation_space = env.observation_space(self.params)
+        self.action_space = env.action_space(self.params)
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, VectorState]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.num_envs))
+        time = jnp.zeros(self.num_envs, jnp.uint32)
+        obs, env_state = self._reset_envs(keys, time)
+        return obs, VectorState(env=env_state, key=keys, time=time)
+
+    def step(self, state: VectorState, action: Any) -> VectorTransition:
+        time = state.time + 1
+        transition = jax.vmap(self.env.step_env, (0, 0, 0, None))(
+            # A counter folded into a constant key: an environment that draws nothing pays nothing.
+            jax.vmap(jax.random.fold_in)(state.key, 2 * time - 1),
+            state.env,
+            action,
+            self.params,
+        )
+        final_obs, env_state, reward, terminated, truncated, info = strip_weak_types(transition)
+        done = terminated | truncated
+
+        def begin_episodes() -> tuple[Any, Any]:
+            return select(done, self._reset_envs(state.key, time), (final_obs, env_state))
+
+        obs, env_state = jax.lax.cond(
+            any_across_batch(done), begin_episodes, lambda: (final_obs, env_state)
+        )
+        state = VectorState(env=env_state, key=state.key, time=time)
+        info = {**info, "final_observation": final_obs}
+        return obs, state, reward.astype(jnp.float32), terminated, truncated, info
+
+    def _reset_envs(self, keys: PRNGKeyArray, time: UInt32[Array, "B"]) -> tuple[Any, Any]:
+        keys = jax.vmap(jax.random.fold_in)(keys, 2 * time)
+        return strip_weak_types(jax.vmap(self.env.reset_env, (0, None))(keys, self.params))
+
+    def render(self, state: VectorState, index: int = 0) -> np.ndarray:
+        one = jax.tree.map(lambda x: x[index], state.env)
+        return np.asarray(self.env.render(one, self.params))

@@ -1,0 +1,192 @@
+"""Wrappers of a :class:`~ssmrl.envs.VectorEnv`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from ssmrl.envs import spaces
+from ssmrl.envs.batching import select
+from ssmrl.envs.vector import VectorEnv, VectorTransition
+
+
+class VectorWrapper(VectorEnv):
+    """Passes everything on to ``venv``; a base for wrappers, whose ``state`` it takes to be the inner one."""
+
+    def __init__(self, venv: VectorEnv):
+        self.venv = venv
+        self.name = venv.name
+        self.num_envs = venv.num_envs
+        self.observation_space = venv.observation_space
+        self.action_space = venv.action_space
+        self.is_host = venv.is_host
+
+    @property
+    def unwrapped(self) -> VectorEnv:
+        """The vector environment inside all wrappers."""
+        return self.venv.unwrapped if isinstance(self.venv, VectorWrapper) else self.venv
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        return self.venv.reset(key)
+
+    def step(self, state: Any, action: Any) -> VectorTransition:
+        return self.venv.step(state, action)
+
+    def render(self, state: Any, index: int = 0) -> np.ndarray:
+        return self.venv.render(state, index)
+
+    def close(self) -> None:
+        self.venv.close()
+
+
+@struct.dataclass
+class EpisodeStatisticsState:
+    """The wrapped state, and the running return and length of the episodes under way."""
+
+    inner: Any
+    episode_return: Float[Array, "B"]
+    episode_length: Int32[Array, "B"]
+
+
+class EpisodeStatistics(VectorWrapper):
+    """Adds ``info["episode"]``: ``done`` bool[B], ``return`` f32[B], ``length`` i32[B].
+
+    ``return`` is the plain sum of the episode's rewards and ``length`` its number of steps; both are
+    valid where ``done``, which is terminated or truncated. Elsewhere they are the sums so far.
+    """
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, EpisodeStatisticsState]:
+        obs, inner = self.venv.reset(key)
+        return obs, EpisodeStatisticsState(
+            inner=inner,
+            episode_return=jnp.zeros(self.num_envs, jnp.float32),
+            episode_length=jnp.zeros(self.num_envs, jnp.int32),
+        )
+
+    def step(self, state: EpisodeStatisticsState, action: Any) -> VectorTransition:
+        obs, inner, reward, terminated, truncated, info = self.venv.step(state.inner, action)
+        done = terminated | truncated
+        total, length = state.episode_return + reward, state.episode_length + 1
+        info = {**info, "episode": {"done": done, "return": total, "length": length}}
+        state = EpisodeStatisticsState(
+            inner=inner,
+            episode_return=jnp.where(done, jnp.zeros_like(total), total),
+            episode_length=jnp.where(done, jnp.zeros_like(length), length),
+        )
+        return obs, state, reward, terminated, truncated, info
+
+    def render(self, state: EpisodeStatisticsState, index: int = 0) -> np.ndarray:
+        return self.venv.render(state.inner, index)
+
+
+class ObservationExtras(VectorWrapper):
+    """Puts what the agent did, was paid, and whether the episode has just begun into the observation.
+
+    The observation becomes a dict of ``observation`` and what was asked for:
+
+    - ``previous_action``: the action that led here. Discrete and multi-discrete actions get one more
+      value, the last, for "none": ``Discrete(n + 1)`` with ``n`` at an episode's first observation, so
+      that a one-hot code tells "none" from every action. ``Box`` actions are zeros then.
+    - ``previous_reward``: f32 ``[1]``, 0 at the first observation.
+    - ``first``: ``Discrete(2)``, 1 at the first observation.
+
+    ``info["final_observation"]`` carries the extras of the episode that ended: the action just taken,
+    its reward, ``first`` 0.
+
+    Raises:
+        ValueError: if nothing is asked for.
+    """
+
+    def __init__(
+        self,
+        venv: VectorEnv,
+        previous_action: bool = False,
+        previous_reward: bool = False,
+        first_flag: bool = False,
+    ):
+        super().__init__(venv)
+        if not (previous_action or previous_reward or first_flag):
+            raise ValueError("ObservationExtras needs at least one extra")
+        self.previous_action = previous_action
+        self.previous_reward = previous_reward
+        self.first_flag = first_flag
+        parts: dict[str, spaces.Space] = {"observation": venv.observation_space}
+        if previous_action:
+            parts["previous_action"] = with_none(venv.action_space)
+        if previous_reward:
+            parts["previous_reward"] = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        if first_flag:
+            parts["first"] = spaces.Discrete(2)
+        self.observation_space = spaces.Dict(parts)
+
+    def reset(self, key: PRNGKeyArray) -> tuple[dict[str, Any], Any]:
+        obs, state = self.venv.reset(key)
+        return self._extend(obs, *self._nothing(), first=True), state
+
+    def step(self, state: Any, action: Any) -> VectorTransition:
+        obs, state, reward, terminated, truncated, info = self.venv.step(state, action)
+        action = _as_elements(self.action_space, action)
+        none, no_reward = self._nothing()
+        done = terminated | truncated
+        previous = select(done, (none, no_reward), (action, reward))
+        final = self._extend(info["final_observation"], action, reward, first=False)
+        obs = self._extend(obs, *previous, first=done)
+        info = {**info, "final_observation": final}
+        return obs, state, reward, terminated, truncated, info
+
+    def _nothing(self) -> tuple[Any, Array]:
+        one = none_action(self.action_space)
+        batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_envs, *jnp.shape(x))), one)
+        return batch, jnp.zeros(self.num_envs, jnp.float32)
+
+    def _extend(self, obs: Any, action: Any, reward: Array, first: Array | bool) -> dict[str, Any]:
+        extended = {"observation": obs}
+        if self.previous_action:
+            extended["previous_action"] = action
+        if self.previous_reward:
+            extended["previous_reward"] = reward[:, None]
+        if self.first_flag:
+            extended["first"] = jnp.broadcast_to(jnp.asarray(first, jnp.int32), (self.num_envs,))
+        return extended
+
+
+def with_none(space: spaces.Space) -> spaces.Space:
+    """``space`` with room for :func:`none_action`."""
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(space.n + 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(space.nvec + 1)
+    if isinstance(space, spaces.Box):
+        low, high = np.minimum(space.low, 0), np.maximum(space.high, 0)
+        return spaces.Box(low, high, space.shape, space.dtype)
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: with_none(s) for name, s in space.spaces.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([with_none(s) for s in space.spaces])
+    raise ValueError(f"no previous action for actions of {space!r}")
+
+
+def none_action(space: spaces.Space) -> Any:
+    """What stands for "no action yet": one past the last value if discrete, zeros if not."""
+    if isinstance(space, spaces.Discrete):
+        return jnp.asarray(space.n, space.dtype)
+    if isinstance(space, spaces.MultiDiscrete):
+        return jnp.asarray(space.nvec, space.dtype)
+    if isinstance(space, spaces.Box):
+        return jnp.zeros(space.shape, space.dtype)
+    if isinstance(space, spaces.Dict):
+        return {name: none_action(s) for name, s in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(none_action(s) for s in space.spaces)
+    raise ValueError(f"no previous action for actions of {space!r}")
+
+
+def _as_elements(space: spaces.Space, action: Any) -> Any:
+    """``action`` in the space's own dtypes: agents may hand over int64, or a weakly typed float."""
+    reference = none_action(space)
+    return jax.tree.map(lambda a, r: jax.lax.convert_element_type(a, r.dtype), action, reference)
