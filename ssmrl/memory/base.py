@@ -1,0 +1,166 @@
+"""The memory contract, and what every memory shares.
+
+    carry = memory.initialize_carry(batch_shape)              # a pytree; needs no parameters
+    carry, y = memory.apply(params, carry, x, reset)          # x [T, *batch, F], reset [T, *batch]
+
+`reset[t]` is True where `x[t]` is the first observation of an episode: the carry is replaced by the
+initial one *before* `x[t]` is consumed. `T == 1` is acting, `T > 1` is training; there is no other
+entry. Calling with `x[:k]` and then `x[k:]`, the carry handed on, equals one call with `x`.
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ssmrl.scan import Method, affine_combine, affine_identity, linear_scan
+
+Carry = Any
+DTypeLike = Any
+
+STATE_DTYPE = jnp.float32
+"""States are float32 (or complex64) whatever the activations are: errors add up over time."""
+
+
+class Memory(nn.Module):
+    """A sequence map with a carry and resets; see the module's docstring for the contract.
+
+    Subclasses write `initialize_carry` and `unroll`.
+    """
+
+    features: int
+
+    ssm_parameters: ClassVar[tuple[str, ...]] = ()
+    """Names of parameters that set time scales: their own optimiser group, without weight decay."""
+
+    def initialize_carry(self, batch_shape: tuple[int, ...]) -> Carry:
+        """The carry for a batch of new sequences; the first step must still come with a reset."""
+        raise NotImplementedError(f"{type(self).__name__} lacks initialize_carry")
+
+    def unroll(
+        self, carry: Carry, x: Array, reset: Array, return_carries: bool
+    ) -> tuple[Carry, Array, Carry | None]:
+        """Consume `x`: the last carry, `y`, and where asked for the carries after every step."""
+        raise NotImplementedError(f"{type(self).__name__} lacks unroll")
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: Carry,
+        x: Float[Array, "T *batch F"],
+        reset: Bool[Array, "T *batch"],
+        return_carries: bool = False,
+    ):
+        """Run over a sequence.
+
+        Args:
+            carry: from `initialize_carry(batch)` or from the previous window.
+            x: inputs `[T, *batch, F]`, T >= 1.
+            reset: `[T, *batch]`, True where `x[t]` begins an episode.
+            return_carries: also return the carries after every step.
+
+        Returns:
+            `(carry, y)` with y `[T, *batch, features]`; with `return_carries` also the pytree of
+            carries, every leaf `[T, *batch, ...]`.
+
+        Raises:
+            ValueError: where shapes or dtypes break the contract, saying what was expected.
+        """
+        check_inputs(self, carry, x, reset)
+        last, y, carries = self.unroll(carry, x, reset, return_carries)
+        return (last, y, carries) if return_carries else (last, y)
+
+    def state_features(self, carry: Carry) -> Float[Array, "*leading K"]:
+        """The carry as real features: every leaf flattened, complex numbers as (real, imaginary).
+
+        `carry` may have any leading axes ([*batch] or [T, *batch]). Without any state, K is 0.
+        """
+        shapes = jax.eval_shape(lambda: self.initialize_carry(()))
+        rows = [
+            _real(leaf).reshape(leaf.shape[: leaf.ndim - len(shape.shape)] + (-1,))
+            for leaf, shape in zip(jax.tree.leaves(carry), jax.tree.leaves(shapes), strict=True)
+        ]
+        return jnp.concatenate(rows, axis=-1) if rows else jnp.zeros((0,), STATE_DTYPE)
+
+
+class ScanMemory(Memory):
+    """A memory whose state follows an associative operator: encode → combine → decode.
+
+    A subclass writes `encode` (inputs to elements), `decode` (states to outputs), and, where the
+    operator is not the elementwise affine one, `combine`, `identity` and `scan`. The scan, resets,
+    windows and acting come from here.
+
+    Attributes:
+        learned_initial_carry: start episodes from a learned state instead of zeros.
+        scan_method: see `ssmrl.scan.linear_scan`.
+    """
+
+    learned_initial_carry: bool = False
+    scan_method: Method = "auto"
+
+    def encode(self, x: Array) -> Any:
+        """Elements `[T, *batch, *state]` (a constant decay may leave out the leading axes)."""
+        raise NotImplementedError(f"{type(self).__name__} lacks encode")
+
+    def decode(self, states: Array, x: Array) -> Array:
+        """Outputs `[T, *batch, features]` from the states after every step."""
+        raise NotImplementedError(f"{type(self).__name__} lacks decode")
+
+    def combine(self, left: Any, right: Any) -> Any:
+        """The associative operator; `left` comes first in time."""
+        return affine_combine(left, right)
+
+    def identity(self, like: Any) -> Any:
+        """The operator's identity, in the shapes of `like`."""
+        return affine_identity(like)
+
+    def scan(self, elements: Any, carry: Carry, reset: Array) -> Carry:
+        """The states after every step."""
+        a, b = elements
+        initial = self._initial_state(carry) if self.learned_initial_carry else None
+        return linear_scan(a, b, carry, reset, h_init=initial, method=self.scan_method)
+
+    def unroll(self, carry, x, reset, return_carries):
+        states = self.scan(self.encode(x), carry, reset)
+        return jax.tree.map(lambda leaf: leaf[-1], states), self.decode(states, x), states
+
+    def _initial_state(self, carry: Array) -> Array:
+        shape = jax.eval_shape(lambda: self.initialize_carry(())).shape
+        if jnp.iscomplexobj(carry):
+            pair = self.param("initial_carry", nn.initializers.zeros, (*shape, 2), STATE_DTYPE)
+            return jax.lax.complex(pair[..., 0], pair[..., 1])
+        return self.param("initial_carry", nn.initializers.zeros, shape, STATE_DTYPE)
+
+
+def check_inputs(memory: Memory, carry: Carry, x: Array, reset: Array) -> None:
+    """Raise a ValueError that names the first breach of the contract, if there is one."""
+    name = type(memory).__name__
+    if x.ndim < 2 or x.shape[0] == 0:
+        raise ValueError(f"{name}: x must be [T, *batch, F] with T >= 1, got shape {x.shape}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name}: x must be floating point, got {x.dtype}; encode it first")
+    if reset.shape != x.shape[:-1] or reset.dtype != jnp.bool_:
+        raise ValueError(
+            f"{name}: reset must be bool {x.shape[:-1]} (True where x[t] begins an episode), "
+            f"got {reset.dtype} {reset.shape}"
+        )
+    expected = jax.eval_shape(lambda: memory.initialize_carry(x.shape[1:-1]))
+    if jax.tree.structure(expected) != jax.tree.structure(carry):
+        raise ValueError(
+            f"{name}: the carry is not this memory's: expected {jax.tree.structure(expected)}, "
+            f"got {jax.tree.structure(carry)}; use memory.initialize_carry(batch_shape)"
+        )
+    for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(carry), strict=True):
+        if want.shape != jnp.shape(got):
+            raise ValueError(
+                f"{name}: a carry leaf has shape {jnp.shape(got)}, but x with batch shape "
+                f"{x.shape[1:-1]} asks for {want.shape}; use memory.initialize_carry(batch_shape)"
+            )
+
+
+def _real(leaf: Array) -> Array:
+    if jnp.iscomplexobj(leaf):
+        return jnp.stack([leaf.real, leaf.imag], axis=-1)
+    return leaf.astype(STATE_DTYPE)

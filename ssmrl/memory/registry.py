@@ -1,0 +1,150 @@
+"""Memories by name, and their options as dataclasses."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ssmrl.memory.base import Memory
+from ssmrl.memory.block import ResidualBlock, Stack
+from ssmrl.memory.gru import GRU
+from ssmrl.memory.none import NoMemory
+from ssmrl.memory.s5 import S5
+
+
+class UnknownMemoryError(ValueError):
+    """No memory is registered under that name."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered memory: its module, and the defaults of the block that it is used in."""
+
+    module: type[Memory]
+    block: dict[str, Any]
+    layers: int = 1
+
+
+BARE = {"residual": False, "norm": "none", "activation": "none", "glu": "none"}
+GATED = {"residual": True, "norm": "none", "activation": "gelu", "glu": "full"}
+
+_REGISTRY: dict[str, Entry] = {
+    "gru": Entry(GRU, BARE),
+    "none": Entry(NoMemory, GATED, layers=2),
+    "s5": Entry(S5, GATED, layers=2),
+}
+
+
+def register(name: str, module: type[Memory], *, block: dict | None = None, layers: int = 1):
+    """Make `module` available as `memory=<name>` everywhere, the conformance suite included.
+
+    Args:
+        name: lower-case name, not yet taken.
+        module: a `Memory` subclass; its dataclass fields become the options.
+        block: defaults for the fields of `ResidualBlock`; None means the bare memory.
+        layers: how many blocks are stacked by default.
+
+    Raises:
+        ValueError: where the name is taken.
+    """
+    if name in _REGISTRY:
+        raise ValueError(f"memory {name!r} is registered already")
+    _REGISTRY[name] = Entry(module, BARE | (block or {}), layers)
+    memory_config.cache_clear()
+
+
+def list_memories() -> list[str]:
+    """The names that `make_memory` knows."""
+    return sorted(_REGISTRY)
+
+
+def make_memory(name: str, **options: Any) -> Stack:
+    """A stack of residual blocks around the named memory.
+
+    Args:
+        name: one of `list_memories()`.
+        options: any field of `memory_config(name)`: `features` (128), `layers`, the block's
+            `residual`, `norm`, `activation` and `glu`, and the memory's own.
+
+    Returns:
+        A memory, x `[T, *batch, F]` → y `[T, *batch, features]`.
+
+    Raises:
+        UnknownMemoryError: for an unknown name; the message has the nearest one.
+        ValueError: for an unknown option or impossible size.
+    """
+    entry = _lookup(name)
+    config = memory_config(name)
+    known = [field.name for field in dataclasses.fields(config)]
+    for option in options:
+        if option not in known:
+            hint = nearest(option, known)
+            raise ValueError(f"memory {name!r} has no option {option!r}{hint}; it has {known}")
+    values = dataclasses.asdict(config(**options))
+    del values["name"]
+    layers = values.pop("layers")
+    if layers < 1 or values["features"] < 1:
+        raise ValueError(
+            f"memory {name!r}: layers and features must be at least 1, "
+            f"got layers={layers}, features={values['features']}"
+        )
+    block = {key: values.pop(key) for key in BARE}
+    features = values["features"]
+    blocks = [
+        ResidualBlock(features=features, memory=entry.module(**values), **block)
+        for _ in range(layers)
+    ]
+    return Stack(features=features, layers=tuple(blocks))
+
+
+@cache
+def memory_config(name: str) -> type:
+    """The options of a memory as a dataclass with defaults: its fields are the documentation.
+
+    Made from the module's own fields, so that an option is written down once.
+    """
+    entry = _lookup(name)
+    fields: list[tuple] = [
+        ("name", str, name),
+        ("features", int, 128),
+        ("layers", int, entry.layers),
+    ]
+    fields += [(key, type(value), value) for key, value in entry.block.items()]
+    fields += [
+        (field.name, _option_type(field), field.default)
+        for field in dataclasses.fields(entry.module)
+        if field.name not in ("features", "parent", "name")
+    ]
+    return dataclasses.make_dataclass(f"{entry.module.__name__}Config", fields)
+
+
+def nearest(word: str, choices: list[str]) -> str:
+    """`; did you mean 'x'?` for the closest of `choices`, or an empty string."""
+    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _option_type(field: dataclasses.Field) -> Any:
+    """A type that configuration files can hold: dtypes and choices are strings there."""
+    if field.name == "dtype":
+        return str | None
+    return type(field.default) if isinstance(field.default, str) else field.type
+
+
+def _lookup(name: str) -> Entry:
+    if name not in _REGISTRY:
+        hint = nearest(name, list_memories())
+        raise UnknownMemoryError(
+            f"unknown memory {name!r}{hint}; available: {', '.join(list_memories())}"
+        )
+    return _REGISTRY[name]
+
+
+__all__ = [
+    "UnknownMemoryError",
+    "list_memories",
+    "make_memory",
+    "memory_config",
+    "register",
+]
