@@ -6,13 +6,21 @@ from functools import partial
 from typing import Any
 
 from ssmrl.envs import popgym
+from ssmrl.envs.adapters import brax, gymnasium, gymnax, popgym_original
 from ssmrl.envs.environment import Environment
-from ssmrl.envs.registry import register
+from ssmrl.envs.registry import register, register_suite
 
 
 def register_all() -> None:
     """Register every suite; called once, on import."""
     _register_popgym()
+    _register_popgym_original()
+    for id_, gymnax_id in gymnax.ENVIRONMENTS.items():
+        factory = partial(gymnax.make_gymnax, gymnax_id)
+        register(f"gymnax/{id_}", factory, aliases=(f"gymnax/{gymnax_id}",))
+    for id_, brax_id in brax.ENVIRONMENTS.items():
+        register(f"brax/{id_}", partial(brax.make_brax, brax_id), aliases=(f"brax/{brax_id}",))
+    register_suite("gymnasium", gymnasium.make_gymnasium)
 
 
 def _register_popgym() -> None:
@@ -24,3 +32,12 @@ def _register_popgym() -> None:
 def _make_popgym(cls: Any, difficulty: str, **overrides: Any) -> tuple[Environment, Any]:
     env = cls(difficulty)
     return env, env.make_params(**overrides)
+
+
+def _register_popgym_original() -> None:
+    for family, name in popgym_original.FAMILIES.items():
+        for difficulty in popgym.DIFFICULTIES:
+            factory = partial(
+                popgym_original.make_popgym_original, f"{name}{difficulty.capitalize()}"
+            )
+            register(f"popgym_original/{family}_{difficulty}", factory, is_host=True)

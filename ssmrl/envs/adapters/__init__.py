@@ -1,0 +1,20 @@
+"""Environments of other packages behind our interfaces. Each package is imported only when used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def require(module: str, extra: str) -> Any:
+    """Import ``module``, or say which extra brings it.
+
+    Raises:
+        ImportError: naming the extra, if the module or something it needs is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'{module} could not be imported ({error}); pip install "ssmrl[{extra}]"'
+        ) from error
