@@ -1,0 +1,49 @@
+"""The library as a whole: training and loading runs with every registered part.
+
+The top of the import order. `train` is what scripts/train.py calls after reading the command line;
+`load_run` brings back what it wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ssmrl.training.components import Components
+
+
+def _lazy(module: str, name: str) -> Any:
+    """A function of a module that is imported at its first call."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        import importlib
+
+        return getattr(importlib.import_module(module), name)(*arguments, **options)
+
+    return call
+
+
+COMPONENTS = Components(
+    list_agents=_lazy("ssmrl.agents", "list_agents"),
+    agent_config=_lazy("ssmrl.agents", "agent_config"),
+    make_agent=_lazy("ssmrl.agents", "make_agent"),
+    list_memories=_lazy("ssmrl.memory", "list_memories"),
+    memory_config=_lazy("ssmrl.memory", "memory_config"),
+    list_envs=_lazy("ssmrl.envs", "list_envs"),
+    canonical_name=_lazy("ssmrl.envs", "canonical_name"),
+    make_vector=_lazy("ssmrl.envs", "make_vector"),
+)
+
+
+def train(config: Any, **options: Any) -> Any:
+    """Train as a `TrainConfig` says; see `ssmrl.training.runner.run_training`."""
+    from ssmrl.training.runner import run_training
+
+    return run_training(config, COMPONENTS, **options)
+
+
+def load_run(path: str | Path, **options: Any) -> Any:
+    """Read a run back; see `ssmrl.training.runner.load_run`."""
+    from ssmrl.training.runner import load_run
+
+    return load_run(path, COMPONENTS, **options)

@@ -1,0 +1,88 @@
+"""What the training loop, the evaluator and the checkpoints ask of an agent, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+State = Any
+Carry = Any
+Metrics = dict[str, jax.Array]
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """A learner whose whole life is two pure functions, ``init`` and ``iteration``.
+
+    Everything that changes lives in the state, a pytree of arrays: parameters, optimiser,
+    environment state, memory carry, keys, normalisers, counters. That is what makes resuming
+    exact and running N seeds in one program a matter of ``vmap``.
+    """
+
+    steps_per_iteration: int
+    """Environment steps that one ``iteration`` takes, per seed (environments x time)."""
+
+    def init(self, key: jax.Array) -> State:
+        """The state before the first iteration. Pure and jittable; ``key`` is a typed PRNG key."""
+        ...
+
+    def iteration(self, state: State) -> tuple[State, Metrics]:
+        """Collect experience once and learn from it. Pure and jittable.
+
+        The returned state has the structure, shapes and dtypes of ``state``. Metrics are float32
+        scalars. A name that starts with ``episode`` may be NaN, which means that no episode
+        finished; every other metric that is NaN or infinite stops the run.
+        """
+        ...
+
+    def initialize_carry(self, batch_size: int) -> Carry:
+        """The memory's carry at the start of an episode; leaves are ``[batch_size, ...]``."""
+        ...
+
+    def act(
+        self,
+        state: State,
+        carry: Carry,
+        observation: Any,
+        reset: jax.Array,
+        key: jax.Array,
+        *,
+        greedy: bool,
+    ) -> tuple[Carry, Any]:
+        """One action for each of ``B`` environments. Pure and jittable.
+
+        Args:
+            state: what ``init`` or ``iteration`` returned; only read.
+            carry: leaves ``[B, ...]``.
+            observation: leaves ``[B, ...]``, as the environment gives them.
+            reset: bool ``[B]``, True where ``observation`` is the first of an episode.
+            key: a typed PRNG key, for the draw when not ``greedy``.
+            greedy: take the mode of the policy rather than a draw.
+
+        Returns:
+            The carry after this observation, and the actions (leaves ``[B, ...]``).
+        """
+        ...
+
+
+@runtime_checkable
+class ShardedAgent(Protocol):
+    """An agent that can spread one seed over several devices (optional)."""
+
+    def shardings(self, mesh: jax.sharding.Mesh, state: State) -> Any:
+        """A pytree like ``state`` of ``NamedSharding``: environment batches over axis ``data``."""
+        ...
+
+
+@runtime_checkable
+class RestartableAgent(Protocol):
+    """An agent that can start its environments afresh (optional, for host environments).
+
+    A host environment lives outside the state, so that no checkpoint holds it. After a resume the
+    loop calls this to begin new episodes with the learned parameters.
+    """
+
+    def restart(self, state: State, key: jax.Array) -> State:
+        """``state`` with freshly reset environments and fresh carries."""
+        ...

@@ -1,0 +1,304 @@
+"""Whole-state checkpoints that are either complete or not there at all.
+
+Orbax writes each checkpoint under a temporary name and renames it when it is complete, so that a
+process killed while writing leaves nothing that looks like a checkpoint. On top of that every leaf
+carries a CRC-32, checked when it is read: tensorstore reads a missing chunk as zeros, and a
+checkpoint truncated by a full or failing disk must not become a silently different run.
+
+The state is stored as a flat list of arrays beside a table of their paths, shapes, dtypes and sums.
+That keeps any pytree (typed PRNG keys, complex leaves, empty arrays, NamedTuples) out of the file
+format, and lets a mismatch be told by the name of the first leaf that differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ssmrl.training.errors import CheckpointError, CheckpointMismatchError
+
+_FORMAT = 1
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _path_leaves(tree: Any) -> list[tuple[str, Any]]:
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path) or "(root)", leaf) for path, leaf in flat]
+
+
+def _signature(leaf: Any) -> list[Any]:
+    """[dtype, shape] of an array or ShapeDtypeStruct; keys by their implementation's name."""
+    return [str(leaf.dtype), list(leaf.shape)]
+
+
+def _describe(signature: list[Any]) -> str:
+    return f"{signature[0]}{signature[1]}"
+
+
+def to_host(tree: Any) -> Any:
+    """A NumPy copy of a pytree of arrays; typed keys become their uint32 words.
+
+    A real copy: on CPU ``np.asarray`` aliases the device buffer, which the next iteration is
+    donated and overwrites while the checkpoint is still being written in the background.
+    """
+    return jax.tree.map(
+        lambda x: np.array(jax.random.key_data(x) if _is_key(x) else x, copy=True), tree
+    )
+
+
+def _from_host(array: np.ndarray, like: Any) -> jax.Array:
+    # A copy for the same reason as in to_host, in the other direction.
+    value = jnp.array(array, copy=True)
+    if _is_key(like):
+        return jax.random.wrap_key_data(value, impl=_key_impl(like))
+    return value
+
+
+def _key_impl(like: Any) -> Any:
+    """The PRNG implementation of a key array or of its ShapeDtypeStruct."""
+    impl = []
+
+    # jax.random.key_impl takes arrays and tracers only; tracing turns a struct into the latter.
+    def note(key: jax.Array) -> jax.Array:
+        impl.append(jax.random.key_impl(key))
+        return jax.random.key_data(key)
+
+    jax.eval_shape(note, like)
+    return impl[0]
+
+
+class Checkpointer:
+    """The checkpoints of one run: written in the background, read back only if whole.
+
+    Args:
+        directory: where checkpoints live, one folder per step; created unless ``read_only``.
+        keep: how many of the newest to keep.
+        read_only: never create, delete or tidy up anything, so that a run can be evaluated
+            while it trains.
+
+    Raises:
+        CheckpointError: the directory cannot be created or written.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 2, read_only: bool = False):
+        self.directory = Path(directory).resolve()
+        # Orbax reports every step of every save through absl at INFO and WARNING.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        self._manager: ocp.CheckpointManager | None = None
+        self._writing: int | None = None
+        if read_only and not self.directory.is_dir():
+            return
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot use {self.directory} for checkpoints: {_reason(error)}"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        if self._manager is None:
+            return []
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, metadata: dict[str, Any] | None = None) -> None:
+        """Start writing ``state`` as the checkpoint of ``step``.
+
+        Returns once the state is copied to the host; `wait` says whether the writing succeeded.
+
+        Args:
+            step: environment steps taken; an existing checkpoint of that step is left alone.
+            state: any pytree of arrays.
+            metadata: JSON values to store beside it.
+
+        Raises:
+            CheckpointError: this write could not start, or the one before it failed.
+        """
+        assert self._manager is not None, "opened read-only"
+        self.wait()
+        if step in self.steps():
+            return
+        leaves = _path_leaves(state)
+        host = jax.tree.leaves(to_host(state))
+        table = [
+            [path, *_signature(leaf), _checksum(array)]
+            for (path, leaf), array in zip(leaves, host, strict=True)
+        ]
+        # Orbax refuses arrays without elements; the table alone brings those back.
+        arrays = {f"{i:06d}": array for i, array in enumerate(host) if array.size}
+        meta = {"format": _FORMAT, "step": step, "leaves": table, "metadata": metadata or {}}
+        self._writing = step
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)
+                ),
+            )
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def wait(self) -> None:
+        """Block until the last `save` is on disk.
+
+        Raises:
+            CheckpointError: it failed; the message names the last checkpoint that is whole.
+        """
+        if self._manager is None or self._writing is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(error) from error
+        self._writing = None
+
+    def _write_error(self, error: Exception) -> CheckpointError:
+        step, self._writing = self._writing, None
+        self._manager.reload()  # type: ignore[union-attr]
+        last = [s for s in self.steps() if s != step]
+        have = f"the last whole one is of step {last[-1]}" if last else "there is no earlier one"
+        return CheckpointError(
+            f"cannot write the checkpoint of step {step} under {self.directory}: "
+            f"{_reason(error)}; {have}"
+        )
+
+    def restore(
+        self, like: Any, *, step: int | None = None, warn: Callable[[str], None] | None = None
+    ) -> tuple[Any, int, dict[str, Any]]:
+        """Read the newest whole checkpoint, or the one of ``step``.
+
+        Args:
+            like: a pytree of arrays or ShapeDtypeStructs: what the state must look like.
+            step: this checkpoint and no other.
+            warn: called with a line for each damaged checkpoint that was passed over.
+
+        Returns:
+            The state, its step, and the metadata given to `save`.
+
+        Raises:
+            CheckpointMismatchError: it was written by an agent of another architecture.
+            CheckpointError: there is none, or none is whole.
+        """
+        candidates = self.steps()[::-1] if step is None else [s for s in self.steps() if s == step]
+        if not candidates:
+            wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            raise CheckpointError(f"{self.directory} holds {wanted}")
+        problems = []
+        for candidate in candidates:
+            try:
+                return self._read(candidate, like)
+            except CheckpointMismatchError:
+                raise
+            except Exception as error:
+                problems.append(f"the checkpoint of step {candidate} is damaged: {_reason(error)}")
+                if warn is not None and candidate != candidates[-1]:
+                    warn(f"{problems[-1]}; trying the one before it")
+        raise CheckpointError(f"{self.directory} holds no whole checkpoint: {'; '.join(problems)}")
+
+    def discard_after(self, step: int) -> None:
+        """Delete checkpoints newer than ``step``: damaged ones that a resume has passed over.
+
+        Left in place they would stand where the resumed run must write its own.
+        """
+        assert self._manager is not None
+        for newer in [s for s in self.steps() if s > step]:
+            self._manager.delete(newer)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """The metadata given to `save` for this step, without reading the state."""
+        return self._meta(step)["metadata"]
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        assert self._manager is not None
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+            "meta"
+        ]
+
+    def _read(self, step: int, like: Any) -> tuple[Any, int, dict[str, Any]]:
+        assert self._manager is not None
+        meta = self._meta(step)
+        table = meta["leaves"]
+        self._check_table(step, table, like)
+        treedef = jax.tree.structure(like)
+        targets = [leaf for _, leaf in _path_leaves(like)]
+        host = [_host_struct(leaf) for leaf in targets]
+        template = {f"{i:06d}": h for i, h in enumerate(host) if h.size}
+        arrays = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        )["state"]
+        leaves = []
+        for i, (target, empty, row) in enumerate(zip(targets, host, table, strict=True)):
+            array = np.asarray(arrays[f"{i:06d}"]) if empty.size else empty
+            if _checksum(array) != row[3]:
+                raise ValueError(f"{row[0]} does not match its checksum")
+            leaves.append(_from_host(array, target))
+        return jax.tree.unflatten(treedef, leaves), step, meta["metadata"]
+
+    def _check_table(self, step: int, table: list[list[Any]], like: Any) -> None:
+        have = {row[0]: row[1:3] for row in table}
+        want = {path: _signature(leaf) for path, leaf in _path_leaves(like)}
+        if list(have.items()) == list(want.items()):
+            return
+        differences = [
+            f"{path} is {_describe(have[path]) if path in have else 'absent'} there and "
+            f"{_describe(want[path]) if path in want else 'absent'} here"
+            for path in dict.fromkeys([*want, *have])
+            if have.get(path) != want.get(path)
+        ] or ["the order of its leaves differs"]
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise CheckpointMismatchError(
+            f"the checkpoint of step {step} in {self.directory} is of another architecture: "
+            f"{differences[0]}{more}"
+        )
+
+    def close(self) -> None:
+        """Finish the writing under way; call it on every way out.
+
+        Raises:
+            CheckpointError: the last write failed.
+        """
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _host_struct(leaf: Any) -> np.ndarray:
+    """An uninitialised host array of the leaf's stored shape and dtype."""
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return np.empty(leaf.shape, leaf.dtype)
+
+
+def _reason(error: BaseException) -> str:
+    """The cause in one line: the operating system's words where there are any."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        seen = seen.__cause__ or seen.__context__
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

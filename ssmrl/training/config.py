@@ -1,0 +1,118 @@
+"""The configuration of a run: dataclasses are the defaults and the documentation.
+
+YAML files under ``configs/`` only override what is here. A field's metadata may carry ``help`` (one
+line for ``--help``), ``min`` and ``above`` (inclusive and exclusive lower bounds), ``max`` (an
+inclusive upper bound) and ``choices``; `check_ranges` enforces them, for agents and memories too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+# OmegaConf reads these annotations at run time and, in 2.3, knows `Optional[X]` but not `X | None`
+# inside string annotations of every form; `Optional` is the form that always works.
+
+
+def option(default: Any, help: str, **bounds: Any) -> Any:
+    """A dataclass field with a default, one line of help and bounds.
+
+    Args:
+        default: the value; a list or dict is copied for every instance.
+        help: one line for ``--help``.
+        bounds: any of ``min``, ``above``, ``max``, ``choices``.
+    """
+    metadata = {"help": help, **bounds}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class EnvConfig:
+    """One environment, by the name the registry knows it by."""
+
+    name: str = MISSING
+    previous_action: bool = option(False, "append the previous action to the observation")
+    previous_reward: bool = option(False, "append the previous reward to the observation")
+    first_flag: bool = option(False, "append a flag that is 1 on an episode's first step")
+    kwargs: dict[str, Any] = option({}, "further options of the environment's constructor")
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides ``metrics.jsonl``. ``none`` needs no account and no network."""
+
+    name: str = "none"
+
+
+@dataclass
+class WandbConfig(LoggerConfig):
+    """Weights & Biases. Offline unless asked: ``wandb sync`` uploads such a run later."""
+
+    name: str = "wandb"
+    project: str = option("ssmrl", "wandb project")
+    entity: str | None = option(None, "wandb user or team; null is the account's default")
+    mode: str = option("offline", "offline needs no network", choices=("offline", "online"))
+    tags: list[str] = option([], "wandb tags")
+
+
+@dataclass
+class TrainConfig:
+    """A training run. Steps are environment steps, per seed."""
+
+    total_steps: int = option(300_000, "environment steps to train for, per seed", min=1)
+    seed: int = option(0, "first random seed", min=0, max=2**31 - 1)
+    seeds: int = option(1, "seeds seed, seed+1, ... trained side by side in one program", min=1)
+    checkpoint_every: int = option(100_000, "steps between checkpoints; 0: only at the end", min=0)
+    eval_every: int = option(0, "steps between evaluations; 0: never", min=0)
+    eval_episodes: int = option(64, "episodes in each evaluation", min=1)
+    resume: bool = option(False, "continue the newest matching run, or the one in run_dir")
+    run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>")
+    devices: int = option(1, "devices to spread the run over", min=1)
+    nonfinite: str = option("stop", "what a NaN or infinite loss does", choices=("stop", "skip"))
+    agent: Any = MISSING
+    memory: Any = MISSING
+    env: Any = MISSING
+    logger: Any = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """An evaluation of a finished or running training run."""
+
+    run: str = option(MISSING, "the run's folder, e.g. runs/<id>")
+    episodes: int = option(256, "episodes; rounded up to a multiple of num_envs", min=1)
+    num_envs: int = option(64, "environments stepped side by side", min=1)
+    seed: int = option(0, "random seed of the environments and of the draws", min=0, max=2**31 - 1)
+    greedy: bool = option(True, "take the most likely action rather than a draw")
+    video: bool = option(False, "record one episode as a GIF (or as text) under video/")
+    env: Any = MISSING
+
+
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Check every field of a dataclass, nested ones too, against its metadata's bounds.
+
+    Raises:
+        ValueError: naming the field, the value that came and the values allowed.
+    """
+    for f in dataclasses.fields(config):
+        value, name = getattr(config, f.name), f"{prefix}{f.name}"
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, f"{name}.")
+        elif value is not None and value != MISSING:
+            _check_bounds(name, value, f.metadata)
+
+
+def _check_bounds(name: str, value: Any, metadata: Any) -> None:
+    if "choices" in metadata and value not in metadata["choices"]:
+        raise ValueError(f"{name}={value}: must be one of {', '.join(metadata['choices'])}")
+    if "min" in metadata and not value >= metadata["min"]:
+        raise ValueError(f"{name}={value}: must be at least {metadata['min']}")
+    if "above" in metadata and not value > metadata["above"]:
+        raise ValueError(f"{name}={value}: must be greater than {metadata['above']}")
+    if "max" in metadata and not value <= metadata["max"]:
+        raise ValueError(f"{name}={value}: must be at most {metadata['max']}")

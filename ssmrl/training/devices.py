@@ -1,0 +1,51 @@
+"""Spreading a run over the devices of one process: one mesh, one axis, JAX's own machinery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ssmrl.training.agent import ShardedAgent
+from ssmrl.training.errors import RunError
+
+
+def make_mesh(count: int) -> Mesh | None:
+    """A 1-D mesh ``data`` over the first ``count`` devices; None for one device.
+
+    Raises:
+        RunError: there are fewer devices.
+    """
+    available = jax.devices()
+    if count > len(available):
+        raise RunError(f"devices={count}, but JAX sees {len(available)} ({available[0].platform})")
+    if count == 1:
+        return None
+    # make_mesh's own default is Explicit axes, which would put shardings in every type.
+    return jax.make_mesh(
+        (count,), ("data",), devices=available[:count], axis_types=(AxisType.Auto,)
+    )
+
+
+def state_shardings(agent: Any, mesh: Mesh, state: Any, seeds: int) -> Any:
+    """Where each leaf of the state lives: seeds over the mesh if they divide it, else as the
+    agent says.
+
+    Args:
+        agent: the agent.
+        mesh: from `make_mesh`.
+        state: arrays or ShapeDtypeStructs; leaves ``[seeds, ...]`` when ``seeds > 1``.
+        seeds: seeds trained side by side.
+
+    Raises:
+        RunError: neither way is open.
+    """
+    if seeds > 1 and seeds % mesh.size == 0:
+        return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), state)
+    if seeds == 1 and isinstance(agent, ShardedAgent):
+        return agent.shardings(mesh, state)
+    raise RunError(
+        f"devices={mesh.size}: this agent cannot split one seed over devices; "
+        f"give seeds as a multiple of {mesh.size}"
+    )

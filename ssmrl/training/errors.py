@@ -1,0 +1,23 @@
+"""The errors a run ends with: each message is one line a user can act on."""
+
+from __future__ import annotations
+
+
+class RunError(Exception):
+    """A run cannot start, continue or be loaded; the message says why and what to do."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint cannot be written, or none that is whole can be read."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A checkpoint is whole, but was written by an agent of another architecture."""
+
+
+class NonFiniteError(RunError):
+    """A metric became NaN or infinite."""
+
+
+class UsageError(RunError):
+    """The command line is wrong; the message names what came, what exists and the near match."""

@@ -1,0 +1,82 @@
+"""Where metrics go besides metrics.jsonl. The only module that imports wandb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ssmrl.training.config import LoggerConfig, WandbConfig
+from ssmrl.training.errors import RunError
+
+
+class Logger(Protocol):
+    """Receives every line of metrics."""
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NullLogger:
+    """No logging beyond the run's folder."""
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        del step, metrics
+
+    def close(self) -> None:
+        pass
+
+
+class WandbLogger:
+    """Weights & Biases, its files kept inside the run's folder."""
+
+    def __init__(self, config: WandbConfig, run_path: Path, run_config: dict[str, Any]):
+        try:
+            import wandb
+        except ImportError as error:
+            raise RunError(
+                'logger=wandb needs the wandb package: pip install "ssmrl[wandb]"'
+            ) from error
+        try:
+            self._run = wandb.init(
+                project=config.project,
+                entity=config.entity,
+                mode=config.mode,  # type: ignore[arg-type]
+                tags=list(config.tags),
+                name=run_path.name,
+                # A resumed run continues the same wandb run.
+                id=run_path.name,
+                resume="allow" if config.mode == "online" else None,
+                dir=str(run_path),
+                config=run_config,
+            )
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise RunError(f"wandb does not start: {reason}") from error
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Numbers as they are; lists over seeds as their mean and one value for each seed."""
+        flat: dict[str, float] = {}
+        for name, value in metrics.items():
+            if isinstance(value, list):
+                flat[name] = float(np.nanmean(np.asarray(value, dtype=float)))
+                flat |= {f"{name}/seed{i}": v for i, v in enumerate(value) if v is not None}
+            else:
+                flat[name] = value
+        self._run.log(flat, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def make_logger(config: LoggerConfig, run_path: Path, run_config: dict[str, Any]) -> Logger:
+    """The logger a configuration names.
+
+    Raises:
+        RunError: its package is not installed, or it cannot start.
+    """
+    if isinstance(config, WandbConfig):
+        return WandbLogger(config, run_path, run_config)
+    return NullLogger()

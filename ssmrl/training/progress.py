@@ -1,0 +1,145 @@
+"""What a run says while it goes: a live panel on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+
+class Reporter(Protocol):
+    """Where the loop tells how far it is. Calls are cheap: at most a few per second do work."""
+
+    def start(self, title: str, step: int, total: int) -> None:
+        """Training begins at ``step`` of ``total`` environment steps."""
+        ...
+
+    def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
+        """``step`` is done; ``rate``: environment steps per second per seed, compiling excluded."""
+        ...
+
+    def message(self, text: str) -> None:
+        """One line for the user to keep."""
+        ...
+
+    def stop(self) -> None:
+        """The last call."""
+        ...
+
+
+def make_reporter(*, plain: bool = False) -> Reporter:
+    """A live panel where stdout is a terminal, plain lines otherwise or if asked."""
+    return PlainReporter() if plain or not sys.stdout.isatty() else LiveReporter()
+
+
+def format_duration(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    if not np.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def _mean(value: Any) -> float:
+    """The mean over seeds, of those that have a number."""
+    numbers = [v for v in np.atleast_1d(np.asarray(value, dtype=float)) if np.isfinite(v)]
+    return float(np.mean(numbers)) if numbers else float("nan")
+
+
+class PlainReporter:
+    """A line at the start, the end, and every ``interval`` seconds between."""
+
+    def __init__(self, interval: float = 5.0):
+        self._interval, self._last, self._total = interval, -float("inf"), 0
+        self._pending: str | None = None
+        self._return = float("nan")
+
+    def start(self, title: str, step: int, total: int) -> None:
+        self._total = total
+        self.message(f"{title}: steps {step:,} to {total:,}")
+
+    def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
+        latest = _mean(metrics.get("episode_return", float("nan")))
+        self._return = latest if np.isfinite(latest) else self._return
+        eta = format_duration((self._total - step) / rate if rate > 0 else float("inf"))
+        loss = _mean(metrics.get("loss/total", float("nan")))
+        self._pending = (
+            f"step {step:,}/{self._total:,}  {rate:,.0f} steps/s per seed  "
+            f"return {self._return:.3f}  loss {loss:.4g}  eta {eta}"
+        )
+        if time.monotonic() - self._last >= self._interval:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending is not None:
+            print(self._pending, flush=True)
+            self._pending, self._last = None, time.monotonic()
+
+    def message(self, text: str) -> None:
+        self._flush()
+        print(text, flush=True)
+
+    def stop(self) -> None:
+        self._flush()
+
+
+class LiveReporter:
+    """A panel with a bar, the rate, the time left and the newest metrics."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._bar = Progress(
+            BarColumn(bar_width=None), TextColumn("{task.percentage:>5.1f}%"), expand=True
+        )
+        self._task = self._bar.add_task("", total=1)
+        self._live: Live | None = None
+        self._title, self._total, self._step, self._rate = "", 1, 0, 0.0
+        self._shown: dict[str, float] = {}
+
+    def start(self, title: str, step: int, total: int) -> None:
+        self._title, self._total, self._step = title, total, step
+        self._live = Live(self._render(), console=self._console, refresh_per_second=4)
+        self._live.start()
+
+    def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
+        self._step, self._rate = step, rate
+        for name, value in metrics.items():
+            mean = _mean(value)
+            # An iteration in which no episode ended keeps the last return on show.
+            if np.isfinite(mean) and not name.startswith("time/"):
+                self._shown[name] = mean
+        if self._live is not None:
+            self._live.update(self._render())
+
+    def _render(self) -> Panel:
+        self._bar.update(self._task, total=self._total, completed=self._step)
+        left = (self._total - self._step) / self._rate if self._rate > 0 else float("inf")
+        table = Table.grid(padding=(0, 2), expand=True)
+        table.add_row(
+            "steps", f"{self._step:,} / {self._total:,}", "steps/s per seed", f"{self._rate:,.0f}"
+        )
+        table.add_row("eta", format_duration(left), "", "")
+        items = [(name, f"{value:.4g}") for name, value in self._shown.items()]
+        for left_item, right_item in zip(items[::2], [*items[1::2], ("", "")], strict=False):
+            table.add_row(*left_item, *right_item)
+        body = Table.grid(expand=True)
+        body.add_row(self._bar)
+        body.add_row(table)
+        return Panel(body, title=self._title)
+
+    def message(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+            self._live.stop()
+            self._live = None

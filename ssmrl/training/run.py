@@ -1,0 +1,270 @@
+"""A run's folder: what is in it, how it is named, and how it is found again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from ssmrl.training.errors import RunError
+
+CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+CURVE, EVALUATIONS, VIDEOS = "curve.png", "eval.json", "video"
+
+# What decides the state's shape or its bits: a run is resumed only with these unchanged.
+_IDENTITY = ("agent", "memory", "env", "seed", "seeds")
+_VERSIONS = (
+    "ssmrl jax jaxlib flax optax orbax-checkpoint distrax numpy gymnax brax gymnasium popgym mujoco"
+).split()
+
+
+class RunFolder:
+    """Paths and files of one run. Making the object touches nothing on disk."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def curve(self) -> Path:
+        return self.path / CURVE
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / EVALUATIONS
+
+    @property
+    def videos(self) -> Path:
+        return self.path / VIDEOS
+
+    def exists(self) -> bool:
+        """Whether this folder holds a run."""
+        return (self.path / CONFIG).is_file()
+
+    def create(self, config: dict[str, Any], overrides: Iterable[str] = ()) -> None:
+        """Make the folder and write config.yaml: everything needed to repeat the run.
+
+        Raises:
+            RunError: it holds a run, or something else, already; or it cannot be written.
+        """
+        if self.exists():
+            raise RunError(
+                f"{self.path} already holds a run: continue it with resume=true, "
+                "or choose another run_dir"
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"{self.path} exists and is not a run: choose another run_dir")
+        record = {
+            "config": config,
+            "overrides": list(overrides),
+            "command": sys.argv,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "python": sys.version.split()[0],
+            "versions": library_versions(),
+            "git": git_commit(),
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / CONFIG, yaml.safe_dump(record, sort_keys=False))
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+    def record(self) -> dict[str, Any]:
+        """What `create` wrote.
+
+        Raises:
+            RunError: this is not a run's folder, or its config.yaml cannot be read.
+        """
+        if not self.exists():
+            what = f"has no {CONFIG}" if self.path.is_dir() else "does not exist"
+            raise RunError(f"{self.path} is not a run: it {what}")
+        try:
+            record = yaml.safe_load((self.path / CONFIG).read_text())
+            if not isinstance(record["config"], dict):
+                raise TypeError("config is not a mapping")
+        except (yaml.YAMLError, OSError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(
+                f"{self.path / CONFIG} is not a run's configuration: {reason}"
+            ) from error
+        return record
+
+    def check_resumable(self, config: dict[str, Any]) -> None:
+        """Raise RunError, naming the first difference, unless ``config`` continues this run."""
+        differences = config_differences(self.record()["config"], config)
+        if differences:
+            key, old, new = differences[0]
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            raise RunError(f"{self.path} was started with {key}={old}, not {key}={new}{more}")
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) for every setting that a resumed run may not change."""
+    flat_old = {k: v for name in _IDENTITY for k, v in _flatten(name, old.get(name))}
+    flat_new = {k: v for name in _IDENTITY for k, v in _flatten(name, new.get(name))}
+    keys = dict.fromkeys([*flat_new, *flat_old])
+    return [
+        (key, flat_old.get(key), flat_new.get(key))
+        for key in keys
+        if flat_old.get(key) != flat_new.get(key)
+    ]
+
+
+def _flatten(key: str, value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _flatten(f"{key}.{name}", item)
+    else:
+        yield key, value
+
+
+def run_label(config: dict[str, Any]) -> str:
+    """``<agent>-<memory>-<env>``, the name of a run without its date."""
+    env = config["env"]["name"].replace("/", ".")
+    return f"{config['agent']['name']}-{config['memory']['name']}-{env}"
+
+
+def new_run_path(root: Path, label: str) -> Path:
+    """A path under ``root`` that does not exist yet: ``<date>-<label>``."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}"
+    path, count = root / stem, 1
+    # The jobs of a sweep may begin within one second.
+    while path.exists():
+        count += 1
+        path = root / f"{stem}-{count}"
+    return path
+
+
+def find_resumable(root: Path, config: dict[str, Any]) -> Path | None:
+    """The newest run under ``root`` that ``config`` continues; None where no run has its label.
+
+    Raises:
+        RunError: runs of that label exist, but each was started with other settings.
+    """
+    label = run_label(config)
+    same = [path for path in root.glob(f"*-{label}*") if RunFolder(path).exists()]
+    same.sort(key=lambda path: (path / CONFIG).stat().st_mtime_ns, reverse=True)
+    same = [path for path in same if run_label(RunFolder(path).record()["config"]) == label]
+    for path in same:
+        if not config_differences(RunFolder(path).record()["config"], config):
+            return path
+    if same:
+        RunFolder(same[0]).check_resumable(config)
+    return None
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one JSON object a line, each with ``step``, flushed as it is written.
+
+    Args:
+        path: the file; created if absent.
+        keep_until: drop the lines after this step first: they belong to iterations that a resumed
+            run does again. A last line cut short by a crash goes too.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, *, keep_until: int = 0):
+        self.path = path
+        try:
+            kept = [line for line in read_metrics(path) if line["step"] <= keep_until]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._file: IO[str] = path.open("a", buffering=1)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Append a line. NaN and infinite numbers, which JSON does not have, become null.
+
+        Raises:
+            RunError: the disk is full or the file has gone.
+        """
+        line = {"step": step, **{name: _json_value(value) for name, value in values.items()}}
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file; none where there is no file."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_json_value(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's contents so that a reader, or a crash, sees the old or the new, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the installed packages that a result depends on."""
+    versions = {}
+    for name in _VERSIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> dict[str, Any] | None:
+    """The commit of the source tree this package runs from; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's checkout; ours tracks this file.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,259 @@
+"""From a configuration to a run, and from a run's folder back to its agent."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from omegaconf import OmegaConf
+
+from ssmrl.training.checkpoint import Checkpointer
+from ssmrl.training.components import Components
+from ssmrl.training.config import EnvConfig, LoggerConfig, TrainConfig, WandbConfig, check_ranges
+from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.evaluation import Evaluator
+from ssmrl.training.loggers import make_logger
+from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
+from ssmrl.training.progress import Reporter, make_reporter
+from ssmrl.training.run import RunFolder, find_resumable, new_run_path, run_label
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished or interrupted run: its folder, and what the loop returned."""
+
+    run: RunFolder
+    result: TrainResult
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 128 + the signal that stopped it, as shells count."""
+        return 0 if self.result.stopped_by is None else 128 + int(self.result.stopped_by)
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run read back from its folder.
+
+    Attributes:
+        run: the folder.
+        config: as it was trained.
+        agent: made anew from the configuration.
+        state: of the newest whole checkpoint; leaves ``[seeds, ...]`` when ``config.seeds > 1``.
+        step: its environment steps, per seed.
+    """
+
+    run: RunFolder
+    config: TrainConfig
+    agent: Any
+    state: Any
+    step: int
+
+    def seed_state(self, index: int) -> Any:
+        """The state of one seed, without the seeds axis."""
+        if self.config.seeds == 1:
+            return self.state
+        return jax.tree.map(lambda leaf: leaf[index], self.state)
+
+
+def make_venv(components: Components, env: EnvConfig, num_envs: int) -> Any:
+    """The batched environment a configuration names.
+
+    Raises:
+        UsageError: its package is missing or it refuses its options.
+    """
+    try:
+        return components.make_vector(
+            env.name,
+            num_envs,
+            previous_action=env.previous_action,
+            previous_reward=env.previous_reward,
+            first_flag=env.first_flag,
+            **env.kwargs,
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise UsageError(f"env={env.name}: {error}") from error
+
+
+def build_agent(components: Components, config: TrainConfig) -> tuple[Any, Any]:
+    """(agent, its training environment) for a configuration.
+
+    Raises:
+        UsageError: the parts do not fit together.
+    """
+    venv = make_venv(components, config.env, config.agent.num_envs)
+    try:
+        agent = components.make_agent(
+            config.agent,
+            config.memory,
+            venv,
+            total_steps=config.total_steps,
+            skip_nonfinite=config.nonfinite == "skip",
+        )
+    except ValueError as error:
+        raise UsageError(f"agent={config.agent.name}: {error}") from error
+    return agent, venv
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain JSON values."""
+    container = OmegaConf.to_container(OmegaConf.create(dataclasses.asdict(config)))
+    assert isinstance(container, dict)
+    return container  # type: ignore[return-value]
+
+
+def run_training(
+    config: TrainConfig,
+    components: Components,
+    *,
+    overrides: tuple[str, ...] = (),
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Train as the configuration says, in a run folder of its own.
+
+    Args:
+        config: the whole configuration; ``run_dir`` is filled in if it is None.
+        components: where agents, memories and environments come from.
+        overrides: what was written on the command line, recorded in config.yaml.
+        reporter: default: a live panel on a terminal, plain lines otherwise.
+
+    Raises:
+        RunError: with one line that says why the run cannot start or go on.
+    """
+    check_ranges(config)
+    reporter = reporter or make_reporter(plain=config.logger.name == "console")
+    agent, venv = build_agent(components, config)
+    is_host = bool(getattr(venv, "is_host", False))
+    # Before the folder is made: a run that cannot start leaves nothing behind.
+    check_placement(agent, config, is_host=is_host)
+    run = _open_folder(config, overrides, reporter)
+    logger = make_logger(config.logger, run.path, as_dict(config))
+    evaluate = None
+    if config.eval_every:
+        evaluate = _training_evaluation(agent, config, components)
+    try:
+        result = train(
+            agent,
+            config,
+            run,
+            reporter=reporter,
+            logger=logger,
+            evaluate=evaluate,
+            is_host=is_host,
+        )
+    finally:
+        logger.close()
+    _say_goodbye(run, result, reporter)
+    return RunResult(run, result)
+
+
+def _open_folder(config: TrainConfig, overrides: tuple[str, ...], reporter: Reporter) -> RunFolder:
+    """The folder to train in: the one to resume, or a new one."""
+    settings = as_dict(config)
+    path = Path(config.run_dir) if config.run_dir else None
+    if config.resume:
+        found = path if path is not None else find_resumable(RUNS, settings)
+        if found is not None and RunFolder(found).exists():
+            run = RunFolder(found)
+            run.check_resumable(settings)
+            reporter.message(f"run: {run.path}")
+            return run
+        reporter.message("nothing to resume: starting a new run")
+    run = RunFolder(path or new_run_path(RUNS, run_label(settings)))
+    run.create(settings, overrides)
+    reporter.message(f"run: {run.path}")
+    return run
+
+
+def _training_evaluation(agent: Any, config: TrainConfig, components: Components) -> Any:
+    """``(state, step) -> metrics`` on environments of its own, the same draws at each resume."""
+    # Never on the training environments: a host environment has one state, which is in use.
+    venv = make_venv(components, config.env, min(config.eval_episodes, config.agent.num_envs))
+    evaluator = Evaluator(agent, venv, episodes=config.eval_episodes)
+
+    def evaluate(state: Any, step: int) -> dict[str, Any]:
+        key = jax.random.fold_in(jax.random.key(config.seed ^ 0x5EED), step)
+        if config.seeds == 1:
+            result = evaluator(state, key)
+            return {
+                "eval/return": float(result.returns.mean()),
+                "eval/length": float(result.lengths.mean()),
+            }
+        seeds = [jax.tree.map(lambda leaf, i=i: leaf[i], state) for i in range(config.seeds)]
+        results = [evaluator(seed_state, key) for seed_state in seeds]
+        return {
+            "eval/return": [float(r.returns.mean()) for r in results],
+            "eval/length": [float(r.lengths.mean()) for r in results],
+        }
+
+    return evaluate
+
+
+def _say_goodbye(run: RunFolder, result: TrainResult, reporter: Reporter) -> None:
+    if result.nonfinite:
+        reporter.message(f"{result.nonfinite} iterations had a non-finite metric and were skipped")
+    reporter.message(
+        f"step {result.step:,}: {result.steps_per_second:,.0f} steps/s, "
+        f"compiled in {result.compile_seconds:.1f} s"
+    )
+    if result.stopped_by is not None:
+        name = signal.Signals(result.stopped_by).name
+        reporter.message(f"stopped by {name}; the same command with run={run.path} continues")
+
+
+def load_run(
+    path: str | Path, components: Components, *, step: int | None = None, warn: Any = None
+) -> LoadedRun:
+    """Read a run back: its configuration, its agent, the newest whole checkpoint.
+
+    Args:
+        path: the run's folder.
+        components: where agents, memories and environments come from.
+        step: this checkpoint rather than the newest.
+        warn: called with a line for each damaged checkpoint that was passed over.
+
+    Raises:
+        RunError: it is not a run, or was written by another version's configuration.
+        CheckpointError: it has no whole checkpoint, or one of another architecture.
+    """
+    run = RunFolder(path)
+    config = config_from_dict(run.record()["config"], components, where=str(run.path))
+    agent, _ = build_agent(components, config)
+    checkpoints = Checkpointer(run.checkpoints, read_only=True)
+    try:
+        like = abstract_state(agent, config.seed, config.seeds)
+        state, at, _ = checkpoints.restore(like, step=step, warn=warn)
+    finally:
+        checkpoints.close()
+    return LoadedRun(run, config, agent, state, at)
+
+
+def config_from_dict(values: dict[str, Any], components: Components, where: str) -> TrainConfig:
+    """Rebuild the dataclasses from config.yaml's plain values.
+
+    Raises:
+        RunError: it names an agent, memory or key that this version does not have.
+    """
+    try:
+        groups = {
+            "agent": components.agent_config(values["agent"]["name"]),
+            "memory": components.memory_config(values["memory"]["name"]),
+            "env": EnvConfig,
+            "logger": WandbConfig if values["logger"]["name"] == "wandb" else LoggerConfig,
+        }
+        parts = {name: _typed(kind, values[name]) for name, kind in groups.items()}
+        top = {k: v for k, v in values.items() if k not in groups}
+        return dataclasses.replace(_typed(TrainConfig, top), **parts)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise RunError(f"{where}: its configuration does not fit this version: {reason}") from error
+
+
+def _typed(kind: Any, values: dict[str, Any]) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
