@@ -72,6 +72,11 @@ class Memory(nn.Module):
         last, y, carries = self.unroll(carry, x, reset, return_carries)
         return (last, y, carries) if return_carries else (last, y)
 
+    def all_ssm_parameters(self) -> frozenset[str]:
+        """`ssm_parameters` of this memory and of every memory inside it."""
+        parts = [part for part in jax.tree.leaves(vars(self), is_leaf=_is_memory) if _is_memory(part)]
+        return frozenset(self.ssm_parameters).union(*(part.all_ssm_parameters() for part in parts))
+
     def state_features(self, carry: Carry) -> Float[Array, "*leading K"]:
         """The carry as real features: every leaf flattened, complex numbers as (real, imaginary).
 
@@ -158,6 +163,10 @@ def check_inputs(memory: Memory, carry: Carry, x: Array, reset: Array) -> None:
                 f"{name}: a carry leaf has shape {jnp.shape(got)}, but x with batch shape "
                 f"{x.shape[1:-1]} asks for {want.shape}; use memory.initialize_carry(batch_shape)"
             )
+
+
+def _is_memory(x: Any) -> bool:
+    return isinstance(x, Memory)
 
 
 def _real(leaf: Array) -> Array:

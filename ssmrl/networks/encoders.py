@@ -1,0 +1,94 @@
+"""From observations of any space to one feature vector."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
+from ssmrl.networks.mlp import ACTIVATIONS, MLP
+
+
+class ObservationEncoder(nn.Module):
+    """Encodes observations `[*leading, ...]` of a space as features `[*leading, K]`.
+
+    Discrete values become one-hot vectors (an index outside the space becomes zeros), boxes are
+    flattened, dicts and tuples concatenated; all of that goes through an MLP. Boxes that hold
+    pictures (uint8, or three axes) go through a convolutional network each and join behind it.
+
+    Attributes:
+        space: the space of one observation.
+        hidden: widths of the MLP; empty for none.
+        activation: see `ssmrl.networks.mlp`.
+        picture_depth: channels of the first convolution; they double with every halving.
+    """
+
+    space: Space
+    hidden: tuple[int, ...] = (128,)
+    activation: str = "silu"
+    picture_depth: int = 16
+
+    @nn.compact
+    def __call__(self, observation: Any) -> Array:
+        vectors, pictures = [], []
+        for space, value in leaves(self.space, observation):
+            if is_picture(space):
+                pictures.append(Convolutions(self.picture_depth, self.activation)(value))
+            else:
+                vectors.append(encode_leaf(space, value))
+        features = [MLP(self.hidden, self.activation)(jnp.concatenate(vectors, -1))] if vectors else []
+        return jnp.concatenate(features + pictures, -1)
+
+
+class Convolutions(nn.Module):
+    """Halves a picture `[*leading, height, width, channels]` down to about 4 × 4, then flattens.
+
+    Integer pictures are scaled from 0 … 255 to -0.5 … 0.5.
+    """
+
+    depth: int = 16
+    activation: str = "silu"
+
+    @nn.compact
+    def __call__(self, picture: Array) -> Array:
+        x = picture.astype(jnp.float32)
+        if jnp.issubdtype(picture.dtype, jnp.integer):
+            x = x / 255 - 0.5
+        halvings = max(1, round(math.log2(max(min(picture.shape[-3:-1]), 8) / 4)))
+        for i in range(halvings):
+            x = nn.Conv(self.depth * 2**i, (4, 4), strides=(2, 2), padding="SAME")(x)
+            x = ACTIVATIONS[self.activation](x)
+        return x.reshape(*x.shape[:-3], -1)
+
+
+def leaves(space: Space, value: Any) -> list[tuple[Space, Any]]:
+    """Pairs of (elementary space, its part of `value`), dict entries in the order of their names."""
+    if isinstance(space, Dict):
+        return [pair for k in sorted(space.spaces) for pair in leaves(space.spaces[k], value[k])]
+    if isinstance(space, Tuple):
+        parts = zip(space.spaces, value, strict=True)
+        return [pair for part, part_value in parts for pair in leaves(part, part_value)]
+    return [(space, value)]
+
+
+def is_picture(space: Space) -> bool:
+    """Whether a space holds pictures [height, width, channels], at least 8 pixels each way."""
+    return isinstance(space, Box) and len(space.shape) == 3 and min(space.shape[:2]) >= 8
+
+
+def encode_leaf(space: Space, value: Array) -> Array:
+    """One elementary observation as a float32 vector `[*leading, K]`."""
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(value, space.n)
+    if isinstance(space, MultiDiscrete):
+        sizes = np.ravel(space.nvec)
+        flat = jnp.reshape(value, value.shape[: value.ndim - len(space.shape)] + (sizes.size,))
+        return jnp.concatenate([jax.nn.one_hot(flat[..., i], n) for i, n in enumerate(sizes)], -1)
+    if isinstance(space, Box):
+        leading = value.shape[: value.ndim - len(space.shape)]
+        return jnp.reshape(value, (*leading, -1)).astype(jnp.float32)
+    raise ValueError(f"no encoding for observations of space {space!r}")

@@ -1,0 +1,45 @@
+"""Multilayer perceptrons with orthogonal initialisation."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import numpy as np
+from jax import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "leaky_relu": nn.leaky_relu,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+}
+
+
+class MLP(nn.Module):
+    """Dense layers, an activation behind each; with `outputs` a last linear layer called "output".
+
+    Attributes:
+        hidden: widths of the hidden layers.
+        activation: one of `ACTIVATIONS`.
+        outputs: width of the linear output layer, or None for none.
+        output_scale: gain of the output layer's orthogonal initialisation.
+    """
+
+    hidden: tuple[int, ...]
+    activation: str = "silu"
+    outputs: int | None = None
+    output_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.activation not in ACTIVATIONS:
+            choices = ", ".join(ACTIVATIONS)
+            raise ValueError(f"unknown activation {self.activation!r}; choose one of {choices}")
+        for width in self.hidden:
+            x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
+            x = ACTIVATIONS[self.activation](x)
+        if self.outputs is None:
+            return x
+        init = nn.initializers.orthogonal(self.output_scale)
+        return nn.Dense(self.outputs, kernel_init=init, name="output")(x)
