@@ -30,6 +30,7 @@ import harness
 import popjaxrl_shim
 
 ENVS, STEPS, EPOCHS, MINIBATCHES = 64, 128, 4, 8
+ENCODER_WIDTH = 128  # of the first layer
 STEPS_PER_UPDATE = ENVS * STEPS
 SIDES = ("popjaxrl", "ssmrl")
 OUTPUT = Path(__file__).parent / "results" / "ppo_popjaxrl.json"
@@ -37,10 +38,11 @@ OUTPUT = Path(__file__).parent / "results" / "ppo_popjaxrl.json"
 
 @dataclass(frozen=True)
 class Program:
-    """One side, compiled: `run` does `updates` updates and blocks."""
+    """One side, compiled: `run` does `updates` updates and blocks; `inputs` of the encoder."""
 
     run: Callable[[], Any]
     parameters: int
+    inputs: int
     lower_seconds: float
     compile_seconds: float
 
@@ -91,24 +93,42 @@ def popjaxrl_program(path: str, updates: int) -> Program:
     return Program(
         run=lambda: jax.block_until_ready(program.call(keys)),
         parameters=_count(train_state.params),
+        inputs=train_state.params["params"]["encoder_0"]["kernel"].shape[-2],
         lower_seconds=program.lower_seconds,
         compile_seconds=program.compile_seconds,
     )
 
 
 def our_agent() -> Any:
-    """Our agent with the same environment, network and schedule: the one place that spells them."""
+    """Our agent with the same environment, network and hyperparameters."""
     import ssmrl.envs
     from ssmrl.agents.ppo import PPO, PPOConfig
     from ssmrl.memory import make_memory
 
-    venv = ssmrl.envs.make_vector(
+    env = ssmrl.envs.make_vector(
         "popgym/repeat_previous_easy", ENVS, previous_action=True, first_flag=True
     )
-    # TODO(lead): names of these options when ssmrl.agents.ppo and ssmrl.memory have landed.
-    memory = make_memory("s5", features=256, layers=4, state_size=256, glu="full", norm="none")
-    config = PPOConfig(steps=STEPS, epochs=EPOCHS, minibatches=MINIBATCHES)
-    return PPO(venv, memory, config)
+    options = {"state_size": 256, "residual": True, "activation": "gelu", "glu": "full"}
+    memory = make_memory("s5", features=256, layers=4, norm="none", **options)
+    config = PPOConfig(
+        num_envs=ENVS,
+        rollout_length=STEPS,
+        epochs=EPOCHS,
+        minibatches=MINIBATCHES,
+        discount=0.99,
+        gae_lambda=1.0,
+        clip=0.2,
+        value_clip=0.2,
+        value_coefficient=1.0,
+        entropy_coefficient=0.0,
+        lr=5e-5,
+        max_grad_norm=0.5,
+        encoder=[ENCODER_WIDTH, 256],
+        actor=[128, 128],
+        critic=[128, 128],
+        activation="leaky_relu",
+    )
+    return PPO(config, memory, env, total_steps=15_000_000)
 
 
 def our_program(updates: int) -> Program:
@@ -121,6 +141,8 @@ def our_program(updates: int) -> Program:
     state = [init.call(jax.random.key(42))]
     iteration = harness.compile_timed(jax.jit(agent.iteration, donate_argnums=0), state[0])
 
+    encoder = state[0].params["params"]["ObservationEncoder_0"]
+
     def run() -> None:
         for _ in range(updates):
             state[0], metrics = iteration.call(state[0])
@@ -128,15 +150,11 @@ def our_program(updates: int) -> Program:
 
     return Program(
         run=run,
-        parameters=_count(our_parameters(state[0])),
+        parameters=_count(state[0].params),
+        inputs=encoder["MLP_0"]["Dense_0"]["kernel"].shape[0],
         lower_seconds=init.lower_seconds + iteration.lower_seconds,
         compile_seconds=init.compile_seconds + iteration.compile_seconds,
     )
-
-
-def our_parameters(state: Any) -> Any:
-    """The network's parameters in our agent's state."""
-    return state.params
 
 
 def _count(parameters: Any) -> int:
@@ -151,6 +169,7 @@ def work(side: str, popjaxrl: str, updates: int) -> None:
     program.run()
     facts = {
         "parameters": program.parameters,
+        "inputs": program.inputs,
         "lower_seconds": program.lower_seconds,
         "compile_seconds": program.compile_seconds,
     }
@@ -177,10 +196,14 @@ def measure(popjaxrl: str, sides: list[str], updates: int, repeats: int) -> dict
 
 
 def check_same_network(facts: dict[str, Any]) -> None:
-    """Raises ValueError where the sides differ in the number of parameters."""
-    counts = {side: fact["parameters"] for side, fact in facts.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"not the same network; parameters: {counts}")
+    """Raises ValueError where parameters differ by more than the width of the observation does.
+
+    Ours is a little wider: "no previous action" has a place of its own where popjaxrl has zeros,
+    and the first-step flag takes two places, not one. Each place costs a row of the first layer.
+    """
+    counts = {side: (fact["parameters"], fact["inputs"]) for side, fact in facts.items()}
+    if len({total - ENCODER_WIDTH * inputs for total, inputs in counts.values()}) > 1:
+        raise ValueError(f"not the same network; (parameters, inputs): {counts}")
 
 
 def compare(results: dict[str, Any]) -> dict[str, float]:
