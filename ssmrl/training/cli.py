@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
     EnvConfig,
+    EvaluateConfig,
     LoggerConfig,
     TrainConfig,
     WandbConfig,
@@ -129,7 +130,7 @@ class Composer:
             "memory": self.components.list_memories,
             "env": self.components.list_envs,
             "logger": lambda: list(LOGGERS),
-            "experiment": lambda: [],
+            "experiment": list,
         }[group]()
         return sorted({*registered, *self.yaml_choices(group)})
 
@@ -177,12 +178,12 @@ class Composer:
         Raises:
             UsageError: a value is missing or out of its range.
         """
-        plain = OmegaConf.masked_copy(config, [k for k in config if k != "hydra"])
         try:
-            # The schema is merged under it: a composed node keeps its type, a plain one gets it.
-            built = OmegaConf.to_object(plain)
-            if isinstance(built, dict):
-                built = self.kind(**built)
+            parts = OmegaConf.to_object(config)
+            # The root is a plain node for Hydra's sake; the groups below it keep their types.
+            names = {f.name for f in dataclasses.fields(self.kind)}
+            values = parts if isinstance(parts, dict) else vars(parts)
+            built = self.kind(**{str(k): v for k, v in values.items() if k in names})
             check_ranges(built)
         except (ValueError, OmegaConfBaseException) as error:
             raise UsageError(_first_line(error)) from None
@@ -293,7 +294,8 @@ class Composer:
                 return
             if not isinstance(node, DictConfig):
                 raise UsageError(f"unknown key {key}: {where} is a single value")
-            if part not in node:
+            # Not `in`, which denies a key whose value is still missing.
+            if part not in list(node):
                 raise UsageError(_unknown_key(base, node, key, where, part))
             node = node._get_node(part)
         if isinstance(node, DictConfig) and key != "env.kwargs":
@@ -302,6 +304,8 @@ class Composer:
     def help(self, arguments: Sequence[str], usage: str) -> str:
         """The text of ``--help``, for the agent and memory that the other arguments choose."""
         chosen = [a for a in arguments if not a.startswith("-")]
+        if self.kind is EvaluateConfig:
+            chosen.append("run=none")
         line = self.check(["-m", *chosen])
         picked = [o.split(",")[0] for o in line.overrides if o.partition("=")[0] in self.groups]
         config = self.compose(picked)
@@ -335,28 +339,24 @@ def _wrap_choices(group: str, names: Sequence[str]) -> list[str]:
 
 
 def _describe_keys(prefix: str, config: DictConfig, kind: Any) -> list[str]:
-    helps = (
-        {f.name: f.metadata.get("help", "") for f in dataclasses.fields(kind)}
-        if (dataclasses.is_dataclass(kind))
-        else {}
-    )
+    """``key=value  help`` for every key of a node; groups have paragraphs of their own."""
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    helps = {field.name: field.metadata.get("help", "") for field in fields}
     rows = []
-    for key in config:
-        if key in GROUPS or (prefix and key == "name"):
-            continue
-        missing = OmegaConf.is_missing(config, key)
-        value = (
-            "???"
-            if missing
-            else OmegaConf.to_container(config[key])
-            if (OmegaConf.is_config(config[key]))
-            else config[key]
-        )
-        value = (
-            "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        )
-        rows.append(f"  {f'{prefix}{key}={value}':<40} {helps.get(str(key), '')}".rstrip())
-    return rows
+    for key in map(str, config):
+        if key not in GROUPS and not (prefix and key == "name"):
+            rows.append(f"  {f'{prefix}{key}={_show(config, key)}':<40} {helps.get(key, '')}")
+    return [row.rstrip() for row in rows]
+
+
+def _show(config: DictConfig, key: str) -> str:
+    """A value as one writes it on the command line."""
+    if OmegaConf.is_missing(config, key):
+        return "???"
+    value = OmegaConf.to_container(config[key]) if OmegaConf.is_config(config[key]) else config[key]
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def near_match(name: str, known: Sequence[str]) -> str:
@@ -518,3 +518,76 @@ def _quote(path: str) -> str:
     """A path as Hydra's grammar takes it, whatever characters it has."""
     escaped = os.path.normpath(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def evaluate_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
+    """``scripts/evaluate.py``: how good a run's policy is. Returns the exit code."""
+    return run_command(lambda: _evaluate(list(arguments), components, config_dir))
+
+
+def _evaluate(arguments: list[str], components: Components, config_dir: Path) -> int:
+    composer = Composer(components, config_dir, "evaluate", EvaluateConfig)
+    if "-h" in arguments or "--help" in arguments:
+        usage = "Evaluate a run: evaluate.py run=runs/<id> [key=value ...]"
+        print(composer.help(arguments, usage))
+        return 0
+    if not any(argument.startswith("run=") for argument in arguments):
+        raise UsageError("which run? give run=runs/<id>")
+    line = composer.check(arguments)
+    if line.multirun:
+        raise UsageError("-m: evaluate.py takes one run at a time")
+    config = composer.build(composer.compose(line.overrides))
+    from ssmrl.training.runner import evaluate_run, print_evaluation
+
+    print_evaluation(evaluate_run(config, components, warn=print))
+    return 0
+
+
+def plot_command(arguments: Sequence[str]) -> int:
+    """``scripts/plot.py``: curves and aggregate tables of runs. Returns the exit code."""
+    return run_command(lambda: _plot(arguments))
+
+
+def _plot(arguments: Sequence[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="plot.py",
+        description="Learning curves and aggregate tables, over seeds and runs grouped by "
+        "environment, agent and memory, with bootstrap intervals.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders: runs/<id> ...")
+    parser.add_argument("--metric", default="episode_return", help="a key of metrics.jsonl")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="picture to write; tables go beside it (default: curve.png "
+        "in the run, or runs/comparison.png for several)",
+    )
+    options = parser.parse_args(arguments)
+    from ssmrl.training.plotting import aggregate_table, group_runs, plot_curves, write_table
+    from ssmrl.training.run import CURVE
+
+    groups = group_runs(options.runs, options.metric)
+    default = options.runs[0] / CURVE if len(options.runs) == 1 else Path("runs/comparison.png")
+    path = options.out or default
+    rows = aggregate_table(groups)
+    plot_curves(groups, path, ylabel=options.metric.replace("_", " "))
+    write_table(rows, path)
+    _print_aggregates(rows)
+    print(f"{path}, {path.with_suffix('.csv')}, {path.with_suffix('.json')}")
+    return 0
+
+
+def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ssmrl.training.plotting import format_value
+
+    table = Table("environment", "agent", "memory", "seeds", "MMER IQM", "MMER mean", "final mean")
+    for row in rows:
+        values = [format_value(row, name) for name in ("mmer_iqm", "mmer_mean", "final_mean")]
+        table.add_row(row["env"], row["agent"], row["memory"], str(row["seeds"]), *values)
+    # Without a terminal rich would fold the table into 80 columns.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

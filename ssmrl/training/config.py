@@ -13,9 +13,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-# OmegaConf reads these annotations at run time and, in 2.3, knows `Optional[X]` but not `X | None`
-# inside string annotations of every form; `Optional` is the form that always works.
-
 
 def option(default: Any, help: str, **bounds: Any) -> Any:
     """A dataclass field with a default, one line of help and bounds.

@@ -7,6 +7,8 @@ and exactly those count.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,26 +32,30 @@ class EvaluationResult:
     returns: np.ndarray
     lengths: np.ndarray
 
-    def summary(self, *, confidence: float = 0.95, reps: int = 2000, seed: int = 0) -> dict:
-        """Mean and interquartile mean with bootstrap intervals; median, min, max, mean length.
 
-        Args:
-            confidence: the intervals' coverage.
-            reps: bootstrap resamples.
-            seed: of the resampling, so that a table can be repeated.
+def summarise(
+    results: Sequence[EvaluationResult], *, confidence: float = 0.95, reps: int = 2000
+) -> dict[str, Any]:
+    """Mean and interquartile mean with bootstrap intervals; median, min, max, mean length.
 
-        Returns:
-            JSON values: ``{"episodes", "mean", "mean_interval": [low, high], "iqm",
-            "iqm_interval": [low, high], "median", "min", "max", "length"}``.
-        """
-        return {
-            "episodes": int(self.returns.size),
-            **bootstrap(self.returns[:, None], confidence=confidence, reps=reps, seed=seed),
-            "median": float(np.median(self.returns)),
-            "min": float(self.returns.min()),
-            "max": float(self.returns.max()),
-            "length": float(self.lengths.mean()),
-        }
+    Args:
+        results: one for each trained seed; episodes are resampled within each (stratified).
+        confidence: the intervals' coverage.
+        reps: bootstrap resamples.
+
+    Returns:
+        JSON values: ``{"episodes", "mean", "mean_interval": [low, high], "iqm",
+        "iqm_interval": [low, high], "median", "min", "max", "length"}``.
+    """
+    returns = np.stack([result.returns for result in results], axis=1)
+    return {
+        "episodes": int(returns.size),
+        **bootstrap(returns, confidence=confidence, reps=reps),
+        "median": float(np.median(returns)),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "length": float(np.mean([result.lengths.mean() for result in results])),
+    }
 
 
 def bootstrap(
@@ -71,13 +77,16 @@ def bootstrap(
     result: dict[str, Any] = {"mean": float(mean), "iqm": float(iqm)}
     if scores.shape[0] < 2:
         return result | {"mean_interval": None, "iqm_interval": None}
-    _, intervals = library.get_interval_estimates(
-        {"scores": scores},
-        aggregate,
-        reps=reps,
-        confidence_interval_size=confidence,
-        random_state=np.random.RandomState(seed),
-    )
+    with warnings.catch_warnings():
+        # rliable 1.2 hands arch its seed under a name that arch has deprecated.
+        warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)
+        _, intervals = library.get_interval_estimates(
+            {"scores": scores},
+            aggregate,
+            reps=reps,
+            confidence_interval_size=confidence,
+            random_state=np.random.RandomState(seed),
+        )
     low, high = intervals["scores"]
     return result | {
         "mean_interval": [float(low[0]), float(high[0])],

@@ -229,7 +229,7 @@ class _Loop:
             step = jax.vmap(step)
         _check_same_types(state, jax.eval_shape(step, state)[0])
         mesh = make_mesh(config.devices)
-        shardings = {}
+        shardings: dict[str, Any] = {}
         if mesh is not None:
             where = state_shardings(self.agent, mesh, state, config.seeds)
             state = jax.device_put(state, where)
@@ -295,11 +295,10 @@ def _is_missing(value: Any) -> bool:
 
 def _check_same_types(before: Any, after: Any) -> None:
     """An iteration must map states to states, or its second call would need another program."""
-    old = jax.tree_util.tree_flatten_with_path(before)
-    new = jax.tree_util.tree_flatten_with_path(after)
-    if old[1] != new[1]:
+    if jax.tree.structure(before) != jax.tree.structure(after):
         raise TypeError("Agent.iteration changes the structure of the state")
-    for (path, a), (_, b) in zip(old[0], new[0], strict=True):
+    old = jax.tree_util.tree_flatten_with_path(before)[0]
+    for (path, a), b in zip(old, jax.tree.leaves(after), strict=True):
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             raise TypeError(
                 f"Agent.iteration changes {jax.tree_util.keystr(path)} of the state from "

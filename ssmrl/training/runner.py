@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import signal
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
 
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.components import Components
-from ssmrl.training.config import EnvConfig, LoggerConfig, TrainConfig, WandbConfig, check_ranges
+from ssmrl.training.config import (
+    EnvConfig,
+    EvaluateConfig,
+    LoggerConfig,
+    TrainConfig,
+    WandbConfig,
+    check_ranges,
+)
 from ssmrl.training.errors import RunError, UsageError
-from ssmrl.training.evaluation import Evaluator
+from ssmrl.training.evaluation import Evaluator, summarise
 from ssmrl.training.loggers import make_logger
 from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
 from ssmrl.training.progress import Reporter, make_reporter
-from ssmrl.training.run import RunFolder, find_resumable, new_run_path, run_label
+from ssmrl.training.run import (
+    RunFolder,
+    find_resumable,
+    new_run_path,
+    run_label,
+    write_atomically,
+)
+from ssmrl.training.video import record_episode
 
 RUNS = Path("runs")
 
@@ -249,7 +269,7 @@ def config_from_dict(values: dict[str, Any], components: Components, where: str)
         }
         parts = {name: _typed(kind, values[name]) for name, kind in groups.items()}
         top = {k: v for k, v in values.items() if k not in groups}
-        return dataclasses.replace(_typed(TrainConfig, top), **parts)
+        return _typed(TrainConfig, {**top, **parts})
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise RunError(f"{where}: its configuration does not fit this version: {reason}") from error
@@ -257,3 +277,109 @@ def config_from_dict(values: dict[str, Any], components: Components, where: str)
 
 def _typed(kind: Any, values: dict[str, Any]) -> Any:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
+
+
+def evaluate_run(
+    config: EvaluateConfig, components: Components, *, warn: Any = None
+) -> dict[str, Any]:
+    """Evaluate the newest whole checkpoint of a run, and append the result to its eval.json.
+
+    Every seed of the run plays ``config.episodes`` episodes.
+
+    Args:
+        config: what to evaluate, and how; ``env.name == "run"`` means the run's own environment.
+        components: where agents, memories and environments come from.
+        warn: called with a line for each damaged checkpoint that was passed over.
+
+    Returns:
+        The record that was appended: JSON values.
+
+    Raises:
+        RunError: the run cannot be loaded, the environment does not fit it, or eval.json cannot
+            be written.
+    """
+    check_ranges(config)
+    loaded = load_run(config.run, components, warn=warn)
+    env = _evaluation_env(config.env, loaded.config.env)
+    venv = make_venv(components, env, min(config.num_envs, config.episodes))
+    check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
+    evaluator = Evaluator(loaded.agent, venv, episodes=config.episodes, greedy=config.greedy)
+    results = [
+        evaluator(loaded.seed_state(i), jax.random.key(config.seed))
+        for i in range(loaded.config.seeds)
+    ]
+    record = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "run": str(config.run),
+        "step": loaded.step,
+        "env": env.name,
+        "seed": config.seed,
+        "greedy": config.greedy,
+        **summarise(results),
+    }
+    if config.video:
+        one = make_venv(components, env, 1)
+        path = loaded.run.videos / f"{env.name.replace('/', '.')}-{loaded.step}"
+        with _writing(loaded.run.videos):
+            key = jax.random.key(config.seed)
+            state = loaded.seed_state(0)
+            record["video"] = str(
+                record_episode(loaded.agent, state, one, path, key=key, greedy=config.greedy)
+            )
+    _append_record(loaded.run.evaluations, record)
+    return record
+
+
+def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
+    """The environment to play: the run's own, or another seen through the run's observations."""
+    if asked.name == "run":
+        return dataclasses.replace(trained, kwargs={**trained.kwargs, **asked.kwargs})
+    flags = ("previous_action", "previous_reward", "first_flag")
+    return dataclasses.replace(
+        asked, **{name: getattr(asked, name) or getattr(trained, name) for name in flags}
+    )
+
+
+def check_spaces(venv: Any, trained: Any, name: str) -> None:
+    """Raise UsageError unless two environments have the same observations and actions."""
+    for what in ("observation", "action"):
+        there, here = getattr(venv, f"{what}_space"), getattr(trained, f"{what}_space")
+        if there != here:
+            raise UsageError(f"env={name}: its {what}s are {there}, the run's are {here}")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _append_record(path: Path, record: dict[str, Any]) -> None:
+    """eval.json is a list; a damaged one is refused rather than overwritten."""
+    try:
+        records = json.loads(path.read_text()) if path.exists() else []
+        if not isinstance(records, list):
+            raise ValueError("not a list")
+    except ValueError as error:
+        raise RunError(f"{path} is not a list of evaluations ({error}); move it away") from error
+    with _writing(path):
+        write_atomically(path, json.dumps([*records, record], indent=2) + "\n")
+
+
+def print_evaluation(record: dict[str, Any]) -> None:
+    """The record as a table."""
+    table = Table(title=f"{record['run']}, step {record['step']:,}, on {record['env']}")
+    table.add_column("return")
+    table.add_column(f"{record['episodes']} episodes", justify="right")
+    for name in ("mean", "iqm"):
+        low, high = record[f"{name}_interval"] or (float("nan"), float("nan"))
+        table.add_row(name, f"{record[name]:.4f}  [{low:.4f}, {high:.4f}]")
+    for name in ("median", "min", "max"):
+        table.add_row(name, f"{record[name]:.4f}")
+    table.add_row("steps an episode", f"{record['length']:.1f}")
+    console = Console()
+    console.print(table)
+    if "video" in record:
+        console.print(record["video"], markup=False)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stub import STUB  # noqa: E402
+from stub import STUB
 
-from ssmrl.training.cli import train_command  # noqa: E402
+from ssmrl.training.cli import train_command
+
+CONFIGS = Path(__file__).parent / "configs"
 
 if __name__ == "__main__":
-    sys.exit(train_command(sys.argv[1:], STUB, Path(__file__).parent / "configs"))
+    sys.exit(train_command(sys.argv[1:], STUB, CONFIGS))

@@ -1,0 +1,116 @@
+"""One episode on film: a GIF where the environment draws itself, text where it does not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ssmrl.training.agent import Agent
+
+_SMALLEST_SIDE = 256  # Pixels; smaller frames are enlarged by a whole factor, without blurring.
+
+
+def record_episode(
+    agent: Agent,
+    state: Any,
+    venv: Any,
+    path: Path,
+    *,
+    key: jax.Array,
+    greedy: bool = True,
+    max_steps: int = 1000,
+    frame_seconds: float = 0.1,
+) -> Path:
+    """Play one episode and write it down.
+
+    Args:
+        agent: whose policy.
+        state: of one seed.
+        venv: a single environment (``num_envs == 1``).
+        path: without a suffix; ``.gif`` or ``.txt`` is added.
+        key: draws the episode.
+        greedy: the policy's mode rather than a draw.
+        max_steps: longer episodes are cut here.
+        frame_seconds: how long the GIF shows each step.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: ``venv`` has more than one environment.
+        OSError: the file cannot be written.
+    """
+    if venv.num_envs != 1:
+        raise ValueError(f"a video shows one environment; this has {venv.num_envs}")
+    frames: list[np.ndarray] = []
+    lines: list[str] = []
+
+    def draw(env_state: Any) -> None:
+        with contextlib.suppress(NotImplementedError):
+            frames.append(np.asarray(venv.render(env_state)))
+
+    _play(agent, state, venv, key, greedy, max_steps, draw, lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if frames:
+        return _write_gif(path.with_name(f"{path.name}.gif"), frames, frame_seconds)
+    path = path.with_name(f"{path.name}.txt")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _play(
+    agent: Agent,
+    state: Any,
+    venv: Any,
+    key: jax.Array,
+    greedy: bool,
+    max_steps: int,
+    draw: Callable[[Any], None],
+    lines: list[str],
+) -> None:
+    """Step until the episode ends; ``draw`` sees every state, ``lines`` gets a line a step."""
+    act = jax.jit(agent.act, static_argnames="greedy")
+    step = jax.jit(venv.step)
+    key, reset_key = jax.random.split(key)
+    observation, env_state = jax.jit(venv.reset)(reset_key)
+    carry, reset, total = agent.initialize_carry(1), jnp.ones(1, bool), 0.0
+    for time in range(max_steps):
+        draw(env_state)
+        key, act_key = jax.random.split(key)
+        carry, action = act(state, carry, observation, reset, act_key, greedy=greedy)
+        seen = _text(observation)
+        observation, env_state, reward, _, _, info = step(env_state, action)
+        total += float(reward[0])
+        lines.append(
+            f"{time:>5}  sees {seen}  does {_text(action)}  "
+            f"reward {float(reward[0]):+.4f}  return {total:+.4f}"
+        )
+        reset = info["episode"]["done"]
+        if bool(reset[0]):
+            # The environment has moved on to its next episode; its state is no longer this one's.
+            return
+
+
+def _text(value: Any) -> str:
+    """The one environment's value on one line."""
+    leaves = [np.asarray(leaf)[0] for leaf in jax.tree.leaves(value)]
+    return " ".join(np.array2string(leaf, precision=3, max_line_width=10_000) for leaf in leaves)
+
+
+def _write_gif(path: Path, frames: list[np.ndarray], frame_seconds: float) -> Path:
+    images = []
+    for frame in frames:
+        scale = max(1, _SMALLEST_SIDE // min(frame.shape[:2]))
+        images.append(Image.fromarray(frame.repeat(scale, axis=0).repeat(scale, axis=1)))
+    first, *rest = images
+    first.save(
+        path, save_all=True, append_images=rest, duration=round(1000 * frame_seconds), loop=0
+    )
+    return path
