@@ -1,14 +1,14 @@
 """Environments: JAX-native ones, and adapters that make others look the same.
 
-``make(name)`` gives one environment with gymnax 1.x's contract, ``make_vector(name, num_envs)`` a batch
-with auto-reset, which is what agents take; ``list_envs()`` lists the names:
+``make(name)`` gives one environment with gymnax 1.x's contract, ``make_vector(name, num_envs)`` a
+batch with auto-reset, which is what agents take; ``list_envs()`` lists the names:
 
 - ``popgym/…``: POPGym in JAX, rule for rule;
 - ``gymnax/…`` and ``brax/…``: the environments of those packages;
 - ``gymnasium/<id>`` and ``popgym_original/…``: Python environments, stepped on the host.
 
-Importing this package imports none of those packages: each is imported when one of its environments is
-made.
+Importing this package imports none of those packages: each is imported when one of its environments
+is made.
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ T = TypeVar("T")
 def any_across_batch(x: Bool[Array, "..."]) -> Bool[Array, ""]:
     """Whether any entry of ``x`` is True, in this program *and in every program vmapped alongside*.
 
-    ``lax.cond`` on a predicate that ``vmap`` has batched becomes a select, which pays for both branches
-    at every step. The result of this function is never batched: under ``vmap`` it reduces over the
-    mapped axis too, so the ``cond`` stays a ``cond``. It is meant for branches that leave unaffected
-    entries as they were, so that running the expensive branch for a neighbour's sake changes nothing.
+    ``lax.cond`` on a predicate that ``vmap`` has batched becomes a select, which pays for both
+    branches at every step. The result of this function is never batched: under ``vmap`` it reduces
+    over the mapped axis too, so the ``cond`` stays a ``cond``. It is meant for branches that leave
+    unaffected entries as they were, so that running the expensive branch for a neighbour's sake
+    changes nothing.
     """
     return jnp.any(x)
 

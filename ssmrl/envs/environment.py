@@ -1,9 +1,9 @@
 """One environment, as pure functions: gymnax 1.x's contract.
 
-A subclass writes :meth:`Environment.reset_env`, :meth:`Environment.step_env` and its two spaces. The
-differences from gymnax are confined to ``step_env``, which also returns ``truncated`` (in gymnax a
-separate method computes it from the state's clock); ``reset`` and ``step`` are called and answer as in
-gymnax, so an agent written for gymnax runs on these environments unchanged.
+A subclass writes :meth:`Environment.reset_env`, :meth:`Environment.step_env` and its two spaces.
+The differences from gymnax are confined to ``step_env``, which also returns ``truncated`` (in
+gymnax a separate method computes it from the state's clock); ``reset`` and ``step`` are called and
+answer as in gymnax, so an agent written for gymnax runs on these environments unchanged.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import jax
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ssmrl.envs.batching import select, strip_weak_types
-from ssmrl.envs.spaces import Discrete, Space
+from ssmrl.envs.spaces import Discrete, Space, flat_size
 
 State = TypeVar("State")
 Params = TypeVar("Params")
@@ -49,8 +48,8 @@ class Environment(abc.ABC, Generic[State, Params]):
 
         Returns:
             obs, state, reward f32[], terminated bool[], truncated bool[], info. ``terminated``: the
-            episode ended by the rules, nothing follows. ``truncated``: it was cut off by a time limit,
-            the value of what would have followed is worth estimating.
+            episode ended by the rules, nothing follows. ``truncated``: it was cut off by a time
+            limit, the value of what would have followed is worth estimating.
         """
 
     @abc.abstractmethod
@@ -65,7 +64,7 @@ class Environment(abc.ABC, Generic[State, Params]):
     def num_actions(self) -> int:
         """Number of actions of a discrete environment, entries of the action of any other."""
         space = self.action_space(self.default_params)
-        return space.n if isinstance(space, Discrete) else int(np.prod(space.shape))  # type: ignore[attr-defined]
+        return space.n if isinstance(space, Discrete) else flat_size(space)
 
     @partial(jax.jit, static_argnames=("self",))
     def reset(self, key: PRNGKeyArray, params: Params | None = None) -> tuple[Any, State]:
@@ -80,8 +79,8 @@ class Environment(abc.ABC, Generic[State, Params]):
         """One transition with auto-reset, as gymnax does it.
 
         Where the episode ended, ``obs`` and ``state`` already belong to the next one, and
-        ``info["final_observation"]`` is the observation before the reset. This draws a new episode at
-        every step; :class:`ssmrl.envs.JaxVectorEnv` does so only when one is needed.
+        ``info["final_observation"]`` is the observation before the reset. This draws a new episode
+        at every step; :class:`ssmrl.envs.JaxVectorEnv` does so only when one is needed.
         """
         params = self.default_params if params is None else params
         key_step, key_reset = jax.random.split(key)
@@ -115,7 +114,7 @@ class Environment(abc.ABC, Generic[State, Params]):
 
 
 def replace_fields(name: str, params: Any, overrides: dict[str, Any]) -> Any:
-    """``params`` (a dataclass) with ``overrides``; unknown fields raise a ValueError that says so."""
+    """``params``, a dataclass, with ``overrides``; a ValueError names an unknown field."""
     if not overrides:
         return params
     known = [f.name for f in dataclasses.fields(params)] if dataclasses.is_dataclass(params) else []

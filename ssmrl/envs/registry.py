@@ -1,8 +1,8 @@
 """Environments by name: ``suite/id``.
 
 Matching ignores case, underscores, hyphens and spaces: ``popgym/RepeatPreviousEasy`` and
-``popgym/repeat_previous_easy`` are one environment. A suite enters here with one :func:`register` per
-environment, or, when its ids are for another package to know, one :func:`register_suite`.
+``popgym/repeat_previous_easy`` are one environment. A suite enters here with one :func:`register`
+per environment, or, when its ids are for another package to know, one :func:`register_suite`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class UnknownEnvironmentError(ValueError):
 class Entry:
     """A registered environment.
 
-    ``factory(**kwargs)`` returns ``(env, params)``; a host environment's ``factory(num_envs, **kwargs)``
-    returns a :class:`VectorEnv`.
+    ``factory(**kwargs)`` returns ``(env, params)``; a host environment's ``factory(num_envs,
+    **kwargs)`` returns a :class:`VectorEnv`.
     """
 
     name: str
@@ -58,8 +58,8 @@ def register(
 
     Args:
         name: the canonical name, ``suite/snake_case_id``.
-        factory: ``factory(**kwargs) -> (env, params)``, called by :func:`make`; for a host environment
-            ``factory(num_envs, **kwargs) -> VectorEnv``.
+        factory: ``factory(**kwargs) -> (env, params)``, called by :func:`make`; for a host
+            environment ``factory(num_envs, **kwargs) -> VectorEnv``.
         aliases: other names for it.
         is_host: whether it is a Python environment.
 
@@ -132,7 +132,7 @@ def canonical_name(name: str) -> str:
 
 
 def make(name: str, **kwargs: Any) -> tuple[Environment, Any]:
-    """One environment and its parameters, as in gymnax: ``env, params = make("popgym/RepeatFirstEasy")``.
+    """One environment and its parameters, as in gymnax.
 
     Args:
         name: ``suite/id``, see :func:`list_envs`.
@@ -166,8 +166,8 @@ def make_vector(
     Args:
         name: ``suite/id``, see :func:`list_envs`.
         num_envs: how many.
-        previous_action, previous_reward, first_flag: put these into the observation, which becomes a
-            dict (:class:`ssmrl.envs.ObservationExtras`).
+        previous_action, previous_reward, first_flag: put these into the observation, which becomes
+            a dict (:class:`ssmrl.envs.ObservationExtras`).
         **kwargs: options of the environment, fields of its parameters among them.
 
     Returns:

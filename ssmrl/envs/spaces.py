@@ -1,9 +1,9 @@
 """Spaces of observations and actions: small, immutable, and usable inside ``jit``.
 
-The attributes are gymnax's and gymnasium's (``n``, ``nvec``, ``shape``, ``dtype``, ``low``, ``high``,
-``spaces``), so code written for either reads ours. ``sample`` and ``contains`` are for *one* element;
-``jax.vmap`` them over a batch. Elements of :class:`Dict` are plain dicts, elements of :class:`Tuple`
-plain tuples, so that every element is a pytree of arrays.
+The attributes are gymnax's and gymnasium's (``n``, ``nvec``, ``shape``, ``dtype``, ``low``,
+``high``, ``spaces``), so code written for either reads ours. ``sample`` and ``contains`` are for
+*one* element; ``jax.vmap`` them over a batch. Elements of :class:`Dict` are plain dicts, elements
+of :class:`Tuple` plain tuples, so that every element is a pytree of arrays.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Space(abc.ABC):
         """What equality and the hash are about."""
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._key() == other._key()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._key()))
@@ -93,7 +93,7 @@ class Discrete(Space):
 
 
 class MultiDiscrete(Space):
-    """An integer array whose entry ``i`` runs over ``0 … nvec[i]-1`` (int32, the shape of ``nvec``).
+    """int32 arrays of the shape of ``nvec`` whose entry ``i`` runs over ``0 … nvec[i]-1``.
 
     Raises:
         ValueError: if ``nvec`` is empty or holds anything but positive integers.
@@ -137,7 +137,8 @@ class Box(Space):
         dtype: dtype of an element, float or integer.
 
     Raises:
-        ValueError: if a bound does not broadcast to ``shape``, is NaN, or if ``low > high`` somewhere.
+        ValueError: if a bound does not broadcast to ``shape``, is NaN, or if ``low > high``
+            somewhere.
     """
 
     low: np.ndarray
@@ -170,7 +171,7 @@ class Box(Space):
     def sample(self, key: PRNGKeyArray) -> Array:
         """Uniform where bounded; a shifted exponential with one bound; a normal with none."""
         if self.dtype.kind in "iu":
-            # randint excludes its upper end and works in int32 here; float64 below is host-side only.
+            # randint excludes its upper end; both ends have to fit the int32 it computes in.
             high = np.minimum(self.high.astype(np.int64) + 1, np.iinfo(np.int32).max)
             draw = jax.random.randint(key, self.shape, self.low.astype(np.int32), high)
             return draw.astype(self.dtype)
@@ -292,7 +293,7 @@ def flat_size(space: Space) -> int:
     return math.prod(space.shape)  # type: ignore[attr-defined]
 
 
-def _unbounded(bound: np.ndarray) -> np.ndarray:
+def _unbounded(bound: Any) -> np.ndarray:
     """Turn the largest finite float, which some packages write for "no bound", into infinity."""
     bound = np.asarray(bound)
     if bound.dtype.kind != "f":
@@ -328,10 +329,12 @@ def from_gymnasium(space: Any) -> Space:
     """The same space in our classes, from a gymnasium space (told by its class name).
 
     ``Discrete`` and ``MultiDiscrete`` that start above or below 0 are shifted to start at 0 (the
-    adapter shifts actions and observations alike); ``MultiBinary`` becomes ``MultiDiscrete`` of twos.
+    adapter shifts actions and observations alike); ``MultiBinary`` becomes ``MultiDiscrete`` of
+    twos.
 
     Raises:
-        ValueError: for spaces whose elements are not arrays of one shape (Text, Graph, Sequence, …).
+        ValueError: for spaces whose elements are not arrays of one shape (Text, Graph, Sequence,
+            and such).
     """
     kind = type(space).__name__
     if kind == "Dict":

@@ -1,9 +1,9 @@
 """Many environments at once, under one interface for JAX and for Python environments.
 
 An agent needs nothing else: ``obs, state = venv.reset(key)`` and ``obs, state, reward, terminated,
-truncated, info = venv.step(state, action)``, both jittable and usable inside ``lax.scan``. Every leaf
-carries a leading axis ``B = num_envs``. ``obs`` is already the next episode's first observation where the
-episode ended; what it ended with is in ``info["final_observation"]``.
+truncated, info = venv.step(state, action)``, both jittable and usable inside ``lax.scan``. Every
+leaf carries a leading axis ``B = num_envs``. ``obs`` is already the next episode's first
+observation where the episode ended; what it ended with is in ``info["final_observation"]``.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class VectorEnv(abc.ABC):
         num_envs: the size of the batch axis.
         observation_space: space of *one* observation.
         action_space: space of *one* action.
-        is_host: True for Python environments, which are stepped through an ordered callback: they cannot
-            be vmapped, and what they remember is not in ``state``, so that a restored checkpoint has to
-            call :meth:`reset` and start new episodes.
+        is_host: True for Python environments, which are stepped through an ordered callback: they
+            cannot be vmapped, and what they remember is not in ``state``, so that a restored
+            checkpoint has to call :meth:`reset` and start new episodes.
     """
 
     name: str
@@ -77,7 +77,7 @@ class VectorEnv(abc.ABC):
         """
         raise NotImplementedError(f"{self.name} has no picture")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # not abstract: most have nothing to do
         """Release what the environments hold; nothing for JAX environments."""
 
 
@@ -94,10 +94,10 @@ def check_num_envs(num_envs: int) -> int:
 
 @struct.dataclass
 class VectorState:
-    """``env``: the environments' states. ``key``: one per environment. ``time``: steps since reset."""
+    """``env``: the environments' states. ``key``: one each. ``time``: steps since the reset."""
 
     env: Any
-    key: PRNGKeyArray
+    key: Array
     time: UInt32[Array, "B"]
 
 
@@ -105,8 +105,8 @@ class JaxVectorEnv(VectorEnv):
     """A JAX environment, vmapped, that draws new episodes only in steps in which one ended.
 
     gymnax draws a new episode for every environment at every step and mostly throws it away. Here a
-    ``lax.cond`` guards the draw, on a predicate that stays unbatched when the agent is vmapped over seeds
-    (:func:`ssmrl.envs.any_across_batch`).
+    ``lax.cond`` guards the draw, on a predicate that stays unbatched when the agent is vmapped over
+    seeds (:func:`ssmrl.envs.any_across_batch`).
 
     Args:
         env: the environment.
@@ -153,7 +153,7 @@ class JaxVectorEnv(VectorEnv):
         info = {**info, "final_observation": final_obs}
         return obs, state, reward.astype(jnp.float32), terminated, truncated, info
 
-    def _reset_envs(self, keys: PRNGKeyArray, time: UInt32[Array, "B"]) -> tuple[Any, Any]:
+    def _reset_envs(self, keys: Array, time: UInt32[Array, "B"]) -> tuple[Any, Any]:
         keys = jax.vmap(jax.random.fold_in)(keys, 2 * time)
         return strip_weak_types(jax.vmap(self.env.reset_env, (0, None))(keys, self.params))
 

@@ -16,7 +16,7 @@ from ssmrl.envs.vector import VectorEnv, VectorTransition
 
 
 class VectorWrapper(VectorEnv):
-    """Passes everything on to ``venv``; a base for wrappers, whose ``state`` it takes to be the inner one."""
+    """Passes everything on to ``venv``: the base of wrappers that keep no state of their own."""
 
     def __init__(self, venv: VectorEnv):
         self.venv = venv
@@ -56,8 +56,8 @@ class EpisodeStatisticsState:
 class EpisodeStatistics(VectorWrapper):
     """Adds ``info["episode"]``: ``done`` bool[B], ``return`` f32[B], ``length`` i32[B].
 
-    ``return`` is the plain sum of the episode's rewards and ``length`` its number of steps; both are
-    valid where ``done``, which is terminated or truncated. Elsewhere they are the sums so far.
+    ``return`` is the plain sum of the episode's rewards and ``length`` its number of steps; both
+    are valid where ``done``, which is terminated or truncated. Elsewhere they are the sums so far.
     """
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, EpisodeStatisticsState]:
@@ -85,18 +85,19 @@ class EpisodeStatistics(VectorWrapper):
 
 
 class ObservationExtras(VectorWrapper):
-    """Puts what the agent did, was paid, and whether the episode has just begun into the observation.
+    """Puts what the agent did, what it got, and whether the episode is new into the observation.
 
     The observation becomes a dict of ``observation`` and what was asked for:
 
-    - ``previous_action``: the action that led here. Discrete and multi-discrete actions get one more
-      value, the last, for "none": ``Discrete(n + 1)`` with ``n`` at an episode's first observation, so
-      that a one-hot code tells "none" from every action. ``Box`` actions are zeros then.
+    - ``previous_action``: the action that led here. Discrete and multi-discrete actions get one
+      more value, the last, for "none": ``Discrete(n + 1)`` with ``n`` at an episode's first
+      observation, so that a one-hot code tells "none" from every action. ``Box`` actions are zeros
+      then.
     - ``previous_reward``: f32 ``[1]``, 0 at the first observation.
     - ``first``: ``Discrete(2)``, 1 at the first observation.
 
-    ``info["final_observation"]`` carries the extras of the episode that ended: the action just taken,
-    its reward, ``first`` 0.
+    ``info["final_observation"]`` carries the extras of the episode that ended: the action just
+    taken, its reward, ``first`` 0.
 
     Raises:
         ValueError: if nothing is asked for.

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 def stable_types(reset: Callable[[Any], Any], step: Callable[[Any, Any], Any]) -> Any:
     """The dtypes that a state can keep through resets and steps.
 
-    Some environments count from a Python ``0`` or answer an int where they began with a float. Each leaf
-    gets the narrowest dtype that holds both what ``reset`` and what ``step`` give.
+    Some environments count from a Python ``0`` or answer an int where they began with a float. Each
+    leaf gets the narrowest dtype that holds both what ``reset`` and what ``step`` give.
 
     Args:
         reset: ``key -> state``.

@@ -1,7 +1,7 @@
 """brax's environments (Freeman et al., 2021) as ours.
 
-brax's own auto-reset returns to the episode's first state and loses the observation that ended it; its
-wrappers are not used. ``done`` of brax is termination here, and the time limit truncation.
+brax's own auto-reset returns to the episode's first state and loses the observation that ended it;
+its wrappers are not used. ``done`` of brax is termination here, and the time limit truncation.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def make_brax(
     """
     if episode_length < 1 or action_repeat < 1:
         raise ValueError(
-            f"episode_length and action_repeat must be positive, got {episode_length}, {action_repeat}"
+            f"episode_length and action_repeat must be positive, "
+            f"got {episode_length} and {action_repeat}"
         )
     envs = require("brax.envs", "brax")
     try:

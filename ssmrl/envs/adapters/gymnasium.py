@@ -1,11 +1,13 @@
 """Python environments with gymnasium's interface, stepped from compiled programs.
 
-:class:`HostVectorEnv` steps them through an *ordered* ``io_callback``: the compiler may neither drop, repeat
-nor reorder a step, as it may with ``pure_callback``. The environments' memory lives in the Python process:
+:class:`HostVectorEnv` steps them through an *ordered* ``io_callback``: the compiler may neither
+drop, repeat nor reorder a step, as it may with ``pure_callback``. The environments' memory lives in
+the Python process:
 
-- it is not in ``state``, so a checkpoint does not hold it, and a restored run begins new episodes with
-  :meth:`HostVectorEnv.reset`;
-- the program cannot be vmapped over seeds, and there is one run per :class:`HostVectorEnv` at a time.
+- it is not in ``state``, so a checkpoint does not hold it, and a restored run begins new episodes
+  with :meth:`HostVectorEnv.reset`;
+- the program cannot be vmapped over seeds, and there is one run per :class:`HostVectorEnv` at a
+  time.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from ssmrl.envs.vector import VectorEnv, VectorTransition, check_num_envs
 
 
 class HostEnvironmentError(RuntimeError):
-    """A Python environment raised, gave something that is not a number, or was stepped before reset."""
+    """A Python environment raised, gave a NaN or an infinity, or was stepped before its reset."""
 
 
 @struct.dataclass
 class HostState:
-    """``time``: steps since :meth:`HostVectorEnv.reset`. The environments themselves are elsewhere."""
+    """``time``: steps since :meth:`HostVectorEnv.reset`. The environments are elsewhere."""
 
     time: UInt32[Array, "B"]
 
@@ -47,13 +49,13 @@ def _unbatched(x: Any) -> Any:
 @_unbatched.def_vmap
 def _refuse_vmap(axis_size: int, in_batched: Any, x: Any) -> Any:
     raise ValueError(
-        "a Python environment cannot be vmapped (over seeds, say): it has one state, in this process; "
-        "run the seeds one after the other, or use an environment written in JAX"
+        "a Python environment cannot be vmapped (over seeds, say): it has one state, in this "
+        "process; run the seeds one after the other, or use an environment written in JAX"
     )
 
 
 class HostVectorEnv(VectorEnv):
-    """``num_envs`` gymnasium environments with same-step auto-reset, usable in ``jit`` and ``scan``.
+    """``num_envs`` gymnasium environments with auto-reset in the same step, usable in ``jit``.
 
     Args:
         make_env: makes one gymnasium environment.
@@ -79,6 +81,7 @@ class HostVectorEnv(VectorEnv):
         self._obs_shapes = jax.eval_shape(
             jax.vmap(self.observation_space.sample), jax.random.split(jax.random.key(0), num_envs)
         )
+        self._obs_leaves, self._obs_structure = jax.tree.flatten(self._obs_shapes)
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, HostState]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.num_envs))
@@ -115,37 +118,45 @@ class HostVectorEnv(VectorEnv):
         for env in self._envs:
             env.close()
 
-    # Below: Python, called from the running program. Nothing there may call JAX's own functions, which
-    # can wait for the very program that waits for the callback.
+    # Below: Python, called from the running program. Nothing there may call JAX's own functions,
+    # which can wait for the very program that waits for the callback.
 
     def _host_reset(self, seeds: Any) -> Any:
-        obs = self._empty_observations()
         self._time, self._started = 0, True
+        obs = self._empty_observations()
         for i, seed in enumerate(np.asarray(seeds)):
             self._write(obs, i, self._call(i, self._envs[i].reset, seed=int(seed))[0])
-        return obs
+        self._check_finite(obs)
+        return self._as_tree(obs)
 
     def _host_step(self, action: Any) -> Any:
         if not self._started:
             raise HostEnvironmentError(
-                f"{self.name} was stepped before it was reset in this process; a checkpoint does not "
-                "hold a Python environment: call reset and begin new episodes"
+                f"{self.name} was stepped before it was reset in this process; a checkpoint does "
+                "not hold a Python environment: call reset and begin new episodes"
             )
         self._time += 1
-        action = jax.tree.map(np.asarray, action)
-        obs, final_obs = self._empty_observations(), self._empty_observations()
+        action = to_gymnasium(self._act_space, jax.tree.map(np.asarray, action))
+        final_obs, reward, terminated, truncated = self._step_all(action)
+        obs = [array.copy() for array in final_obs]
+        for i in np.flatnonzero(terminated | truncated).tolist():
+            self._write(obs, i, self._call(i, self._envs[i].reset)[0])
+        self._check_finite(final_obs)
+        self._check_finite(obs)
+        return self._as_tree(obs), reward, terminated, truncated, self._as_tree(final_obs)
+
+    def _step_all(self, action: Any) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+        obs = self._empty_observations()
         reward = np.empty(self.num_envs, np.float32)
         terminated, truncated = np.empty((2, self.num_envs), bool)
         for i, env in enumerate(self._envs):
-            own = to_gymnasium(self._act_space, jax.tree.map(lambda a, i=i: a[i], action))
+            own = _one(self._act_space, action, i)
             seen, reward[i], terminated[i], truncated[i], _ = self._call(i, env.step, own)
-            if not np.isfinite(reward[i]):
-                raise self._error(i, f"gave the reward {reward[i]}")
-            self._write(final_obs, i, seen)
-            if terminated[i] or truncated[i]:
-                seen, _ = self._call(i, env.reset)
             self._write(obs, i, seen)
-        return obs, reward, terminated, truncated, final_obs
+        if not np.isfinite(reward).all():
+            i = int(np.flatnonzero(~np.isfinite(reward))[0])
+            raise self._error(i, f"gave the reward {reward[i]}")
+        return obs, reward, terminated, truncated
 
     def _call(self, i: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -156,51 +167,66 @@ class HostVectorEnv(VectorEnv):
     def _error(self, i: int, what: str) -> HostEnvironmentError:
         return HostEnvironmentError(f"{self.name}, environment {i}, step {self._time}: {what}")
 
-    def _empty_observations(self) -> Any:
+    def _empty_observations(self) -> list[np.ndarray]:
         # New arrays each time: the program may keep those of the step before.
-        return jax.tree.map(lambda s: np.empty(s.shape, s.dtype), self._obs_shapes)
+        return [np.empty(shape.shape, shape.dtype) for shape in self._obs_leaves]
 
-    def _write(self, batch: Any, i: int, obs: Any) -> None:
-        one = from_gymnasium_element(self._obs_space, obs)
-        for array, value in zip(jax.tree.leaves(batch), jax.tree.leaves(one), strict=True):
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise self._error(i, f"gave an observation that is not finite: {value}")
+    def _as_tree(self, leaves: list[np.ndarray]) -> Any:
+        return jax.tree.unflatten(self._obs_structure, leaves)
+
+    def _write(self, batch: list[np.ndarray], i: int, obs: Any) -> None:
+        for array, value in zip(batch, _leaves(self._obs_space, obs), strict=True):
             array[i] = value
 
+    def _check_finite(self, batch: list[np.ndarray]) -> None:
+        for array in batch:
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                finite = np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1)
+                i = int(np.flatnonzero(~finite)[0])
+                raise self._error(i, f"gave an observation that is not finite: {array[i]}")
 
-def from_gymnasium_element(space: Any, x: Any) -> Any:
-    """An element of a gymnasium space as one of ``from_gymnasium(space)``, in numpy."""
+
+def _leaves(space: Any, x: Any) -> list[Any]:
+    """The arrays of an element of a gymnasium space as ``jax.tree.leaves`` orders ours, from 0."""
     kind = type(space).__name__
     if kind == "Dict":
-        return {name: from_gymnasium_element(s, x[name]) for name, s in space.spaces.items()}
+        parts = [(space.spaces[name], x[name]) for name in sorted(space.spaces)]
+        return [leaf for part in parts for leaf in _leaves(*part)]
     if kind == "Tuple":
-        parts = zip(space.spaces, x, strict=True)
-        return tuple(from_gymnasium_element(s, part) for s, part in parts)
+        return [leaf for part in zip(space.spaces, x, strict=True) for leaf in _leaves(*part)]
     if kind in ("Discrete", "MultiDiscrete"):
-        return np.asarray(x) - space.start
-    return np.asarray(x)
+        return [x - space.start]
+    return [x]
 
 
-def to_gymnasium(space: Any, x: Any) -> Any:
-    """An element of ``from_gymnasium(space)``, in numpy, as one of ``space``."""
+def to_gymnasium(space: Any, batch: Any) -> Any:
+    """A batch of elements of ``from_gymnasium(space)``, in numpy, with the values of ``space``."""
     kind = type(space).__name__
     if kind == "Dict":
-        return {name: to_gymnasium(s, x[name]) for name, s in space.spaces.items()}
+        return {name: to_gymnasium(s, batch[name]) for name, s in space.spaces.items()}
     if kind == "Tuple":
-        return tuple(to_gymnasium(s, part) for s, part in zip(space.spaces, x, strict=True))
-    if kind == "Discrete":
-        return space.start + space.dtype.type(x)
-    if kind == "MultiDiscrete":
-        return space.start + np.asarray(x, space.dtype)
-    return np.asarray(x, space.dtype)
+        return tuple(to_gymnasium(s, part) for s, part in zip(space.spaces, batch, strict=True))
+    if kind in ("Discrete", "MultiDiscrete"):
+        return batch.astype(space.dtype) + space.start
+    return batch.astype(space.dtype)
+
+
+def _one(space: Any, batch: Any, i: int) -> Any:
+    """Entry ``i`` of a batch."""
+    kind = type(space).__name__
+    if kind == "Dict":
+        return {name: _one(s, batch[name], i) for name, s in space.spaces.items()}
+    if kind == "Tuple":
+        return tuple(_one(s, part, i) for s, part in zip(space.spaces, batch, strict=True))
+    return batch[i]
 
 
 def make_gymnasium(id_: str, num_envs: int, **kwargs: Any) -> HostVectorEnv:
     """``num_envs`` environments that gymnasium has registered.
 
     Args:
-        id_: gymnasium's id, ``CartPole-v1`` or ``module:id``. Case, underscores, hyphens do not matter,
-            and without a version it is the newest one.
+        id_: gymnasium's id, ``CartPole-v1`` or ``module:id``. Case, underscores, hyphens do not
+            matter, and without a version it is the newest one.
         num_envs: how many.
         **kwargs: for ``gymnasium.make``.
 

@@ -1,8 +1,8 @@
 """gymnax's environments (Lange, 2022) as ours.
 
-Their ``reset_env``, ``step_env`` and ``is_truncated`` are called directly: gymnax's own ``step`` draws a
-new episode at every step. Spaces are converted, and dtypes that wander between reset and step, or that
-disagree with the space, are settled here.
+Their ``reset_env``, ``step_env`` and ``is_truncated`` are called directly: gymnax's own ``step``
+draws a new episode at every step. Spaces are converted, and dtypes that wander between reset and
+step, or that disagree with the space, are settled here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ssmrl.envs.adapters import require
 from ssmrl.envs.adapters._types import cast, stable_types
 from ssmrl.envs.environment import Environment, Transition
-from ssmrl.envs.spaces import Box, Discrete, Space, from_gymnax
+from ssmrl.envs.spaces import Box, Space, from_gymnax
 
 ENVIRONMENTS = {
     "acrobot": "Acrobot-v1",
@@ -93,6 +93,9 @@ class GymnaxEnvironment(Environment[Any, Any]):
         action = from_gymnax(env.action_space(params))
         self._action_dtype = action.dtype  # type: ignore[attr-defined]  # never a Dict in gymnax
         self._types = stable_types(lambda key: env.reset_env(key, params), self._probe(action))
+        # Once, here: gymnax builds its spaces with jax.numpy, which under jit gives no bounds.
+        observation = self.observation_space(params)
+        self._obs_dtype = observation.dtype  # type: ignore[attr-defined]
 
     def _probe(self, action_space: Space) -> Any:
         def step(key: PRNGKeyArray, first: Any) -> Any:
@@ -122,7 +125,7 @@ class GymnaxEnvironment(Environment[Any, Any]):
 
     def reset_env(self, key: PRNGKeyArray, params: Any) -> tuple[Array, Any]:
         obs, state = cast(self._env.reset_env(key, params), self._types)
-        return self._settle(obs, params), state
+        return cast(obs, self._obs_dtype), state
 
     def step_env(self, key: PRNGKeyArray, state: Any, action: Any, params: Any) -> Transition:
         action = jax.lax.convert_element_type(action, self._action_dtype)
@@ -130,12 +133,7 @@ class GymnaxEnvironment(Environment[Any, Any]):
         truncated = jnp.asarray(self._env.is_truncated(state, params), bool)
         obs, state = cast((obs, state), self._types)
         reward, terminated = jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
-        return self._settle(obs, params), state, reward, terminated, truncated, info
-
-    def _settle(self, obs: Array, params: Any) -> Array:
-        space = self.observation_space(params)
-        dtype = space.dtype if isinstance(space, (Box, Discrete)) else obs.dtype
-        return jax.lax.convert_element_type(obs, dtype)
+        return cast(obs, self._obs_dtype), state, reward, terminated, truncated, info
 
 
 def _true_bounds(name: str, space: Box) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Decks of cards, as far as the suit games need them: an order of suits, and a picture of a suit."""
+"""Decks of cards, as far as the suit games need them: an order of suits, and a picture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def shuffled_suits(key: PRNGKeyArray, num_decks: int) -> Int8[Array, "N"]:
 
 
 def draw_card(suit: Array, border: Array) -> UInt8[Array, "H W 3"]:
-    """A card showing ``suit`` (blank if negative) inside a border of colour ``border`` (uint8[3])."""
+    """A card showing ``suit`` (blank if negative), framed in the colour ``border``, uint8[3]."""
     glyph = jnp.asarray(_GLYPHS)[jnp.maximum(suit, 0)] & (suit >= 0)
     glyph = jnp.repeat(jnp.repeat(glyph, _SCALE, 0), _SCALE, 1)
     ink = jnp.asarray(_INK)[jnp.maximum(suit, 0)]
@@ -54,10 +54,11 @@ def draw_table(
     red where it was wrong.
     """
     verdict = jnp.where(action < 0, _FELT, jnp.where(was_right, _RIGHT, _WRONG))
-    cards = [draw_card(card, _FELT), draw_card(answer, _FELT), draw_card(action, verdict)]
+    felt = jnp.asarray(_FELT)
+    cards = [draw_card(card, felt), draw_card(answer, felt), draw_card(action, verdict)]
     size = cards[0].shape[0]
     shape = (size + 2 * _GAP, 3 * size + 4 * _GAP, 3)
-    table = jnp.broadcast_to(jnp.asarray(_FELT), shape)
+    table = jnp.broadcast_to(felt, shape)
     for i, picture in enumerate(cards):
         left = _GAP + i * (size + _GAP)
         table = table.at[_GAP : _GAP + size, left : left + size].set(picture)

@@ -1,19 +1,19 @@
 """PositionOnlyCartPole: balance a pole on a cart, seeing positions but no velocities.
 
-Every step pays ``1 / max_episode_length``, the one that drops the pole included. The episode terminates when
-the cart leaves ±2.4 m or the pole ±12°, and is truncated after ``max_episode_length`` steps (both can happen
-at once).
+Every step pays ``1 / max_episode_length``, the one that drops the pole included. The episode
+terminates when the cart leaves ±2.4 m or the pole ±12°, and is truncated after
+``max_episode_length`` steps (both can happen at once).
 
-Equations of motion: Barto, Sutton & Anderson (1983) without friction, in the corrected form of Florian
-(2007), integrated by Euler's explicit method, as gymnasium's CartPole does. With the cart's mass m_c, the
-pole's mass m_p and half-length l, force F and M = m_c + m_p:
+Equations of motion: Barto, Sutton & Anderson (1983) without friction, in the corrected form of
+Florian (2007), integrated by Euler's explicit method, as gymnasium's CartPole does. With the cart's
+mass m_c, the pole's mass m_p and half-length l, force F and M = m_c + m_p:
 
     s = (F + m_p l θ̇² sin θ) / M
     θ̈ = (g sin θ - cos θ · s) / (l (4/3 - m_p cos² θ / M))
     ẍ = s - m_p l θ̈ cos θ / M
 
-Source: Morad et al., POPGym: Benchmarking Partially Observable Reinforcement Learning (ICLR 2023); the
-rules are those of the ``popgym`` package.
+Source: Morad et al., POPGym: Benchmarking Partially Observable Reinforcement Learning (ICLR 2023);
+the rules are those of the ``popgym`` package.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class EnvParams:
 
 @struct.dataclass
 class EnvState:
-    """``physics`` is [x, ẋ, θ, θ̇] in JAX's default float: float64 under x64, as upstream computes."""
+    """``physics`` is [x, ẋ, θ, θ̇] in JAX's default float: under x64 float64, as upstream."""
 
     physics: Float[Array, "4"]
     time: Int32[Array, ""]

@@ -1,10 +1,11 @@
 """RepeatFirst: keep saying the suit of the first card.
 
-Cards are dealt one by one from shuffled decks of ``N`` cards in all. Each step the first card's suit pays
-``1 / (N - 1)``, anything else costs as much. The episode terminates with the deck, after ``N - 1`` steps.
+Cards are dealt one by one from shuffled decks of ``N`` cards in all. Each step the first card's
+suit pays ``1 / (N - 1)``, anything else costs as much. The episode terminates with the deck, after
+``N - 1`` steps.
 
-Source: Morad et al., POPGym: Benchmarking Partially Observable Reinforcement Learning (ICLR 2023); the
-rules are those of the ``popgym`` package.
+Source: Morad et al., POPGym: Benchmarking Partially Observable Reinforcement Learning (ICLR 2023);
+the rules are those of the ``popgym`` package.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class EnvParams:
 
 @struct.dataclass
 class EnvState:
-    """``suits`` in dealing order; ``suits[time]`` lies on the table. ``last_action`` starts at -1."""
+    """``suits`` in dealing order, ``suits[time]`` on the table. ``last_action`` starts at -1."""
 
     suits: Int8[Array, "N"]
     time: Int32[Array, ""]
@@ -95,7 +96,7 @@ class RepeatFirst(Environment[EnvState, EnvParams]):
         scale = jnp.float32(1.0 / (num_cards - 1))
         reward = jnp.where(right, scale, -scale)
         time = state.time + 1
-        state = state.replace(time=time, last_action=jnp.asarray(action, jnp.int32))
+        state = EnvState(state.suits, time, last_action=jnp.asarray(action, jnp.int32))
         obs = state.suits[time].astype(jnp.int32)
         return obs, state, reward, time >= num_cards - 1, jnp.zeros_like(right), {}
 

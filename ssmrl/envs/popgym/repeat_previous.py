@@ -1,15 +1,16 @@
 """RepeatPrevious: say the suit of the card seen ``k - 1`` steps ago.
 
-Cards are dealt one by one from shuffled decks. Once ``k`` cards have been seen, each answer counts: the
-suit of the card ``k - 1`` before the one on the table pays ``1 / (N - k)``, anything else costs as much
-(``N`` cards in all). The episode terminates with the deck, after ``N - 1`` steps.
+Cards are dealt one by one from shuffled decks. Once ``k`` cards have been seen, each answer counts:
+the suit of the card ``k - 1`` before the one on the table pays ``1 / (N - k)``, anything else costs
+as much (``N`` cards in all). The episode terminates with the deck, after ``N - 1`` steps.
 
-Source: Morad et al., POPGym: Benchmarking Partially Observable Reinforcement Learning (ICLR 2023); the
-rules are those of the ``popgym`` package.
+Source: Morad et al., POPGym: Benchmarking Partially Observable Reinforcement Learning (ICLR 2023);
+the rules are those of the ``popgym`` package.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ class EnvParams:
 
 @struct.dataclass
 class EnvState:
-    """``suits`` in dealing order; ``suits[time]`` lies on the table. ``last_action`` starts at -1."""
+    """``suits`` in dealing order, ``suits[time]`` on the table. ``last_action`` starts at -1."""
 
     suits: Int8[Array, "N"]
     time: Int32[Array, ""]
@@ -93,13 +94,13 @@ class RepeatPrevious(Environment[EnvState, EnvParams]):
         self, key: PRNGKeyArray, state: EnvState, action: Array, params: EnvParams
     ) -> Transition:
         num_cards = CARDS_PER_DECK * params.num_decks
-        # After ``time`` steps time + 1 cards have been seen, and k of them are needed for a question.
+        # After ``time`` steps time + 1 cards have been seen; a question takes k of them.
         asked = state.time + 1 >= params.k
         right = action == self.answer(state, params)
         scale = jnp.float32(1.0 / (num_cards - params.k))
         reward = jnp.where(asked, jnp.where(right, scale, -scale), jnp.float32(0.0))
         time = state.time + 1
-        state = state.replace(time=time, last_action=jnp.asarray(action, jnp.int32))
+        state = EnvState(state.suits, time, last_action=jnp.asarray(action, jnp.int32))
         obs = state.suits[time].astype(jnp.int32)
         return obs, state, reward, time >= num_cards - 1, jnp.zeros_like(asked), {}
 
@@ -110,7 +111,7 @@ class RepeatPrevious(Environment[EnvState, EnvParams]):
 
     def render(self, state: EnvState, params: EnvParams) -> Array:
         """The card dealt, the right answer now, the last answer (green or red frame)."""
-        before = self.answer(state.replace(time=state.time - 1), params)
+        before = self.answer(replace(state, time=state.time - 1), params)
         # An answer that nobody asked for is neither right nor wrong: it is not shown.
         action = jnp.where(before >= 0, state.last_action, -1)
         card = state.suits[state.time].astype(jnp.int32)
