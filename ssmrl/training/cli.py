@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import itertools
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,7 @@ from ssmrl.training.config import (
     TrainConfig,
     WandbConfig,
     check_ranges,
+    structured,
 )
 from ssmrl.training.errors import UsageError
 
@@ -86,7 +89,7 @@ class Composer:
             if group not in self.groups:
                 continue
             for name in list_names():
-                node = config_of(name)()
+                node = structured(config_of(name))
                 # A YAML file of the same name hides the stored node, and builds on this one:
                 #   defaults: [base_<name>, _self_]
                 store.store(group=group, name=f"base_{name}", node=node)
@@ -340,13 +343,32 @@ def _wrap_choices(group: str, names: Sequence[str]) -> list[str]:
 
 def _describe_keys(prefix: str, config: DictConfig, kind: Any) -> list[str]:
     """``key=value  help`` for every key of a node; groups have paragraphs of their own."""
-    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-    helps = {field.name: field.metadata.get("help", "") for field in fields}
+    helps = _field_helps(kind)
     rows = []
     for key in map(str, config):
         if key not in GROUPS and not (prefix and key == "name"):
-            rows.append(f"  {f'{prefix}{key}={_show(config, key)}':<40} {helps.get(key, '')}")
-    return [row.rstrip() for row in rows]
+            head = f"  {f'{prefix}{key}={_show(config, key)}':<40} "
+            rows += textwrap.wrap(
+                head + helps.get(key, ""), 110, subsequent_indent=" " * 43, drop_whitespace=True
+            )
+    return rows
+
+
+def _field_helps(kind: Any) -> dict[str, str]:
+    """A line for each field: its metadata's ``help``, or its entry under ``Attributes:``."""
+    helps: dict[str, str] = {}
+    for base in reversed(kind.__mro__ if isinstance(kind, type) else ()):
+        # The entries of the docstring: "name, name: text", with deeper lines going on.
+        _, _, attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
+        entries = re.split(r"\n(?=    \S)", "\n" + attributes.partition("\n\n")[0])
+        for entry in entries:
+            names, colon, text = entry.strip().partition(":")
+            if colon:
+                helps |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+        if dataclasses.is_dataclass(base):
+            fields = dataclasses.fields(base)
+            helps |= {f.name: f.metadata["help"] for f in fields if "help" in f.metadata}
+    return helps
 
 
 def _show(config: DictConfig, key: str) -> str:
@@ -443,6 +465,19 @@ def run_command(action: Callable[[], int]) -> int:
 def train_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
     """``scripts/train.py``: train one run, or a sweep with ``-m``. Returns the exit code."""
     return run_command(lambda: _train(list(arguments), components, config_dir))
+
+
+def compose_training(
+    overrides: Sequence[str], components: Components, config_dir: Path
+) -> TrainConfig:
+    """What ``scripts/train.py`` would train for these overrides.
+
+    Raises:
+        UsageError: an override is wrong.
+    """
+    composer = Composer(components, config_dir, "train", TrainConfig)
+    line = composer.check(overrides)
+    return composer.build(composer.compose(line.overrides))
 
 
 def _train(arguments: list[str], components: Components, config_dir: Path) -> int:

@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 def option(default: Any, help: str, **bounds: Any) -> Any:
@@ -88,6 +88,17 @@ class EvaluateConfig:
     greedy: bool = option(True, "take the most likely action rather than a draw")
     video: bool = option(False, "record one episode as a GIF (or as text) under video/")
     env: Any = MISSING
+
+
+def structured(kind: type) -> DictConfig:
+    """A dataclass as an OmegaConf node whose values can be overridden.
+
+    OmegaConf makes a frozen dataclass a read-only node, which would refuse the command line. What
+    `OmegaConf.to_object` builds in the end is the frozen dataclass again.
+    """
+    node = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(node, False)
+    return node
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:

@@ -26,6 +26,7 @@ from ssmrl.training.config import (
     TrainConfig,
     WandbConfig,
     check_ranges,
+    structured,
 )
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, summarise
@@ -169,6 +170,7 @@ def run_training(
         )
     finally:
         logger.close()
+    _draw_curve(run, reporter)
     _say_goodbye(run, result, reporter)
     return RunResult(run, result)
 
@@ -213,6 +215,16 @@ def _training_evaluation(agent: Any, config: TrainConfig, components: Components
         }
 
     return evaluate
+
+
+def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
+    """curve.png, if any episode has finished; a picture that fails is not a run that fails."""
+    from ssmrl.training.plotting import group_runs, plot_curves
+
+    try:
+        plot_curves(group_runs([run.path]), run.curve)
+    except RunError as error:
+        reporter.message(f"no {run.curve.name}: {error}")
 
 
 def _say_goodbye(run: RunFolder, result: TrainResult, reporter: Reporter) -> None:
@@ -276,7 +288,7 @@ def config_from_dict(values: dict[str, Any], components: Components, where: str)
 
 
 def _typed(kind: Any, values: dict[str, Any]) -> Any:
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
+    return OmegaConf.to_object(OmegaConf.merge(structured(kind), values))
 
 
 def evaluate_run(

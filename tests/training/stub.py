@@ -49,6 +49,9 @@ class StubVectorEnv:
         self.num_envs, self.size, self.length, self.flags = num_envs, size, length, flags
         self.observation_space, self.action_space = Box(size), Box(1)
 
+    def render(self, state: Any, index: int = 0) -> Any:
+        raise NotImplementedError
+
     def _observe(self, state: dict[str, Any]) -> jax.Array:
         return jnp.tile(state["time"][:, None].astype(jnp.float32), (1, self.size))
 
