@@ -118,10 +118,13 @@ def replace_fields(name: str, params: Any, overrides: dict[str, Any]) -> Any:
     if not overrides:
         return params
     known = [f.name for f in dataclasses.fields(params)] if dataclasses.is_dataclass(params) else []
-    for field in overrides:
+    for field, value in overrides.items():
         if field not in known:
             near = difflib.get_close_matches(field, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             options = ", ".join(known) or "none"
             raise ValueError(f"{name} has no option {field!r}{hint} (options: {options})")
+        if isinstance(getattr(params, field), float) and type(value) is int:
+            # 5 for 5.0: written into a program, the two have different dtypes.
+            overrides = {**overrides, field: float(value)}
     return dataclasses.replace(params, **overrides)

@@ -138,5 +138,11 @@ class GymnaxEnvironment(Environment[Any, Any]):
 
 def _true_bounds(name: str, space: Box) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of the observations, where gymnax's own space does not hold them all."""
-    del name
-    return space.low, space.high
+    low, high = np.array(space.low), np.array(space.high)
+    if name == "GaussianBandit-misc":
+        # [last reward, two actions, time]: the reward is a Gaussian, the time starts at -1.
+        low[0], high[0], low[3] = -np.inf, np.inf, -1.0
+    elif name == "MemoryChain-bsuite":
+        # [time left, query, context bits]: the bits are -1 or 1.
+        low[2:] = -1.0
+    return low, high
