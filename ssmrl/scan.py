@@ -59,19 +59,20 @@ def linear_scan(
         only.
 
     Raises:
-        ValueError: for an unknown method, an empty sequence, or shapes that do not fit.
+        ValueError: for an unknown method, an empty sequence, integers, a complex start of a real
+            recurrence, or shapes that do not fit.
     """
     a, b, h0 = jnp.asarray(a), jnp.asarray(b), jnp.asarray(h0)
-    _check(a, b, h0, reset, method)
+    h_init = None if h_init is None else jnp.asarray(h_init)
     dtype = jnp.result_type(a, b)
+    _check(a, b, h0, reset, h_init, method, dtype)
     a, b, h0 = a.astype(dtype), b.astype(dtype), h0.astype(dtype)
     if reset is None:
         reset = jnp.zeros(b.shape[:1] + (1,) * (b.ndim - 1), bool)
     else:
         reset = reset.reshape(reset.shape + (1,) * (b.ndim - reset.ndim))
     if h_init is not None:
-        h_init = jnp.asarray(h_init).astype(dtype)
-        h_init = h_init.reshape((1,) * (h0.ndim - h_init.ndim) + h_init.shape)
+        h_init = h_init.astype(dtype).reshape((1,) * (h0.ndim - h_init.ndim) + h_init.shape)
     constant = a.ndim < b.ndim
     if constant:  # align the axes with h0's, so that cotangents need no guessing
         a = a.reshape((1,) * (h0.ndim - a.ndim) + a.shape)
@@ -82,17 +83,33 @@ def linear_scan(
     return _linear_scan(method, constant, a, b, h0, reset, h_init)
 
 
-def _check(a, b, h0, reset, method) -> None:
+def _check(a, b, h0, reset, h_init, method, dtype) -> None:
     if method not in METHODS:
         raise ValueError(f"linear_scan: unknown method {method!r}; choose one of {METHODS}")
     if b.ndim < 1 or b.shape[0] == 0:
         raise ValueError(f"linear_scan: b must be [T, ...] with T >= 1, got shape {b.shape}")
     if h0.shape != b.shape[1:]:
         raise ValueError(f"linear_scan: h0 has shape {h0.shape}, b asks for {b.shape[1:]}")
-    if a.ndim > b.ndim:
-        raise ValueError(f"linear_scan: a has shape {a.shape}, more axes than b {b.shape}")
-    if reset is not None and reset.shape != b.shape[: reset.ndim]:
+    _check_broadcasts("a", a, b.shape if a.ndim >= b.ndim else h0.shape)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(f"linear_scan: a and b must be floating point or complex, got {dtype}")
+    for name, start in (("h0", h0), ("h_init", h_init)):
+        if jnp.iscomplexobj(start) and not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ValueError(f"linear_scan: {name} is {start.dtype}, but a and b are {dtype}")
+    if h_init is not None:
+        _check_broadcasts("h_init", h_init, h0.shape)
+    if reset is None:
+        return
+    if reset.ndim < 1 or reset.shape != b.shape[: reset.ndim]:
         raise ValueError(f"linear_scan: reset has shape {reset.shape}, not a prefix of {b.shape}")
+    if reset.dtype != jnp.bool_:
+        raise ValueError(f"linear_scan: reset must be bool, got {reset.dtype}")
+
+
+def _check_broadcasts(name, x, shape) -> None:
+    pairs = zip(reversed(x.shape), reversed(shape), strict=False)
+    if x.ndim > len(shape) or any(n not in (1, m) for n, m in pairs):
+        raise ValueError(f"linear_scan: {name} has shape {x.shape}, which does not fit {shape}")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
