@@ -22,6 +22,9 @@ from ssmrl.envs.spaces import Discrete, Space, flat_size
 
 State = TypeVar("State")
 Params = TypeVar("Params")
+# A leaf of a state. An array, but JAX also builds states of shapes, dtypes and the like, so that a
+# dataclass of leaves must not insist.
+Leaf = Any
 Transition = tuple[Any, State, Array, Array, Array, dict[str, Any]]
 
 

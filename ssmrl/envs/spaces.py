@@ -290,7 +290,7 @@ def flat_size(space: Space) -> int:
         return sum(map(flat_size, space.spaces.values()))
     if isinstance(space, Tuple):
         return sum(map(flat_size, space.spaces))
-    return math.prod(space.shape)  # type: ignore[attr-defined]
+    return math.prod(space.shape)
 
 
 def _unbounded(bound: Any) -> np.ndarray:

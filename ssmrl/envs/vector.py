@@ -18,7 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
 from ssmrl.envs.batching import any_across_batch, select, strip_weak_types
-from ssmrl.envs.environment import Environment
+from ssmrl.envs.environment import Environment, Leaf
 from ssmrl.envs.spaces import Space
 
 VectorTransition = tuple[
@@ -97,8 +97,8 @@ class VectorState:
     """``env``: the environments' states. ``key``: one each. ``time``: steps since the reset."""
 
     env: Any
-    key: Array
-    time: UInt32[Array, "B"]
+    key: Leaf
+    time: Leaf
 
 
 class JaxVectorEnv(VectorEnv):

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ssmrl.envs import spaces
 from ssmrl.envs.batching import select
+from ssmrl.envs.environment import Leaf
 from ssmrl.envs.vector import VectorEnv, VectorTransition
 
 
@@ -46,11 +47,11 @@ class VectorWrapper(VectorEnv):
 
 @struct.dataclass
 class EpisodeStatisticsState:
-    """The wrapped state, and the running return and length of the episodes under way."""
+    """The wrapped state; return f32[B] and length i32[B] so far of the episodes under way."""
 
     inner: Any
-    episode_return: Float[Array, "B"]
-    episode_length: Int32[Array, "B"]
+    episode_return: Leaf
+    episode_length: Leaf
 
 
 class EpisodeStatistics(VectorWrapper):

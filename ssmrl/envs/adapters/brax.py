@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Int32, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ssmrl.envs.adapters import require
 from ssmrl.envs.adapters._types import cast, stable_types
 from ssmrl.envs.batching import select
-from ssmrl.envs.environment import Environment, Transition
+from ssmrl.envs.environment import Environment, Leaf, Transition
 from ssmrl.envs.spaces import Box, Dict, Space
 
 ENVIRONMENTS = {
@@ -50,7 +50,7 @@ class EnvState:
     """brax's state and the steps of the physics since the episode began."""
 
     inner: Any
-    time: Int32[Array, ""]
+    time: Leaf
 
 
 def make_brax(

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.experimental import io_callback
-from jaxtyping import Array, PRNGKeyArray, UInt32
+from jaxtyping import PRNGKeyArray
 
 from ssmrl.envs.adapters import require
+from ssmrl.envs.environment import Leaf
 from ssmrl.envs.registry import unknown_environment
 from ssmrl.envs.spaces import from_gymnasium
 from ssmrl.envs.vector import VectorEnv, VectorTransition, check_num_envs
@@ -37,7 +38,7 @@ class HostEnvironmentError(RuntimeError):
 class HostState:
     """``time``: steps since :meth:`HostVectorEnv.reset`. The environments are elsewhere."""
 
-    time: UInt32[Array, "B"]
+    time: Leaf
 
 
 @jax.custom_batching.custom_vmap

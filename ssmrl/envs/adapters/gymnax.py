@@ -91,11 +91,11 @@ class GymnaxEnvironment(Environment[Any, Any]):
         self._env = env
         self._params = params
         action = from_gymnax(env.action_space(params))
-        self._action_dtype = action.dtype  # type: ignore[attr-defined]  # never a Dict in gymnax
+        self._action_dtype = action.dtype
         self._types = stable_types(lambda key: env.reset_env(key, params), self._probe(action))
         # Once, here: gymnax builds its spaces with jax.numpy, which under jit gives no bounds.
         observation = self.observation_space(params)
-        self._obs_dtype = observation.dtype  # type: ignore[attr-defined]
+        self._obs_dtype = observation.dtype
 
     def _probe(self, action_space: Space) -> Any:
         def step(key: PRNGKeyArray, first: Any) -> Any:

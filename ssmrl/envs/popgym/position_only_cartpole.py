@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from ssmrl.envs.environment import Environment, Transition
+from ssmrl.envs.environment import Environment, Leaf, Transition
 from ssmrl.envs.popgym._difficulty import params_for
 from ssmrl.envs.spaces import Box, Discrete
 
@@ -51,8 +51,8 @@ class EnvParams:
 class EnvState:
     """``physics`` is [x, ẋ, θ, θ̇] in JAX's default float: under x64 float64, as upstream."""
 
-    physics: Float[Array, "4"]
-    time: Int32[Array, ""]
+    physics: Leaf
+    time: Leaf
 
 
 class PositionOnlyCartPole(Environment[EnvState, EnvParams]):

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Int8, Int32, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
-from ssmrl.envs.environment import Environment, Transition
+from ssmrl.envs.environment import Environment, Leaf, Transition
 from ssmrl.envs.popgym._deck import CARDS_PER_DECK, NUM_SUITS, draw_table, shuffled_suits
 from ssmrl.envs.popgym._difficulty import params_for
 from ssmrl.envs.spaces import Discrete
@@ -33,11 +33,11 @@ class EnvParams:
 
 @struct.dataclass
 class EnvState:
-    """``suits`` in dealing order, ``suits[time]`` on the table. ``last_action`` starts at -1."""
+    """``suits`` int8[N] as dealt, ``suits[time]`` is on the table; ``last_action`` begins at -1."""
 
-    suits: Int8[Array, "N"]
-    time: Int32[Array, ""]
-    last_action: Int32[Array, ""]
+    suits: Leaf
+    time: Leaf
+    last_action: Leaf
 
 
 class RepeatPrevious(Environment[EnvState, EnvParams]):
