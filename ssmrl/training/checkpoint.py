@@ -12,7 +12,9 @@ format, and lets a mismatch be told by the name of the first leaf that differs.
 
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -93,8 +95,9 @@ class Checkpointer:
 
     def __init__(self, directory: str | Path, *, keep: int = 2, read_only: bool = False):
         self.directory = Path(directory).resolve()
-        # Orbax reports every step of every save through absl at INFO and WARNING.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs every step of a save, and a failure with its traceback; failures are raised
+        # here as well, and one line says them better.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             create=not read_only,
@@ -105,7 +108,11 @@ class Checkpointer:
         self._writing: int | None = None
         if read_only and not self.directory.is_dir():
             return
+        _hush_closed_event_loops()
         try:
+            if not read_only:
+                # Orbax creates it in the background, and would be late to say why it cannot.
+                self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except (OSError, ValueError) as error:
             raise CheckpointError(
@@ -291,6 +298,23 @@ def _host_struct(leaf: Any) -> np.ndarray:
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return np.empty(leaf.shape, leaf.dtype)
+
+
+@functools.cache
+def _hush_closed_event_loops() -> None:
+    """Keep orbax's loose ends off the user's terminal, once for the process.
+
+    When one array of a checkpoint fails, orbax raises and closes its event loop while tensorstore
+    still answers for the others; each answer then prints a traceback of its own under the one line
+    that says what happened.
+    """
+    shown = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _reason(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ssmrl.training.config import LoggerConfig, WandbConfig
 from ssmrl.training.errors import RunError
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Receives every line of metrics."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Where the loop tells how far it is. Calls are cheap: at most a few per second do work."""
 
@@ -43,7 +44,8 @@ def format_duration(seconds: float) -> str:
     """``1:02:03`` or ``2:03``."""
     if not np.isfinite(seconds):
         return "?"
-    minutes, second = divmod(int(seconds), 60)
+    # The last iteration may overshoot the total, which leaves less than nothing to do.
+    minutes, second = divmod(max(0, int(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 

@@ -382,7 +382,7 @@ def _append_record(path: Path, record: dict[str, Any]) -> None:
 
 def print_evaluation(record: dict[str, Any]) -> None:
     """The record as a table."""
-    table = Table(title=f"{record['run']}, step {record['step']:,}, on {record['env']}")
+    table = Table(title=record["env"])
     table.add_column("return")
     table.add_column(f"{record['episodes']} episodes", justify="right")
     for name in ("mean", "iqm"):
@@ -391,7 +391,7 @@ def print_evaluation(record: dict[str, Any]) -> None:
     for name in ("median", "min", "max"):
         table.add_row(name, f"{record[name]:.4f}")
     table.add_row("steps an episode", f"{record['length']:.1f}")
-    console = Console()
-    console.print(table)
+    print(f"{record['run']}, step {record['step']:,}")
+    Console().print(table)
     if "video" in record:
-        console.print(record["video"], markup=False)
+        print(record["video"])

@@ -1,0 +1,248 @@
+"""Checkpoints are exact, whole or absent, and say in one line what is wrong with them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssmrl.training.checkpoint import Checkpointer
+from ssmrl.training.errors import CheckpointError, CheckpointMismatchError
+
+
+class Pair(NamedTuple):
+    first: jax.Array
+    second: jax.Array
+
+
+def make_state(seed: int = 0, width: int = 4):
+    key = jax.random.key(seed)
+    return {
+        "key": key,
+        "keys": jax.random.split(jax.random.key(seed, impl="rbg"), 3),
+        "legacy": jax.random.PRNGKey(seed),
+        "pair": Pair(jax.random.normal(key, (width, 3)), jnp.arange(width)),
+        "complex": jnp.exp(1j * jnp.arange(5.0)).astype(jnp.complex64) + seed,
+        "bfloat16": jax.random.normal(key, (7,)).astype(jnp.bfloat16),
+        "odd": [jnp.float32(jnp.nan), jnp.float32(-0.0), jnp.float32(jnp.inf)],
+        "bool": jnp.array([True, False]),
+        "uint8": jnp.arange(6, dtype=jnp.uint8).reshape(2, 3),
+        "empty": jnp.zeros((0, 3)),
+        "scalar": jnp.int32(seed),
+        "none": None,
+    }
+
+
+def bits(tree) -> list[bytes]:
+    data = jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(data)]
+
+
+def _is_key(x) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def save(directory: Path, *steps: int, keep: int = 2) -> None:
+    checkpoints = Checkpointer(directory, keep=keep)
+    for step in steps:
+        checkpoints.save(step, make_state(step))
+    checkpoints.close()
+
+
+def restore(directory: Path, like=None, **options):
+    checkpoints = Checkpointer(directory, read_only=True)
+    try:
+        return checkpoints.restore(make_state() if like is None else like, **options)
+    finally:
+        checkpoints.close()
+
+
+def data_files(step_directory: Path) -> list[Path]:
+    """The files that hold array data, largest first."""
+    files = [path for path in (step_directory / "state").rglob("d/*") if path.is_file()]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def test_every_kind_of_leaf_comes_back_bit_for_bit(tmp_path):
+    save(tmp_path / "c", 7)
+    state, step, _ = restore(tmp_path / "c")
+    assert step == 7
+    assert jax.tree.structure(state) == jax.tree.structure(make_state(7))
+    assert bits(state) == bits(make_state(7))
+    # Keys are keys again, of their own implementations: they draw the same numbers.
+    for name in ("key", "keys"):
+        assert state[name].dtype == make_state()[name].dtype
+    assert bits(jax.random.bits(state["keys"][1])) == bits(
+        jax.random.bits(make_state(7)["keys"][1])
+    )
+
+
+def test_restores_from_shapes_alone(tmp_path):
+    save(tmp_path / "c", 7)
+    state, _, _ = restore(tmp_path / "c", jax.eval_shape(make_state))
+    assert bits(state) == bits(make_state(7))
+
+
+def test_a_donated_buffer_cannot_change_a_checkpoint_being_written(tmp_path):
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = jnp.zeros(2_000_000)
+    checkpoints = Checkpointer(tmp_path / "c")
+    for i in range(4):
+        checkpoints.save(i, {"x": x})
+        x = step(x)
+    jax.block_until_ready(x)
+    checkpoints.close()
+    state, _, _ = restore(tmp_path / "c", {"x": x})
+    assert (np.asarray(state["x"]) == 3).all()
+
+
+def test_keeps_the_newest_two_and_their_metadata(tmp_path):
+    checkpoints = Checkpointer(tmp_path / "c")
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": jnp.float32(step)}, {"note": step})
+    checkpoints.save(3, {"x": jnp.float32(-1)})  # A step that exists is left as it is.
+    checkpoints.close()
+    reader = Checkpointer(tmp_path / "c", read_only=True)
+    assert reader.steps() == [2, 3]
+    assert reader.metadata(2) == {"note": 2}
+    assert restore(tmp_path / "c", {"x": jnp.float32(0)})[0]["x"] == 3
+    assert restore(tmp_path / "c", {"x": jnp.float32(0)}, step=2)[0]["x"] == 2
+
+
+@pytest.mark.parametrize("how", ["truncate", "empty", "flip", "delete", "no metadata"])
+def test_damage_falls_back_to_the_checkpoint_before_with_a_warning(tmp_path, how):
+    save(tmp_path / "c", 1, 2)
+    newest = tmp_path / "c" / "2"
+    target = data_files(newest)[0]
+    if how == "truncate":
+        os.truncate(target, target.stat().st_size // 2)
+    elif how == "empty":
+        os.truncate(target, 0)
+    elif how == "flip":
+        content = bytearray(target.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        target.write_bytes(bytes(content))
+    elif how == "delete":
+        for path in data_files(newest):
+            path.unlink()
+    else:
+        shutil.rmtree(newest / "meta")
+    warnings: list[str] = []
+    state, step, _ = restore(tmp_path / "c", warn=warnings.append)
+    assert step == 1
+    assert bits(state) == bits(make_state(1))
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the checkpoint of step 2 is damaged")
+    assert "\n" not in warnings[0]
+
+
+def test_arrays_that_changed_without_breaking_the_format_are_found_by_their_sum(tmp_path):
+    # What tensorstore makes of lost chunks: right shapes, readable, zeros.
+    save(tmp_path / "c", 1)
+    zeros = jax.tree.map(lambda x: x if _is_key(x) else jnp.zeros_like(x), make_state(1))
+    checkpoints = Checkpointer(tmp_path / "other")
+    checkpoints.save(1, zeros)
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "c" / "1" / "state")
+    shutil.copytree(tmp_path / "other" / "1" / "state", tmp_path / "c" / "1" / "state")
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        restore(tmp_path / "c")
+
+
+def test_when_all_are_damaged_one_line_says_so(tmp_path):
+    save(tmp_path / "c", 1, 2)
+    for step in ("1", "2"):
+        for path in data_files(tmp_path / "c" / step):
+            os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match="holds no whole checkpoint: .*step 2.*step 1") as e:
+        restore(tmp_path / "c")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("directory", ["absent", "empty"])
+def test_no_checkpoint_at_all(tmp_path, directory):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        restore(tmp_path / directory)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty"]
+
+
+def test_a_half_written_checkpoint_is_not_one(tmp_path):
+    save(tmp_path / "c", 1, 2)
+    # What a process killed while writing leaves: orbax renames only what is complete.
+    os.rename(tmp_path / "c" / "2", tmp_path / "c" / "2.orbax-checkpoint-tmp")
+    assert restore(tmp_path / "c")[1] == 1
+    # A reader leaves it alone (somebody may be writing it); the next write tidies it up.
+    assert (tmp_path / "c" / "2.orbax-checkpoint-tmp").exists()
+    save(tmp_path / "c", 3)
+    assert not (tmp_path / "c" / "2.orbax-checkpoint-tmp").exists()
+
+
+def test_another_architecture_is_told_by_its_first_difference(tmp_path):
+    save(tmp_path / "c", 5)
+    with pytest.raises(CheckpointMismatchError) as error:
+        restore(tmp_path / "c", make_state(width=6))
+    message = str(error.value)
+    assert "step 5" in message
+    assert "['pair'].first is float32[4, 3] there and float32[6, 3] here (and 1 more)" in message
+    with pytest.raises(CheckpointMismatchError, match=r"\['new'\] is absent there"):
+        restore(tmp_path / "c", {**make_state(), "new": jnp.zeros(2)})
+    without = {name: leaf for name, leaf in make_state().items() if name != "scalar"}
+    with pytest.raises(
+        CheckpointMismatchError, match=r"\['scalar'\] is int32\[\] there and absent"
+    ):
+        restore(tmp_path / "c", without)
+    with pytest.raises(
+        CheckpointMismatchError, match=r"\['key'\] is key<fry>\[\] there and key<rbg>"
+    ):
+        restore(tmp_path / "c", {**make_state(), "key": jax.random.key(0, impl="rbg")})
+
+
+def test_a_full_disk_names_the_step_and_the_last_whole_checkpoint(tmp_path, monkeypatch):
+    checkpoints = Checkpointer(tmp_path / "c")
+    checkpoints.save(1, make_state(1))
+    checkpoints.wait()
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.save(2, make_state(2))
+    message = str(error.value)
+    assert "step 2" in message
+    assert "No space left on device" in message
+    assert "the last whole one is of step 1" in message
+    assert "\n" not in message
+    checkpoints.close()
+    assert restore(tmp_path / "c")[1] == 1
+
+
+def test_a_failure_in_the_background_is_raised_by_wait(tmp_path, monkeypatch):
+    checkpoints = Checkpointer(tmp_path / "c")
+    checkpoints.save(1, make_state(1))
+    checkpoints.wait()
+    checkpoints.save(2, make_state(2))
+
+    def fail():
+        raise RuntimeError("wrapped") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
+    with pytest.raises(CheckpointError, match="step 2 .*No space left on device"):
+        checkpoints.wait()
+    monkeypatch.undo()
+    checkpoints.close()
+
+
+def test_a_file_in_place_of_the_directory(tmp_path):
+    (tmp_path / "c").write_text("not a directory")
+    with pytest.raises(CheckpointError, match="cannot use .* for checkpoints"):
+        Checkpointer(tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "not a directory"

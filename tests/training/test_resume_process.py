@@ -1,0 +1,133 @@
+"""Processes killed at the worst moments and continued: the same bits as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ssmrl.training.checkpoint import Checkpointer
+from ssmrl.training.loop import abstract_state
+from ssmrl.training.run import RunFolder
+from ssmrl.training.runner import build_agent, config_from_dict
+from tests.training.stub import STUB
+from tests.training.test_checkpoint import bits
+from tests.training.test_loop import lines_of
+
+SCRIPT = Path(__file__).parent / "stub_train.py"
+# A state of some megabytes, so that writing it takes long enough to be killed in the middle.
+SIZES = ["agent.width=1500", "memory.features=500", "agent.slow=0.01"]
+SETTINGS = ["total_steps=800", "checkpoint_every=100", *SIZES]
+TIMEOUT = 120  # Seconds; a loaded machine needs some for importing alone.
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *SETTINGS, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        **options,
+    )
+
+
+def finish(*arguments: str, **options) -> subprocess.CompletedProcess:
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=TIMEOUT)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def final_bits(path: str) -> tuple[int, list[bytes]]:
+    run = RunFolder(path)
+    config = config_from_dict(run.record()["config"], STUB, path)
+    checkpoints = Checkpointer(run.checkpoints, read_only=True)
+    try:
+        like = abstract_state(build_agent(STUB, config)[0], config.seed, config.seeds)
+        state, step, _ = checkpoints.restore(like)
+        return step, bits(state)
+    finally:
+        checkpoints.close()
+
+
+def wait_until(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> RunFolder:
+    """The run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = finish("run_dir=whole", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(folder / "whole")
+
+
+def check_continues(whole: RunFolder, *arguments: str) -> None:
+    done = finish(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert final_bits("cut") == final_bits(str(whole.path))
+    assert lines_of(RunFolder("cut")) == lines_of(whole)
+
+
+def test_killed_while_a_checkpoint_is_written(whole):
+    process = start("run_dir=cut")
+    folder = Path("cut/checkpoints")
+    # Orbax's temporary name is there exactly while it writes. The third write is under way.
+    wait_until(lambda: any(folder.glob("300*tmp*")), process)
+    process.kill()
+    process.communicate(timeout=TIMEOUT)
+    left = sorted(path.name for path in folder.iterdir())
+    assert any("tmp" in name for name in left), left
+    check_continues(whole, "run_dir=cut", "resume=true")
+
+
+def test_killed_at_a_random_moment(whole):
+    # Recorded in the failure message, should there be one.
+    seed = random.SystemRandom().randrange(2**32)
+    process = start("run_dir=cut")
+    wait_until(lambda: len(lines_of(RunFolder("cut"))) > 2, process)
+    time.sleep(random.Random(seed).uniform(0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT)
+    try:
+        check_continues(whole, "run=cut")
+    except AssertionError as error:
+        raise AssertionError(f"delay drawn with seed {seed}") from error
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_politely(whole, number, code):
+    process = start("run_dir=cut")
+    wait_until(lambda: len(lines_of(RunFolder("cut"))) > 4, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == code, err
+    assert f"stopped by {number.name}; the same command with run=cut continues" in out
+    assert "Traceback" not in err
+    check_continues(whole, "run=cut")
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_was_whole(whole):
+    def limit() -> None:
+        # Stands for a full disk without being root: files end at one megabyte, with an error.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    done = finish("run_dir=cut", preexec_fn=limit)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: cannot write the checkpoint of step 100 under ")
+    assert "there is no earlier one" in line
+    check_continues(whole, "run_dir=cut", "resume=true")
