@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ssmrl.memory.base import Carry, Memory
+from ssmrl.memory.linear import Dense
 
 NORMS = ("none", "pre", "post")
 GLUS = ("none", "half", "full")
@@ -48,20 +49,21 @@ class ResidualBlock(Memory):
         _check_choice("glu", self.glu, GLUS)
         _check_choice("activation", self.activation, tuple(ACTIVATIONS))
         if self.residual and x.shape[-1] != self.features:
-            x = nn.Dense(self.features, name="embed")(x)
-        inner = nn.LayerNorm(name="norm")(x) if self.norm == "pre" else x
+            x = Dense(self.features, dtype=x.dtype, name="embed")(x)
+        inner = nn.LayerNorm(dtype=x.dtype, name="norm")(x) if self.norm == "pre" else x
         last, g, *carries = self.memory(carry, inner, reset, return_carries)
         y = self._glu(ACTIVATIONS[self.activation](g))
         y = x + y if self.residual else y
-        y = nn.LayerNorm(name="norm")(y) if self.norm == "post" else y
+        y = nn.LayerNorm(dtype=x.dtype, name="norm")(y) if self.norm == "post" else y
         return last, y, carries[0] if carries else None
 
     def _glu(self, g: Array) -> Array:
         if self.glu == "none":
             return g
         if self.glu == "half":
-            return g * nn.sigmoid(nn.Dense(self.features, name="glu")(g))
-        value, gate = jnp.split(nn.Dense(2 * self.features, name="glu")(g), 2, axis=-1)
+            return g * nn.sigmoid(Dense(self.features, dtype=g.dtype, name="glu")(g))
+        both = Dense(2 * self.features, dtype=g.dtype, name="glu")(g)
+        value, gate = jnp.split(both, 2, axis=-1)
         return value * nn.sigmoid(gate)
 
 

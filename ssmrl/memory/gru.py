@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
+from ssmrl.memory.linear import Dense
 
 
 class GRU(Memory):
@@ -37,7 +38,8 @@ class GRU(Memory):
 
     def unroll(self, carry, x, reset, return_carries):
         H = self.features
-        gates = nn.Dense(3 * H, dtype=self.dtype, name="input")(x).astype(STATE_DTYPE)
+        dtype = x.dtype if self.dtype is None else self.dtype
+        gates = Dense(3 * H, dtype=dtype, name="input")(x).astype(STATE_DTYPE)
         U = self.param("U", _orthogonal_gates, (H, 3 * H), STATE_DTYPE)
         c = self.param("c", nn.initializers.zeros, (H,), STATE_DTYPE)
         start = jnp.zeros((H,), STATE_DTYPE)

@@ -1,8 +1,7 @@
 """No memory: the control that every claim about memory needs."""
 
-import flax.linen as nn
-
 from ssmrl.memory.base import Carry, Memory
+from ssmrl.memory.linear import Dense
 
 
 class NoMemory(Memory):
@@ -12,5 +11,5 @@ class NoMemory(Memory):
         return ()
 
     def unroll(self, carry, x, reset, return_carries):
-        y = x if x.shape[-1] == self.features else nn.Dense(self.features)(x)
+        y = x if x.shape[-1] == self.features else Dense(self.features, dtype=x.dtype)(x)
         return (), y, ()

@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
+from ssmrl.memory.linear import product
 
 
 class S5(ScanMemory):
@@ -64,19 +65,20 @@ class S5(ScanMemory):
         project = _input_initializer(vectors, self.blocks)
         pair = self.param("B", project, (x.shape[-1], 2 * self.pairs), STATE_DTYPE)
         B = _stack(_complex(pair) * input_scale)
-        return decay, _complex(self._product(x, B))
+        return decay, _complex(product(x, B, self.dtype))
 
     def decode(self, states: Array, x: Array) -> Array:
         _, vectors = hippo_legs_eigen(2 * self.pairs // self.blocks)
         init = _output_initializer(vectors, self.blocks)
         C = self.param("C", init, (2 * self.pairs, self.features), STATE_DTYPE)
-        y = self._product(_stack(states), C).astype(x.dtype)
+        dtype = x.dtype if self.dtype is None else self.dtype
+        y = product(_stack(states), C, dtype).astype(x.dtype)
         if x.shape[-1] == self.features:
             D = self.param("D", nn.initializers.normal(1.0), (self.features,), STATE_DTYPE)
             return y + D.astype(x.dtype) * x
         shape = (x.shape[-1], self.features)
         D = self.param("D", nn.initializers.lecun_normal(), shape, STATE_DTYPE)
-        return y + self._product(x, D).astype(x.dtype)
+        return y + product(x, D, dtype).astype(x.dtype)
 
     def _discretize(self) -> tuple[Array, Array]:
         """Λ̄ `[N]`, and the factor `[N]` that turns B̃ into B̄ (Smith et al., equation 6)."""
@@ -96,13 +98,6 @@ class S5(ScanMemory):
             return (1 + half) / (1 - half), step / (1 - half)
         raise ValueError(
             f"S5: unknown discretization {self.discretization!r}; choose 'zoh' or 'bilinear'"
-        )
-
-    def _product(self, x: Array, matrix: Array) -> Array:
-        """`x @ matrix` in the activations' dtype, accumulated in float32."""
-        dtype = x.dtype if self.dtype is None else self.dtype
-        return jnp.matmul(
-            x.astype(dtype), matrix.astype(dtype), preferred_element_type=STATE_DTYPE
         )
 
 

@@ -6,6 +6,8 @@ import flax.linen as nn
 import numpy as np
 from jax import Array
 
+from ssmrl.memory.linear import Dense
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": nn.elu,
     "gelu": nn.gelu,
@@ -37,9 +39,9 @@ class MLP(nn.Module):
             choices = ", ".join(ACTIVATIONS)
             raise ValueError(f"unknown activation {self.activation!r}; choose one of {choices}")
         for width in self.hidden:
-            x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
+            x = Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
             x = ACTIVATIONS[self.activation](x)
         if self.outputs is None:
             return x
         init = nn.initializers.orthogonal(self.output_scale)
-        return nn.Dense(self.outputs, kernel_init=init, name="output")(x)
+        return Dense(self.outputs, kernel_init=init, name="output")(x)

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer
 from ssmrl.envs.batching import any_across_batch
@@ -329,6 +331,33 @@ class PPO:
             iteration=jnp.zeros((), jnp.int32),
         )
 
+    def restart(self, state: TrainState, key: Array) -> TrainState:
+        """`state` with new episodes in all environments; for those that no checkpoint can hold."""
+        observation, env_state = self.env.reset(key)
+        num_envs = self.config.num_envs
+        acting = state.acting.replace(
+            env=env_state,
+            observation=observation,
+            reset=jnp.ones(num_envs, bool),
+            carry=self.initialize_carry(num_envs),
+            discounted_return=jnp.zeros(num_envs),
+        )
+        return state.replace(acting=acting)
+
+    def shardings(self, mesh: Mesh, state: TrainState) -> TrainState:
+        """Where the leaves of `state` live on a mesh with axis "data": environments are split."""
+        shared, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+        num_envs = self.config.num_envs
+        if num_envs % mesh.size:
+            raise ValueError(f"agent.num_envs = {num_envs} must be divisible by {mesh.size} devices")
+
+        def environments(x):
+            return split if x.ndim and x.shape[0] == num_envs else shared
+
+        everywhere = jax.tree.map(lambda _: shared, state)
+        acting = jax.tree.map(environments, state.acting).replace(key=shared)
+        return everywhere.replace(acting=acting)
+
     # ........................................................................ one iteration
 
     def iteration(self, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -495,7 +524,7 @@ class PPO:
             batch = _take_windows(windows, chosen)
             loss = partial(self._loss, state.normalizers, batch, entropy_coefficient, key_batch)
             gradient, metrics = jax.grad(loss, has_aux=True)(params)
-            metrics["gradient_norm"] = optax.global_norm(gradient)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
             metrics["learning_rate"] = self.learning_rate(state.iteration)
             updates, new_optimizer = self.optimizer.update(gradient, optimizer, params)
             new = optax.apply_updates(params, updates), new_optimizer
