@@ -103,7 +103,7 @@ class MultiDiscrete(Space):
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    def __init__(self, nvec: Sequence[int] | np.ndarray):
+    def __init__(self, nvec: Any):
         array = np.array(nvec)
         if array.size == 0 or array.dtype.kind not in "iu" or (array < 1).any():
             raise ValueError(f"MultiDiscrete needs positive numbers of values, got {nvec!r}")
@@ -218,7 +218,7 @@ class Dict(Space):
 
     spaces: Mapping[str, Space]
 
-    def __init__(self, spaces: Mapping[str, Space]):
+    def __init__(self, spaces: Mapping[str, Any]):
         for name, space in spaces.items():
             if not isinstance(space, Space):
                 raise ValueError(f"Dict entry {name!r} is not a space: {space!r}")
@@ -252,7 +252,7 @@ class Tuple(Space):
 
     spaces: tuple[Space, ...]
 
-    def __init__(self, spaces: Sequence[Space]):
+    def __init__(self, spaces: Sequence[Any]):
         for space in spaces:
             if not isinstance(space, Space):
                 raise ValueError(f"Tuple entry is not a space: {space!r}")

@@ -41,7 +41,7 @@ ENVIRONMENTS = {
 class EnvParams:
     """``episode_length`` in steps of the physics, of which each action lasts ``action_repeat``."""
 
-    episode_length: int = 1000
+    episode_length: Leaf = 1000
     action_repeat: int = struct.field(pytree_node=False, default=1)
 
 
@@ -120,7 +120,7 @@ class BraxEnvironment(Environment[EnvState, EnvParams]):
         return inner.obs, EnvState(inner=inner, time=jnp.int32(0))
 
     def step_env(
-        self, key: PRNGKeyArray, state: EnvState, action: Array, params: EnvParams
+        self, key: PRNGKeyArray, state: EnvState, action: Any, params: EnvParams
     ) -> Transition:
         def once(carry: Any, _: None) -> tuple[Any, Array]:
             inner, over = carry

@@ -34,17 +34,17 @@ from ssmrl.envs.spaces import Box, Discrete
 
 @struct.dataclass
 class EnvParams:
-    """SI units; angles in radians, ``length`` is half the pole's."""
+    """Numbers in SI units; angles in radians, ``length`` is half the pole's."""
 
-    max_episode_length: int = 200
-    gravity: float = 9.8
-    cart_mass: float = 1.0
-    pole_mass: float = 0.1
-    length: float = 0.5
-    force: float = 10.0
-    seconds_per_step: float = 0.02
-    x_threshold: float = 2.4
-    theta_threshold: float = 12 * 2 * math.pi / 360
+    max_episode_length: Leaf = 200
+    gravity: Leaf = 9.8
+    cart_mass: Leaf = 1.0
+    pole_mass: Leaf = 0.1
+    length: Leaf = 0.5
+    force: Leaf = 10.0
+    seconds_per_step: Leaf = 0.02
+    x_threshold: Leaf = 2.4
+    theta_threshold: Leaf = 12 * 2 * math.pi / 360
 
 
 @struct.dataclass
@@ -107,7 +107,7 @@ class PositionOnlyCartPole(Environment[EnvState, EnvParams]):
         return observe(physics), EnvState(physics=physics, time=jnp.int32(0))
 
     def step_env(
-        self, key: PRNGKeyArray, state: EnvState, action: Array, params: EnvParams
+        self, key: PRNGKeyArray, state: EnvState, action: Any, params: EnvParams
     ) -> Transition:
         physics = integrate(state.physics, action, params)
         time = state.time + 1
@@ -128,7 +128,7 @@ def observe(physics: Float[Array, "4"]) -> Float[Array, "2"]:
     return jnp.stack([physics[0], physics[2]]).astype(jnp.float32)
 
 
-def integrate(physics: Float[Array, "4"], action: Array, params: EnvParams) -> Float[Array, "4"]:
+def integrate(physics: Float[Array, "4"], action: Any, params: EnvParams) -> Float[Array, "4"]:
     """``[x, ẋ, θ, θ̇]`` one step of ``seconds_per_step`` later."""
     _, x_dot, theta, theta_dot = physics
     mass = params.cart_mass + params.pole_mass

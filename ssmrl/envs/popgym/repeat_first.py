@@ -89,7 +89,7 @@ class RepeatFirst(Environment[EnvState, EnvParams]):
         return suits[0].astype(jnp.int32), state
 
     def step_env(
-        self, key: PRNGKeyArray, state: EnvState, action: Array, params: EnvParams
+        self, key: PRNGKeyArray, state: EnvState, action: Any, params: EnvParams
     ) -> Transition:
         num_cards = CARDS_PER_DECK * params.num_decks
         right = action == state.suits[0].astype(jnp.int32)

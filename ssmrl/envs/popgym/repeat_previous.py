@@ -91,7 +91,7 @@ class RepeatPrevious(Environment[EnvState, EnvParams]):
         return suits[0].astype(jnp.int32), state
 
     def step_env(
-        self, key: PRNGKeyArray, state: EnvState, action: Array, params: EnvParams
+        self, key: PRNGKeyArray, state: EnvState, action: Any, params: EnvParams
     ) -> Transition:
         num_cards = CARDS_PER_DECK * params.num_decks
         # After ``time`` steps time + 1 cards have been seen; a question takes k of them.
