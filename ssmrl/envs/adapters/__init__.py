@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 
@@ -13,7 +14,10 @@ def require(module: str, extra: str) -> Any:
         ImportError: naming the extra, if the module or something it needs is missing.
     """
     try:
-        return importlib.import_module(module)
+        # What a package deprecates in its own dependencies is nothing that the user can act on.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
             f'{module} could not be imported ({error}); pip install "ssmrl[{extra}]"'

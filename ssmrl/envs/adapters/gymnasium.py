@@ -108,7 +108,8 @@ class HostVectorEnv(VectorEnv):
 
     def render(self, state: HostState, index: int = 0) -> np.ndarray:
         """The environment's own picture; make it with ``render_mode="rgb_array"``."""
-        picture = self._envs[index].render()
+        env = self._envs[index]
+        picture = env.render() if env.render_mode == "rgb_array" else None
         if not isinstance(picture, np.ndarray):
             raise NotImplementedError(
                 f"{self.name} gives no picture; make it with render_mode='rgb_array'"
