@@ -501,11 +501,16 @@ def _train(arguments: list[str], components: Components, config_dir: Path) -> in
         )
         codes.append(code)
         if code:
-            # Leaves a sweep at the job that was stopped or failed, without Hydra's traceback.
-            sys.exit(code)
+            raise _JobEnded
 
-    _launch(job, line, config_dir)
+    # A job that was stopped or has failed ends the sweep.
+    with contextlib.suppress(_JobEnded):
+        _launch(job, line, config_dir)
     return max(codes, default=0)
+
+
+class _JobEnded(BaseException):
+    """Passes through Hydra, which meets every Exception with a page of its own."""
 
 
 def _launch(job: Callable[[DictConfig], None], line: CommandLine, config_dir: Path) -> None:

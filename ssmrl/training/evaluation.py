@@ -7,7 +7,6 @@ and exactly those count.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,16 +76,15 @@ def bootstrap(
     result: dict[str, Any] = {"mean": float(mean), "iqm": float(iqm)}
     if scores.shape[0] < 2:
         return result | {"mean_interval": None, "iqm_interval": None}
-    with warnings.catch_warnings():
-        # rliable 1.2 hands arch its seed under a name that arch has deprecated.
-        warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)
+    # rliable 1.2 draws from NumPy's global generator, whatever random_state it is given.
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
         _, intervals = library.get_interval_estimates(
-            {"scores": scores},
-            aggregate,
-            reps=reps,
-            confidence_interval_size=confidence,
-            random_state=np.random.RandomState(seed),
+            {"scores": scores}, aggregate, reps=reps, confidence_interval_size=confidence
         )
+    finally:
+        np.random.set_state(before)
     low, high = intervals["scores"]
     return result | {
         "mean_interval": [float(low[0]), float(high[0])],

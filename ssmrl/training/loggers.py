@@ -34,12 +34,9 @@ class WandbLogger:
     """Weights & Biases, its files kept inside the run's folder."""
 
     def __init__(self, config: WandbConfig, run_path: Path, run_config: dict[str, Any]):
-        try:
-            import wandb
-        except ImportError as error:
-            raise RunError(
-                'logger=wandb needs the wandb package: pip install "ssmrl[wandb]"'
-            ) from error
+        check_logger(config)
+        import wandb
+
         try:
             self._run = wandb.init(
                 project=config.project,
@@ -62,14 +59,28 @@ class WandbLogger:
         flat: dict[str, float] = {}
         for name, value in metrics.items():
             if isinstance(value, list):
-                flat[name] = float(np.nanmean(np.asarray(value, dtype=float)))
-                flat |= {f"{name}/seed{i}": v for i, v in enumerate(value) if v is not None}
+                # Only seeds with a number: in the others no episode has finished.
+                numbers = {i: v for i, v in enumerate(value) if np.isfinite(v)}
+                if numbers:
+                    flat[name] = float(np.mean(list(numbers.values())))
+                flat |= {f"{name}/seed{i}": v for i, v in numbers.items()}
             else:
                 flat[name] = value
         self._run.log(flat, step=step)
 
     def close(self) -> None:
         self._run.finish()
+
+
+def check_logger(config: LoggerConfig) -> None:
+    """Raise RunError if the logger's package is not installed."""
+    if isinstance(config, WandbConfig):
+        try:
+            import wandb  # noqa: F401
+        except ImportError as error:
+            raise RunError(
+                'logger=wandb needs the wandb package: pip install "ssmrl[wandb]"'
+            ) from error
 
 
 def make_logger(config: LoggerConfig, run_path: Path, run_config: dict[str, Any]) -> Logger:

@@ -30,7 +30,7 @@ from ssmrl.training.config import (
 )
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, summarise
-from ssmrl.training.loggers import make_logger
+from ssmrl.training.loggers import check_logger, make_logger
 from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
 from ssmrl.training.progress import Reporter, make_reporter
 from ssmrl.training.run import (
@@ -99,6 +99,7 @@ def make_venv(components: Components, env: EnvConfig, num_envs: int) -> Any:
             **env.kwargs,
         )
     except (ValueError, TypeError, ImportError) as error:
+        # ValueError and TypeError are how environments refuse options; see their own words.
         raise UsageError(f"env={env.name}: {error}") from error
 
 
@@ -153,6 +154,7 @@ def run_training(
     is_host = bool(getattr(venv, "is_host", False))
     # Before the folder is made: a run that cannot start leaves nothing behind.
     check_placement(agent, config, is_host=is_host)
+    check_logger(config.logger)
     run = _open_folder(config, overrides, reporter)
     logger = make_logger(config.logger, run.path, as_dict(config))
     evaluate = None

@@ -43,10 +43,18 @@ class StubVectorEnv:
 
     is_host = False
 
-    def __init__(self, num_envs: int, size: int = 3, length: int = 5, **flags: bool):
+    def __init__(
+        self,
+        num_envs: int,
+        size: int = 3,
+        length: int = 5,
+        previous_action: bool = False,
+        previous_reward: bool = False,
+        first_flag: bool = False,
+    ):
         if length < 1:
             raise ValueError(f"length={length} must be positive")
-        self.num_envs, self.size, self.length, self.flags = num_envs, size, length, flags
+        self.num_envs, self.size, self.length = num_envs, size, length
         self.observation_space, self.action_space = Box(size), Box(1)
 
     def render(self, state: Any, index: int = 0) -> Any:

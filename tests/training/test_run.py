@@ -1,0 +1,112 @@
+"""The run folder's files, and what a run says while it goes."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from ssmrl.training.errors import RunError
+from ssmrl.training.progress import LiveReporter, PlainReporter, format_duration
+from ssmrl.training.run import MetricsFile, RunFolder, new_run_path, read_metrics, write_atomically
+
+
+def test_numbers_that_json_does_not_have_become_null():
+    metrics = MetricsFile(Path("m.jsonl"))
+    metrics.write(1, {"a": float("nan"), "b": [1.0, float("-inf")], "c": 2})
+    # Flushed: another process reads it before the file is closed.
+    assert json.loads(Path("m.jsonl").read_text()) == {"step": 1, "a": None, "b": [1, None], "c": 2}
+    metrics.close()
+
+
+def test_a_full_disk_while_writing_metrics_is_one_line(monkeypatch):
+    metrics = MetricsFile(Path("m.jsonl"))
+
+    class Full:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            pass
+
+    metrics._file.close()
+    monkeypatch.setattr(metrics, "_file", Full())
+    with pytest.raises(RunError, match="^cannot write m.jsonl: No space left on device$"):
+        metrics.write(1, {"a": 1.0})
+
+
+def test_a_failed_replacement_leaves_the_old_file_and_no_other(monkeypatch):
+    Path("f").write_text("old")
+    replace = Path.write_text
+
+    def full(self, text, **options):
+        replace(self, text[:1], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(Path("f"), "new")
+    assert [(p.name, p.read_text()) for p in Path().iterdir()] == [("f", "old")]
+
+
+def test_lines_that_are_no_metrics_are_passed_over():
+    Path("m.jsonl").write_text('{"step": 1}\n[]\n{"a": 2}\n{"step": 3, "a"\n')
+    assert read_metrics(Path("m.jsonl")) == [{"step": 1}]
+    assert read_metrics(Path("absent")) == []
+
+
+@pytest.mark.parametrize("text", ["", "config: 3", "- a", "a: [", "other: {}"])
+def test_a_folder_with_a_broken_config_is_no_run(text):
+    Path("r").mkdir()
+    Path("r/config.yaml").write_text(text)
+    with pytest.raises(RunError, match="r/config.yaml is not a run's configuration") as error:
+        RunFolder("r").record()
+    assert "\n" not in str(error.value)
+
+
+def test_runs_begun_within_a_second_get_names_of_their_own():
+    names = set()
+    for _ in range(3):
+        path = new_run_path(Path("runs"), "a-b-c")
+        path.mkdir(parents=True)
+        names.add(path.name)
+    assert len(names) == 3
+
+
+def test_plain_lines_are_few_and_the_last_is_not_lost(capsys):
+    reporter = PlainReporter(interval=1000.0)
+    reporter.start("title", 0, 300)
+    for step in (100, 200, 300):
+        reporter.update(step, {"episode_return": [float("nan"), 0.5], "loss/total": 0.1}, 50.0)
+    reporter.stop()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0] == "title: steps 0 to 300"
+    assert lines[1].startswith(
+        "step 100/300  50 steps/s per seed  return 0.500  loss 0.1  eta 0:04"
+    )
+    assert lines[2].startswith("step 300/300")
+
+
+def test_the_live_panel_shows_rate_return_losses_and_time_left(capsys):
+    reporter = LiveReporter()
+    reporter.start("title", 0, 300)
+    reporter.update(100, {"episode_return": 0.5, "loss/total": 0.25}, 50.0)
+    reporter.update(200, {"loss/total": 0.125}, 50.0)
+    reporter.message("a note")
+    reporter.stop()
+    text = capsys.readouterr().out
+    for expected in ("a note", "200 / 300", "50", "0:02", "episode_return", "0.5", "0.125"):
+        assert expected in text
+
+
+def test_durations():
+    assert [format_duration(s) for s in (0.0, 61.0, 3661.0, -3.0, float("inf"))] == [
+        "0:00",
+        "1:01",
+        "1:01:01",
+        "0:00",
+        "?",
+    ]
