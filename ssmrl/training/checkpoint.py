@@ -12,8 +12,10 @@ format, and lets a mismatch be told by the name of the first leaf that differs.
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
+import os
 import sys
 import zlib
 from collections.abc import Callable
@@ -324,5 +326,10 @@ def _reason(error: BaseException) -> str:
         if isinstance(seen, OSError) and seen.strerror:
             return seen.strerror
         seen = seen.__cause__ or seen.__context__
-    lines = str(error).strip().splitlines()
+    text = str(error)
+    # Tensorstore writes from C++, and buries the system's words in pages of its own.
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(code) in text:
+            return os.strerror(code)
+    lines = text.strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any, Protocol, runtime_checkable
@@ -82,12 +83,17 @@ class PlainReporter:
 
     def _flush(self) -> None:
         if self._pending is not None:
-            print(self._pending, flush=True)
-            self._pending, self._last = None, time.monotonic()
+            text, self._pending, self._last = self._pending, None, time.monotonic()
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        # Whoever was reading has gone (`train.py | head`): no reason to stop training.
+        with contextlib.suppress(BrokenPipeError):
+            print(text, flush=True)
 
     def message(self, text: str) -> None:
         self._flush()
-        print(text, flush=True)
+        self._print(text)
 
     def stop(self) -> None:
         self._flush()

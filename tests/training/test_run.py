@@ -90,6 +90,17 @@ def test_plain_lines_are_few_and_the_last_is_not_lost(capsys):
     assert lines[2].startswith("step 300/300")
 
 
+def test_a_reader_that_has_gone_does_not_stop_training(monkeypatch):
+    def gone(*arguments, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    reporter = PlainReporter()
+    reporter.update(100, {}, 50.0)
+    reporter.message("a note")
+    reporter.stop()
+
+
 def test_the_live_panel_shows_rate_return_losses_and_time_left(capsys):
     reporter = LiveReporter()
     reporter.start("title", 0, 300)
