@@ -243,7 +243,7 @@ def affine_identity(like):
 
 
 def resettable(combine: Combine) -> Combine:
-    """Give any associative `combine` reset flags: an element that starts an episode forgets its left.
+    """Give any associative `combine` reset flags: where an episode starts, the left is forgotten.
 
     Elements become `(element, flag)`; `flag` must broadcast against every leaf of `element`. Flags
     are OR-ed, so that a merged stretch knows that it contains a start. The result is associative

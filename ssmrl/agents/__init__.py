@@ -1,4 +1,4 @@
-"""Agents by name. Importing this module is cheap; an agent's own file is imported when it is used."""
+"""Agents by name. This module is cheap to import; an agent's own file is imported on first use."""
 
 import difflib
 from importlib import import_module

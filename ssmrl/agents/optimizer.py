@@ -26,7 +26,7 @@ class OptimizerConfig:
     """
 
     lr: float = 1e-3
-    lr_schedule: str = "constant"
+    lr_schedule: str = "linear"
     ssm_lr_scale: float = 1.0
     weight_decay: float = 0.0
     max_grad_norm: float = 0.5
@@ -78,7 +78,7 @@ def make_optimizer(
 
 
 def _label(params: Any, ssm_names: frozenset[str]) -> Any:
-    """"ssm" for parameters below "memory" with one of these names, "default" for the others."""
+    """The group of each parameter: "ssm" below "memory" under one of these names, or "default"."""
 
     def label(path, _):
         keys = [getattr(key, "key", None) for key in path]

@@ -74,7 +74,7 @@ class Memory(nn.Module):
 
     def all_ssm_parameters(self) -> frozenset[str]:
         """`ssm_parameters` of this memory and of every memory inside it."""
-        parts = [part for part in jax.tree.leaves(vars(self), is_leaf=_is_memory) if _is_memory(part)]
+        parts = filter(_is_memory, jax.tree.leaves(vars(self), is_leaf=_is_memory))
         return frozenset(self.ssm_parameters).union(*(part.all_ssm_parameters() for part in parts))
 
     def state_features(self, carry: Carry) -> Float[Array, "*leading K"]:
@@ -84,7 +84,7 @@ class Memory(nn.Module):
         """
         shapes = jax.eval_shape(lambda: self.initialize_carry(()))
         rows = [
-            _real(leaf).reshape(leaf.shape[: leaf.ndim - len(shape.shape)] + (-1,))
+            _real(leaf).reshape(*leaf.shape[: leaf.ndim - len(shape.shape)], -1)
             for leaf, shape in zip(jax.tree.leaves(carry), jax.tree.leaves(shapes), strict=True)
         ]
         return jnp.concatenate(rows, axis=-1) if rows else jnp.zeros((0,), STATE_DTYPE)

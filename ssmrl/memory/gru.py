@@ -25,7 +25,7 @@ class GRU(Memory):
     Attributes:
         features: width H of the state and the output.
         learned_initial_carry: start episodes from a learned state instead of zeros.
-        dtype: of the input product and the output; None means the input's. The recurrence is float32.
+        dtype: of the input product; None means the input's. The recurrence is float32.
 
     Carry: float32 `[*batch, H]`.
     """

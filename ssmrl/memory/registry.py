@@ -2,11 +2,13 @@
 
 import dataclasses
 import difflib
+import inspect
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ssmrl.memory.base import Memory
+from ssmrl.memory.base import Memory, ScanMemory
 from ssmrl.memory.block import ResidualBlock, Stack
 from ssmrl.memory.gru import GRU
 from ssmrl.memory.none import NoMemory
@@ -116,7 +118,19 @@ def memory_config(name: str) -> type:
         for field in dataclasses.fields(entry.module)
         if field.name not in ("features", "parent", "name")
     ]
-    return dataclasses.make_dataclass(f"{entry.module.__name__}Config", fields)
+    own = {"features": "width of the output.", "layers": "blocks behind one another."}
+    lines = [f"{option}: {text}" for option, text in own.items()]
+    for documented in (ResidualBlock, ScanMemory, entry.module):
+        lines += _attribute_lines(documented)
+    doc = "\n        ".join([f"Options of memory={name}.\n\n    Attributes:", *lines])
+    config = f"{entry.module.__name__}Config"
+    return dataclasses.make_dataclass(config, fields, namespace={"__doc__": doc + "\n    "})
+
+
+def _attribute_lines(documented: type) -> list[str]:
+    """The lines of a class docstring's section "Attributes"."""
+    _, _, section = inspect.cleandoc(documented.__doc__ or "").partition("Attributes:\n")
+    return textwrap.dedent(section.partition("\n\n")[0]).splitlines()
 
 
 def nearest(word: str, choices: list[str]) -> str:

@@ -31,7 +31,7 @@ class S5(ScanMemory):
         blocks: J; the state matrix starts as J copies of a HiPPO-LegS matrix of size P/J.
         discretization: "zoh" or "bilinear".
         dt_min, dt_max: the step Δ of each state starts log-uniform between these.
-        dtype: of the matrix products and outputs; None means the input's. The state stays complex64.
+        dtype: of the matrix products' factors; None means the input's. States stay complex64.
 
     Carry: complex64 `[*batch, P/2]`.
     """

@@ -1,4 +1,4 @@
-"""Distributions over actions; the one place that imports distrax.
+"""Distributions over actions; the one place that imports distrax, when one is first used.
 
 Every distribution here has
 
@@ -16,7 +16,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +56,8 @@ def action_distribution(space: Space, parameters: Array, log_std: Array | None =
         splits = np.cumsum(np.ravel(space.nvec))[:-1]
         return Categorical(tuple(jnp.split(parameters, splits, axis=-1)), space.shape)
     if isinstance(space, Box):
+        if log_std is None:
+            raise ValueError("actions in a Box need log_std")
         return SquashedNormal(space, parameters, log_std)
     raise ValueError(f"no action distribution for {space!r}")
 
@@ -69,6 +70,8 @@ class Categorical:
     shape: tuple[int, ...]
 
     def _parts(self) -> list[Any]:
+        import distrax
+
         return [distrax.Categorical(logits=logits) for logits in self.logits]
 
     def _join(self, values: list[Array]) -> Array:
@@ -104,7 +107,9 @@ class SquashedNormal:
     mean: Array
     log_std: Array
 
-    def _normal(self):
+    def _normal(self) -> Any:
+        import distrax
+
         std = jnp.broadcast_to(jnp.exp(self.log_std), self.mean.shape)
         return distrax.Independent(distrax.Normal(self.mean, std), 1)
 
@@ -131,7 +136,7 @@ class SquashedNormal:
         return normal.entropy() + self._log_volume_change(normal.sample(seed=seed))
 
     def mode(self) -> Array:
-        """The action in the middle: tanh keeps the median, and there is no closed form for the mode."""
+        """The median, which tanh keeps; there is no closed form for the mode behind a tanh."""
         return self.mean
 
     def action(self, raw: Array) -> Array:

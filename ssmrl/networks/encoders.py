@@ -40,8 +40,10 @@ class ObservationEncoder(nn.Module):
                 pictures.append(Convolutions(self.picture_depth, self.activation)(value))
             else:
                 vectors.append(encode_leaf(space, value))
-        features = [MLP(self.hidden, self.activation)(jnp.concatenate(vectors, -1))] if vectors else []
-        return jnp.concatenate(features + pictures, -1)
+        if vectors:
+            joined = MLP(self.hidden, self.activation)(jnp.concatenate(vectors, -1))
+            pictures.insert(0, joined)
+        return jnp.concatenate(pictures, -1)
 
 
 class Convolutions(nn.Module):
@@ -66,7 +68,7 @@ class Convolutions(nn.Module):
 
 
 def leaves(space: Space, value: Any) -> list[tuple[Space, Any]]:
-    """Pairs of (elementary space, its part of `value`), dict entries in the order of their names."""
+    """Pairs of (elementary space, its part of `value`); dict entries in order of their names."""
     if isinstance(space, Dict):
         return [pair for k in sorted(space.spaces) for pair in leaves(space.spaces[k], value[k])]
     if isinstance(space, Tuple):
@@ -86,7 +88,7 @@ def encode_leaf(space: Space, value: Array) -> Array:
         return jax.nn.one_hot(value, space.n)
     if isinstance(space, MultiDiscrete):
         sizes = np.ravel(space.nvec)
-        flat = jnp.reshape(value, value.shape[: value.ndim - len(space.shape)] + (sizes.size,))
+        flat = jnp.reshape(value, (*value.shape[: value.ndim - len(space.shape)], sizes.size))
         return jnp.concatenate([jax.nn.one_hot(flat[..., i], n) for i, n in enumerate(sizes)], -1)
     if isinstance(space, Box):
         leading = value.shape[: value.ndim - len(space.shape)]

@@ -5,14 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import Array
 
 
 @struct.dataclass
 class RunningStatistics:
     """Mean and sum of squared deviations of everything seen so far, leaf by leaf."""
 
-    count: Array
+    count: Any
+    """float [], samples so far."""
     mean: Any
     squares: Any
 
@@ -23,7 +23,10 @@ class RunningStatistics:
         return cls(jnp.zeros((), jnp.float32), zeros, zeros)
 
     def update(self, batch: Any) -> "RunningStatistics":
-        """Take in samples with any leading axes (Chan et al. 1979, the parallel update)."""
+        """Take in samples with any leading axes (Chan et al. 1979, the parallel update).
+
+        A batch that holds NaN or infinity is left out as a whole: it would spoil all that follow.
+        """
 
         def leaf(mean, squares, x):
             x = x.astype(jnp.float32).reshape(-1, *mean.shape)
@@ -41,7 +44,9 @@ class RunningStatistics:
             return self
         means, squares, totals = zip(*triples, strict=True)
         rebuild = jax.tree.structure(self.mean).unflatten
-        return RunningStatistics(totals[0], rebuild(means), rebuild(squares))
+        new = RunningStatistics(totals[0], rebuild(means), rebuild(squares))
+        finite = jnp.array([jnp.isfinite(x).all() for x in squares]).all()
+        return jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, self)
 
     @property
     def std(self) -> Any:

@@ -6,13 +6,14 @@ the network, what is stored, one iteration (collect, advantages, update), the ag
 Conventions that recurrent implementations tend to get wrong, and that the tests hold us to:
 
 - `reset[t]` is True where `observation[t]` begins an episode; it is stored beside the observation,
-  and acting and updating hand the same flag to the memory. The update starts from the carry *before*
-  the first observation of its window, so before any update the probability ratio is 1.
+  and acting and updating hand the same flag to the memory. The update starts from the carry
+  *before* the first observation of its window: before any update the probability ratio is 1.
 - A termination has no future. A truncation has one that was not seen: its value is V(final
   observation), computed with the carry behind the last real step, never V of the next episode.
 - Minibatches are whole windows of some environments, never a stride through time.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -28,12 +29,13 @@ from jax.sharding import PartitionSpec as P
 
 from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer
 from ssmrl.envs.batching import any_across_batch
+from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Box, Space
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, make_memory
 from ssmrl.networks.distributions import action_distribution, parameter_size
 from ssmrl.networks.encoders import ObservationEncoder
-from ssmrl.networks.mlp import MLP
+from ssmrl.networks.mlp import ACTIVATIONS, MLP
 from ssmrl.networks.statistics import RunningStatistics
 
 Metrics = dict[str, Array]
@@ -76,11 +78,11 @@ class PPOConfig(OptimizerConfig):
     rollout_length: int = 128
     window_length: int | None = None
     epochs: int = 4
-    minibatches: int = 4
+    minibatches: int = 8
     discount: float = 0.99
     gae_lambda: float = 0.95
     clip: float = 0.2
-    value_clip: float | None = 0.2
+    value_clip: float | None = None
     value_coefficient: float = 0.5
     entropy_coefficient: float = 0.01
     entropy_coefficient_final: float | None = None
@@ -99,9 +101,22 @@ class PPOConfig(OptimizerConfig):
         super().__post_init__()
         for name in ("num_envs", "rollout_length", "epochs", "minibatches"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
+        choices = f"one of {', '.join(ACTIVATIONS)}"
+        require(self, "activation", self.activation in ACTIVATIONS, choices)
         for name in ("discount", "gae_lambda"):
             require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("value_coefficient", "entropy_coefficient"):
+            require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0")
+        final = self.entropy_coefficient_final
+        require(self, "entropy_coefficient_final", final is None or final >= 0, "at least 0")
         require(self, "clip", self.clip > 0, "positive")
+        require(self, "value_clip", self.value_clip is None or self.value_clip > 0, "positive")
+        not_nan = self.target_kl is None or not math.isnan(self.target_kl)
+        require(self, "target_kl", not_nan, "a number")
+        require(self, "initial_log_std", math.isfinite(self.initial_log_std), "finite")
+        for name in ("encoder", "actor", "critic"):
+            require(self, name, all(w >= 1 for w in getattr(self, name)), "widths of at least 1")
+        require(self, "activation", self.activation in ACTIVATIONS, f"one of {list(ACTIVATIONS)}")
         divides = 1 <= self.window <= self.rollout_length and self.rollout_length % self.window == 0
         expected = f"a divisor of rollout_length = {self.rollout_length}"
         require(self, "window_length", divides, expected)
@@ -157,13 +172,13 @@ class ActingState:
 
     env: Any
     observation: Any
-    reset: Array
+    reset: Leaf
     """bool [B]: `observation` begins an episode."""
     carry: Any
     """The memory's, before `observation`."""
-    discounted_return: Array
+    discounted_return: Leaf
     """float [B], of the running episode; for the normalisation of rewards."""
-    key: Array
+    key: Leaf
 
 
 @struct.dataclass
@@ -183,7 +198,7 @@ class TrainState:
     optimizer: Any
     normalizers: Normalizers
     acting: ActingState
-    iteration: Array
+    iteration: Leaf
 
 
 @struct.dataclass
@@ -191,17 +206,17 @@ class Transition:
     """One step of every environment; stacked over time by the rollout."""
 
     observation: Any
-    reset: Array
-    raw_action: Array
-    log_prob: Array
-    value: Array
-    reward: Array
-    terminated: Array
-    truncated: Array
-    final_value: Array
+    reset: Leaf
+    raw_action: Leaf
+    log_prob: Leaf
+    value: Leaf
+    reward: Leaf
+    terminated: Leaf
+    truncated: Leaf
+    final_value: Leaf
     """V(final observation) where the episode was truncated, else 0."""
-    discounted_return: Array
-    episode: dict[str, Array]
+    discounted_return: Leaf
+    episode: dict[str, Leaf]
 
 
 @struct.dataclass
@@ -210,12 +225,12 @@ class Window:
 
     carry: Any
     observation: Any
-    reset: Array
-    raw_action: Array
-    log_prob: Array
-    value: Array
-    advantage: Array
-    target: Array
+    reset: Leaf
+    raw_action: Leaf
+    log_prob: Leaf
+    value: Leaf
+    advantage: Leaf
+    target: Leaf
 
 
 # --------------------------------------------------------------------------------- advantages
@@ -247,14 +262,15 @@ def generalized_advantages(
     following = jnp.where(truncated, final_value, following)
     following = jnp.where(terminated, 0.0, following)
     delta = reward + discount * following - value
-    decay = discount * gae_lambda * ~(terminated | truncated)
+    done = terminated | truncated
 
     def step(advantage, inputs):
-        delta_t, decay_t = inputs
-        advantage = delta_t + decay_t * advantage
+        delta_t, done_t = inputs
+        # Chosen, not multiplied by 0: a NaN in one episode must not reach the one before.
+        advantage = delta_t + jnp.where(done_t, 0.0, discount * gae_lambda * advantage)
         return advantage, advantage
 
-    return lax.scan(step, jnp.zeros_like(next_value), (delta, decay), reverse=True)[1]
+    return lax.scan(step, jnp.zeros_like(next_value), (delta, done), reverse=True)[1]
 
 
 # -------------------------------------------------------------------------------------- agent
@@ -289,7 +305,7 @@ class PPO:
             )
         self.config, self.memory, self.env = config, memory, env
         self.network = ActorCritic(env.observation_space, env.action_space, memory, config)
-        self.iterations = max(1, total_steps // self.steps_per_iteration)
+        self.iterations = -(-total_steps // self.steps_per_iteration)  # the loop rounds up too
         updates = self.iterations * config.epochs * config.minibatches
         self.optimizer, self.learning_rate = make_optimizer(
             config, updates, memory, skip_nonfinite=skip_nonfinite
@@ -349,7 +365,9 @@ class PPO:
         shared, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
         num_envs = self.config.num_envs
         if num_envs % mesh.size:
-            raise ValueError(f"agent.num_envs = {num_envs} must be divisible by {mesh.size} devices")
+            raise ValueError(
+                f"agent.num_envs = {num_envs} must be divisible by {mesh.size} devices"
+            )
 
         def environments(x):
             return split if x.ndim and x.shape[0] == num_envs else shared
@@ -452,7 +470,8 @@ class PPO:
         """The network on raw observations, values in the units of (normalised) rewards."""
         if self.config.normalize_observations:
             observation = _standardize(observation, normalizers.observation)
-        carry, distribution, value = self.network.apply(params, carry, observation, reset)
+        outputs: Any = self.network.apply(params, carry, observation, reset)
+        carry, distribution, value = outputs
         return carry, distribution, value * normalizers.value.std + normalizers.value.mean
 
     # ........................................................................ targets
@@ -525,7 +544,7 @@ class PPO:
             loss = partial(self._loss, state.normalizers, batch, entropy_coefficient, key_batch)
             gradient, metrics = jax.grad(loss, has_aux=True)(params)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
-            metrics["learning_rate"] = self.learning_rate(state.iteration)
+            metrics["learning_rate"] = self.learning_rate(state.iteration * len(batches))
             updates, new_optimizer = self.optimizer.update(gradient, optimizer, params)
             new = optax.apply_updates(params, updates), new_optimizer
             if c.target_kl is not None:
@@ -611,7 +630,7 @@ class PPO:
 def make_ppo(
     config: PPOConfig, memory_config: Any, env: VectorEnv, *, total_steps: int, skip_nonfinite=False
 ) -> PPO:
-    """PPO from the two configurations (`memory_config` is an instance of `ssmrl.memory.memory_config`)."""
+    """PPO from its configuration and an instance of `ssmrl.memory.memory_config(name)`."""
     memory = make_memory(**asdict(memory_config))
     return PPO(config, memory, env, total_steps=total_steps, skip_nonfinite=skip_nonfinite)
 
