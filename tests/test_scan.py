@@ -69,7 +69,7 @@ def on_device(arrays):
 
 
 def plain_loop(a, b, h0, reset, h_init, xp=np):
-    """The recurrence as it is written, over arrays of `xp` (numpy, or jax.numpy to differentiate)."""
+    """The recurrence as it is written, in numpy, or in jax.numpy to differentiate it."""
     a = xp.broadcast_to(a, b.shape)
     states, h = [], h0
     for t in range(b.shape[0]):
@@ -199,7 +199,7 @@ def test_vmap(method, a_axis):
     jax.tree.map(lambda x, y: close(x, y, 1e-12), got, want)
 
 
-# --- Resets select; they never multiply ------------------------------------------------------------
+# Resets select; they never multiply.
 
 
 def poisoned(method, value, target):
@@ -273,7 +273,7 @@ def test_an_unused_h_init_may_be_anything(case, method):
     np.testing.assert_array_equal(h_init_bar, 0)
 
 
-# --- Edges of the decay ----------------------------------------------------------------------------
+# Edges of the decay.
 
 
 @pytest.mark.parametrize("method", FORMS)
@@ -293,7 +293,7 @@ def test_unit_decay_is_a_sum(method):
 
 @pytest.mark.parametrize("method", FORMS)
 def test_unit_modulus_neither_grows_nor_fades(method):
-    """h[t] = e^{iωt} after one impulse. A complex product errs by at most √8 ε/2, and there are t."""
+    """h[t] = e^{iωt} after an impulse. A complex product errs by √8 ε/2 at most; t of them."""
     steps = 1024
     a = jnp.exp(1j * jnp.asarray([0.0, 0.1, 3.0], jnp.float32)).astype(jnp.complex64)
     b = jnp.zeros((steps, 3), jnp.complex64).at[0].set(1)
@@ -303,7 +303,7 @@ def test_unit_modulus_neither_grows_nor_fades(method):
     assert np.all(np.abs(np.asarray(h) - exact) <= bound * np.abs(exact))
 
 
-# --- How it is computed ----------------------------------------------------------------------------
+# How it is computed.
 
 
 def lowered(platform, steps, method="auto", gradient=False):
@@ -395,7 +395,7 @@ def walk(jaxpr):
                 yield from walk(inner)
 
 
-# --- Dtypes and errors -----------------------------------------------------------------------------
+# Dtypes and errors.
 
 
 def test_the_result_has_the_common_dtype_of_a_and_b():
@@ -458,7 +458,7 @@ def test_the_good_arguments_are_good():
     assert linear_scan(GOOD["a"], GOOD["b"], GOOD["h0"], GOOD["reset"]).shape == (5, 2, 3)
 
 
-# --- The algebra -----------------------------------------------------------------------------------
+# The algebra.
 
 
 def random_affine(rng, dtype):

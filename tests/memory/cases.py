@@ -1,0 +1,191 @@
+"""What the memory tests share: cases over the registry, parameters, and double precision.
+
+A newly registered memory is covered without a change here. Where its defaults are too large for a
+quick test, `SMALL` has smaller ones; `VARIANTS` adds options that deserve a run of their own.
+
+All tests of a case use one shape and one compiled program where they can, and prepare their data in
+NumPy: on CPUs these tests compile much longer than they run.
+"""
+
+import contextlib
+import sys
+from dataclasses import dataclass, fields
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssmrl.memory import list_memories, make_memory, memory_config
+
+T, B = 8, 8
+F = 5  # inputs; not the memories' width, so that projections are covered
+WIDTH = 6
+
+SMALL: dict[str, dict] = {}
+VARIANTS: dict[str, list[dict]] = {
+    "s5": [{"layers": 1, "state_size": 12, "blocks": 2, "discretization": "bilinear"}],
+}
+
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A memory by name, with options (as items, so that a case can be a cache key)."""
+
+    name: str
+    items: tuple
+
+    @property
+    def options(self) -> dict:
+        return dict(self.items)
+
+    def __str__(self) -> str:
+        hidden = ("features", *SMALL.get(self.name, {}))
+        return "-".join([self.name] + [f"{k}={v}" for k, v in self.items if k not in hidden])
+
+
+def option_names(name: str) -> set[str]:
+    return {field.name for field in fields(memory_config(name))}
+
+
+def case(name: str, **options) -> Case:
+    return Case(name, tuple(({"features": WIDTH} | SMALL.get(name, {}) | options).items()))
+
+
+def cases_of(name: str) -> list[Case]:
+    """One and two layers; where there are such options, a learned start and the parallel form."""
+    learned = {"learned_initial_carry": True} if has_learned_start(name) else {}
+    cases = [case(name, layers=1), case(name, layers=2, **learned)]
+    if "scan_method" in option_names(name):
+        cases.append(case(name, layers=1, scan_method="associative", **learned))
+    return cases + [case(name, **options) for options in VARIANTS.get(name, [])]
+
+
+def has_learned_start(name: str) -> bool:
+    return "learned_initial_carry" in option_names(name)
+
+
+ALL_CASES = [c for name in list_memories() for c in cases_of(name)]
+every_case = pytest.mark.parametrize("case", ALL_CASES, ids=str)
+every_memory = pytest.mark.parametrize("name", list_memories())
+
+
+def build(case: Case, dtype: str | None = None, inputs: int = F):
+    """The memory, and parameters away from their special initial values.
+
+    Zeros and ones hide mistakes: a bias of zero cannot show that it is read in the wrong place, and
+    a learned initial carry of zeros cannot be told from none.
+    """
+    return _build(case, dtype, inputs, jax.config.jax_enable_x64)
+
+
+@cache
+def _build(case, dtype, inputs, double):
+    memory = make_memory(case.name, **case.options)
+
+    def init():
+        x = jnp.zeros((1, 1, inputs), dtype or float)
+        return memory.init(
+            jax.random.key(0), memory.initialize_carry((1,)), x, jnp.ones((1, 1), bool)
+        )
+
+    def perturb(path, leaf):
+        name = jax.tree_util.keystr(path)
+        noise = np.random.default_rng(sum(map(ord, name))).standard_normal(leaf.shape)
+        leaf = noise if "initial_carry" in name else np.asarray(leaf) + 0.3 * noise
+        # In double precision all of them: flax's own layers make single precision ones.
+        return jnp.asarray(leaf, float if double else np.float32)
+
+    return memory, jax.tree_util.tree_map_with_path(perturb, quick_jit(init)())
+
+
+def runner(case: Case):
+    """`run(carry, x, reset)`: the last carry, y, and the carries after every step, as NumPy."""
+    _, params = build(case)
+    apply = _compiled(case, jax.config.jax_enable_x64)
+    return lambda carry, x, reset: jax.device_get(apply(params, carry, x, reset))
+
+
+@cache
+def _compiled(case, double):
+    memory, _ = build(case)
+    return quick_jit(lambda *arguments: memory.apply(*arguments, return_carries=True))
+
+
+def draw(*shape, seed=0, dtype=None):
+    x = np.random.default_rng(seed).standard_normal(shape)
+    return x.astype(dtype or jnp.zeros(0).dtype)
+
+
+def flags(*entries, shape=(T, B)):
+    """Booleans, all False except for `entries`."""
+    reset = np.zeros(shape, bool)
+    for entry in entries:
+        reset[entry] = True
+    return reset
+
+
+def initial_carry(case: Case, batch=(B,)):
+    return jax.device_get(build(case)[0].initialize_carry(batch))
+
+
+def used_carry(case: Case, seed=1):
+    """A carry that is not the initial one: after T random inputs."""
+    return runner(case)(initial_carry(case), draw(T, B, F, seed=seed), flags(0))[0]
+
+
+@contextlib.contextmanager
+def double_precision():
+    """The same code, with states in double precision.
+
+    The memories keep their states in float32 by design, so that switching x64 on alone would leave
+    float32's rounding in every comparison. `STATE_DTYPE` is the one place that says so.
+    """
+    modules = [m for name, m in sys.modules.items() if name.startswith("ssmrl.memory")]
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        for module in modules:
+            if hasattr(module, "STATE_DTYPE"):
+                patch.setattr(module, "STATE_DTYPE", jnp.float64)
+        yield
+
+
+def close(got, want, tolerance):
+    """Trees alike; errors relative to the largest entry of each leaf of `want`."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    paths = jax.tree_util.tree_leaves_with_path(want)
+    for got_leaf, (path, want_leaf) in zip(jax.tree.leaves(got), paths, strict=True):
+        got_leaf, want_leaf = np.asarray(got_leaf), np.asarray(want_leaf)
+        assert got_leaf.shape == want_leaf.shape
+        wide = complex if np.iscomplexobj(want_leaf) else float
+        error = np.abs(got_leaf.astype(wide) - want_leaf.astype(wide)).max(initial=0)
+        scale = np.abs(want_leaf.astype(wide)).max(initial=0)
+        assert error <= tolerance * scale, f"{jax.tree_util.keystr(path)}: {error} of {scale}"
+
+
+def same(got, want):
+    """Trees alike, to the bit."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def at(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def is_inexact(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def inexact(tree) -> list:
+    """The leaves that can hold a NaN and have a gradient."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+
+
+def with_inexact(tree, leaves):
+    """`tree` with its inexact leaves replaced by `leaves`."""
+    leaves = iter(leaves)
+    return jax.tree.map(lambda leaf: next(leaves) if is_inexact(leaf) else leaf, tree)

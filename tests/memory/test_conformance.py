@@ -1,0 +1,432 @@
+"""The contract (ssmrl/memory/base.py), for every registered memory and no exceptions.
+
+That a sequence equals its steps is proven twice: in float32 as it ships, and for the same code in
+double precision, where a tolerance of 1e-11 leaves no room for a mistake to pass as rounding.
+"""
+
+import itertools
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ssmrl.memory import ScanMemory, list_memories
+from ssmrl.scan import resettable
+from tests.memory.cases import (
+    ALL_CASES,
+    WIDTH,
+    B,
+    F,
+    T,
+    at,
+    build,
+    case,
+    close,
+    double_precision,
+    draw,
+    every_case,
+    every_memory,
+    flags,
+    has_learned_start,
+    inexact,
+    initial_carry,
+    quick_jit,
+    runner,
+    same,
+    used_carry,
+    with_inexact,
+)
+
+# 1. One sequence, step by step, and in windows.
+
+
+def in_one(apply, carry, x, reset):
+    return apply(carry, x, reset, True)
+
+
+def step_by_step(apply, carry, x, reset):
+    def step(carry, inputs):
+        carry, y = apply(carry, *(a[None] for a in inputs))
+        return carry, (y[0], carry)
+
+    carry, (y, carries) = lax.scan(step, carry, (x, reset))
+    return carry, y, carries
+
+
+def in_windows(apply, carry, x, reset):
+    parts = []
+    for window in (slice(0, 1), slice(1, 4), slice(4, None)):
+        carry, *part = apply(carry, x[window], reset[window], True)
+        parts.append(part)
+    return carry, *jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def results_and_gradients(form, case, jit):
+    """Last carry, y, carries; gradients with respect to the parameters, carry and inputs."""
+    memory, params = build(case)
+    carry = used_carry(case)
+    reset = np.random.default_rng(2).random((T, B)) < 0.2
+
+    @jit
+    def call(params, carry, x):
+        def run(params, leaves, x):
+            apply = lambda *arguments: memory.apply(params, *arguments)  # noqa: E731
+            last, y, carries = form(apply, with_inexact(carry, leaves), x, jnp.asarray(reset))
+            return (y, inexact(last)), (last, carries)
+
+        results, pull_back, aux = jax.vjp(run, params, inexact(carry), x, has_aux=True)
+        return results, aux, pull_back(jax.tree.map(cotangent, results))
+
+    def cotangent(leaf):
+        return jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
+
+    return jax.device_get(call(params, carry, draw(T, B, F)))
+
+
+@pytest.mark.parametrize("case", [c for c in ALL_CASES if c.options.get("layers") == 1], ids=str)
+def test_a_sequence_equals_its_steps_and_its_windows(case):
+    want = results_and_gradients(in_one, case, jax.jit)
+    for form in (step_by_step, in_windows):
+        close(results_and_gradients(form, case, jax.jit), want, 1e-5)
+
+
+@every_case
+def test_a_sequence_equals_its_steps_and_its_windows_in_double_precision(case):
+    with double_precision():
+        want = results_and_gradients(in_one, case, quick_jit)
+        # Guards the tolerance: a state that stays single would make this test meaningless.
+        wide = {np.dtype("float64"), np.dtype("complex128")}
+        assert {leaf.dtype for leaf in inexact(want)} <= wide
+        for form in (step_by_step, in_windows):
+            close(results_and_gradients(form, case, quick_jit), want, 1e-11)
+
+
+@every_case
+def test_carries_are_handed_out_only_when_asked_for(case):
+    memory, params = build(case)
+    arguments = (initial_carry(case), draw(T, B, F), flags(0, (3, 1)))
+    last, y, carries = runner(case)(*arguments)
+    without = jax.device_get(quick_jit(memory.apply)(params, *arguments))
+    assert len(without) == 2
+    close(without, (last, y), 1e-6)
+    same(at(carries, -1), last)
+
+
+@every_case
+def test_state_features_are_the_carry_in_real_numbers(case):
+    memory, _ = build(case)
+    last, _, carries = runner(case)(initial_carry(case), draw(T, B, F), flags(0))
+    features, over_time = (np.asarray(quick_jit(memory.state_features)(c)) for c in (last, carries))
+    if not jax.tree.leaves(last):
+        assert features.shape[-1] == 0
+        return
+    assert not np.iscomplexobj(features)
+    sizes = [leaf.size // B * (1 + np.iscomplexobj(leaf)) for leaf in jax.tree.leaves(last)]
+    assert features.shape == (B, sum(sizes)) and over_time.shape == (T, B, sum(sizes))
+    same(over_time[-1], features)
+    # Nothing is dropped: the norm of the whole is that of the parts.
+    norm = sum(np.sum(np.abs(leaf.astype(complex)) ** 2) for leaf in jax.tree.leaves(last))
+    np.testing.assert_allclose(np.sum(features.astype(float) ** 2), norm, rtol=1e-5)
+
+
+# 2. A reset is a fresh start.
+
+PATTERNS = {
+    "0": [0],
+    "1": [1],
+    "mid": [T // 2],
+    "L-2": [T - 2],
+    "L-1": [T - 1],
+    "all": list(range(T)),
+    "none": [],
+    "random": [2, 3, 6],
+}
+
+
+@every_case
+def test_a_reset_is_a_fresh_start(case):
+    """All patterns at once, one per batch entry, against a fresh run from every step on."""
+    run, x = runner(case), draw(T, B, F)
+    reset = flags(*((steps, i) for i, steps in enumerate(PATTERNS.values())))
+    carry = used_carry(case)
+    got = run(carry, x, reset)[1:]
+    unbroken = run(carry, x, flags())[1:]
+    # fresh[s]: the run that begins at s; what it reads after the end is padding.
+    padded = np.concatenate([x, x])
+    fresh = [run(initial_carry(case), padded[s : s + T], flags(0))[1:] for s in range(T)]
+    for i, t in itertools.product(range(len(PATTERNS)), range(T)):
+        begun = np.flatnonzero(reset[: t + 1, i])
+        want = at(fresh[begun[-1]], (t - begun[-1], i)) if begun.size else at(unbroken, (t, i))
+        close(at(got, (t, i)), want, 1e-5)
+
+
+@every_case
+def test_a_reset_hides_the_carry(case):
+    run, x, initial = runner(case), draw(T, B, F), initial_carry(case)
+    want = run(initial, x, flags(0))
+    same(run(used_carry(case), x, flags(0)), want)
+    if not case.options.get("learned_initial_carry"):
+        # Then the reset's start is the initial carry: the flag changes nothing.
+        same(run(initial, x, flags()), want)
+
+
+@every_memory
+def test_the_learned_initial_carry_is_where_episodes_start(name):
+    if not has_learned_start(name):
+        pytest.skip("has no such option")
+    memory, params = build(case(name, layers=2, learned_initial_carry=True))
+    carry = used_carry(case(name, layers=2, learned_initial_carry=True))
+    x, reset = draw(T, B, F), flags(2)
+
+    @quick_jit
+    def gradients(carry, x, reset, read):
+        def loss(params):
+            return jnp.sum(memory.apply(params, carry, x, reset)[1] * read[:, None, None])
+
+        return jax.grad(loss)(params)
+
+    for step, used in ((1, False), (2, True)):
+        leaves = jax.tree_util.tree_leaves_with_path(gradients(carry, x, reset, np.eye(T)[step]))
+        leaves = [leaf for path, leaf in leaves if "initial_carry" in jax.tree_util.keystr(path)]
+        assert len(leaves) >= 2  # in each layer
+        assert all(np.asarray(leaf).any() == used for leaf in leaves)
+
+
+# 3. Nothing crosses a reset.
+
+RESET_AT, POISON_AT = 4, 2
+
+
+@cache
+def pulled_back(case):
+    """y, and the cotangents of x and of the carry's inexact leaves.
+
+    Entry 0 begins an episode at RESET_AT, the others never do.
+    """
+    memory, params = build(case)
+    reset = flags((RESET_AT, 0))
+
+    @quick_jit
+    def call(carry, x, read):
+        def run(x, leaves):
+            last, y = memory.apply(params, with_inexact(carry, leaves), x, jnp.asarray(reset))
+            return y, last
+
+        y, pull_back, last = jax.vjp(run, x, inexact(carry), has_aux=True)
+        return y, last, *pull_back(read)
+
+    return lambda *arguments: jax.device_get(call(*arguments))
+
+
+def planted(x, index, value):
+    x = np.array(x)
+    x[index] = value
+    return x
+
+
+@every_case
+def test_a_nan_stays_in_its_episode(case):
+    call, carry, x = pulled_back(case), used_carry(case), draw(T, B, F)
+    read = draw(T, B, WIDTH, seed=3)  # all outputs, those before the reset too
+    clean = call(carry, x, read)
+    for value in (np.nan, np.inf, -np.inf):
+        bad_x = planted(x, (POISON_AT, 0), value)
+        bad_carry = with_inexact(carry, [planted(leaf, 0, value) for leaf in inexact(carry)])
+        for carry_in, x_in in ((carry, bad_x), (bad_carry, x), (bad_carry, bad_x)):
+            y, last, x_bar, carry_bar = call(carry_in, x_in, read)
+            same(y[RESET_AT:, 0], clean[0][RESET_AT:, 0])
+            same(last, clean[1])
+            same(x_bar[RESET_AT:, 0], clean[2][RESET_AT:, 0])
+            for i, others in enumerate((y, x_bar)):  # nor in the other batch entries
+                same(others[:, 1:], clean[2 * i][:, 1:])
+            same(at(carry_bar, slice(1, None)), at(clean[3], slice(1, None)))
+        assert not np.isfinite(y[POISON_AT, 0]).all()  # the poison works
+
+
+@every_case
+def test_gradients_across_a_reset_are_exactly_zero(case):
+    call, carry, x = pulled_back(case), used_carry(case), draw(T, B, F)
+    after = np.ones((T, B, WIDTH), np.float32)
+    after[:RESET_AT] = 0
+    *_, x_bar, carry_bar = call(carry, x, after)
+    assert not x_bar[:RESET_AT, 0].any()
+    assert not any(leaf[0].any() for leaf in carry_bar)
+    assert x_bar[RESET_AT:, 0].any()
+    if carry_bar:  # where there is no reset there is a gradient
+        assert x_bar[RESET_AT - 1, 1].any()
+        assert any(leaf[1].any() for leaf in carry_bar)
+    *_, x_bar, _ = call(carry, x, 1 - after)
+    assert not x_bar[RESET_AT:].any()
+    assert x_bar[:RESET_AT].any()
+
+
+# 4. Causality, and batch entries apart.
+
+
+@every_case
+def test_the_future_does_not_matter(case):
+    run, carry = runner(case), used_carry(case)
+    x, other = draw(T, B, F), draw(T, B, F, seed=2)
+    reset = np.random.default_rng(3).random((T, B)) < 0.2
+    _, *want = run(carry, x, reset)
+    for t in range(T):
+        changed_reset = np.concatenate([reset[:t], ~reset[t:]])
+        _, *got = run(carry, np.concatenate([x[:t], other[t:]]), changed_reset)
+        same(at(got, slice(t)), at(want, slice(t)))
+        assert (got[0][t] != want[0][t]).any(axis=-1).all()
+
+
+@every_case
+def test_batch_entries_do_not_mix(case):
+    run, x = runner(case), draw(T, B, F)
+    carry, other = used_carry(case), used_carry(case, seed=2)
+    entry = np.arange(B) == 1  # the one that changes
+    mixed = jax.tree.map(
+        lambda a, b: np.where(entry.reshape(-1, *[1] * (a.ndim - 1)), b, a), carry, other
+    )
+    want = run(carry, x, flags((3, 0)))
+    got = run(mixed, np.where(entry[:, None], -x, x), flags((3, 0), (5, 1)))
+    assert (got[1][:, 1] != want[1][:, 1]).any()
+    same(at(got[0], ~entry), at(want[0], ~entry))
+    same(at(got[1:], (slice(None), ~entry)), at(want[1:], (slice(None), ~entry)))
+
+
+@every_case
+def test_any_batch_shape(case):
+    x, reset = draw(T, B, F), flags(0, (3, 5))
+    want = runner(case)(initial_carry(case), x, reset)
+    for shape, entries in (((2, 4), slice(None)), ((), 5)):
+        part, part_reset = (a[:, entries].reshape(T, *shape, *a.shape[2:]) for a in (x, reset))
+        last, *over_time = runner(case)(initial_carry(case, shape), part, part_reset)
+
+        def batched(leaf, axis, shape=shape, entries=entries):
+            taken = leaf[(slice(None),) * axis + (entries,)]
+            return taken.reshape(*leaf.shape[:axis], *shape, *leaf.shape[axis + 1 :])
+
+        close(last, jax.tree.map(lambda leaf: batched(leaf, 0), want[0]), 1e-5)
+        close(over_time, jax.tree.map(lambda leaf: batched(leaf, 1), list(want[1:])), 1e-5)
+
+
+# 6. The operator is associative.
+
+
+def is_parallel(name):
+    return isinstance(build(case(name, layers=1))[0].layers[0].memory, ScanMemory)
+
+
+parallel_memories = pytest.mark.parametrize("name", list(filter(is_parallel, list_memories())))
+
+
+def elements_of(name):
+    """The inner memory, and what it encodes three random inputs to: elements of its own domain."""
+    memory, params = build(case(name, layers=1))
+    encoded = []
+
+    def listen(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        if context.method_name == "encode":
+            encoded.append(result)
+        return result
+
+    def run(carry):
+        with nn.intercept_methods(listen):
+            x, reset = jnp.asarray(draw(3, 2, F)), jnp.zeros((3, 2), bool)
+            states = memory.apply(params, carry, x, reset, True)[2]
+        return encoded[0], states
+
+    elements, states = jax.device_get(quick_jit(run)(initial_carry(case(name, layers=1), (2,))))
+    state = jax.tree.leaves(states)[0]
+    if state.ndim > min(leaf.ndim for leaf in jax.tree.leaves(elements)):
+        # A constant decay leaves out the leading axes.
+        elements = jax.tree.map(lambda leaf: np.broadcast_to(leaf, state.shape), elements)
+    return memory.layers[0].memory, [at(elements, t) for t in range(3)]
+
+
+@parallel_memories
+def test_combine_is_associative(name):
+    with double_precision():
+        memory, (x, y, z) = elements_of(name)
+        combine = memory.combine
+        close(combine(combine(x, y), z), combine(x, combine(y, z)), 1e-13)
+        identity = memory.identity(x)
+        close(combine(identity, x), x, 1e-15)
+        close(combine(x, identity), x, 1e-15)
+
+
+@parallel_memories
+def test_combine_with_resets_is_associative_and_forgets(name):
+    with double_precision():
+        memory, elements = elements_of(name)
+        combine = resettable(memory.combine)
+        for resets in itertools.product([False, True], repeat=3):
+            x, y, z = zip(elements, map(jnp.asarray, resets), strict=True)
+            left, right = combine(combine(x, y), z), combine(x, combine(y, z))
+            close(left[0], right[0], 1e-13)
+            assert left[1] == right[1] == any(resets)
+            last = max(i for i in range(3) if resets[i] or i == 0)
+            want = elements[last]
+            for element in elements[last + 1 :]:
+                want = memory.combine(want, element)
+            close(left[0], want, 1e-13)
+        # The identity has no flag, and stays the identity.
+        identity = (memory.identity(x[0]), jnp.asarray(False))
+        close(combine(identity, x)[0], x[0], 1e-15)
+        close(combine((x[0], jnp.asarray(False)), identity)[0], x[0], 1e-15)
+
+
+# 7. Long runs, and a carry that keeps its shape.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@every_memory
+def test_a_hundred_thousand_steps_stay_finite(name, dtype):
+    """One episode in windows of 1000, with a mean: a sum that is not normalised would grow."""
+    memory, params = build(case(name), dtype)
+    x = jnp.asarray(1 + draw(1000, 1, F)).astype(dtype)
+
+    @jax.jit
+    def run(params, carry):
+        def window(carry, number):
+            reset = jnp.zeros((1000, 1), bool).at[0].set(number == 0)
+            carry, y = memory.apply(params, carry, x, reset)
+            return carry, jnp.abs(y).max()
+
+        return lax.scan(window, carry, jnp.arange(100))
+
+    last, largest = jax.device_get(run(params, initial_carry(case(name), (1,))))
+    assert largest.shape == (100,)
+    for leaf in inexact((last, largest)):
+        assert np.isfinite(leaf).all()
+    # Settled: the outputs of the last window are not larger than those of the tenth.
+    assert largest[-1] <= 1.1 * largest[9]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@every_case
+def test_carry_and_output_keep_structure_shapes_and_dtypes(case, dtype):
+    """Traced only: shapes and dtypes are known without running."""
+    memory, params = build(case, dtype)
+
+    def forms(tree):
+        return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
+    initial = initial_carry(case)
+    for steps in (1, 2, 7):
+        x = jax.ShapeDtypeStruct((steps, B, F), dtype)
+        reset = jax.ShapeDtypeStruct((steps, B), bool)
+        carry, y, carries = jax.eval_shape(
+            lambda *a: memory.apply(*a, return_carries=True), params, initial, x, reset
+        )
+        assert forms(carry) == forms(initial)
+        assert forms(carries) == forms(at_every_step(initial, steps))
+        # Activations stay what they are, and states are single precision whatever they are.
+        assert (y.shape, y.dtype) == ((steps, B, WIDTH), dtype)
+        assert all(jnp.finfo(leaf.dtype).bits >= 32 for leaf in inexact(carry))
+
+
+def at_every_step(carry, steps):
+    return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (steps, *leaf.shape)), carry)
