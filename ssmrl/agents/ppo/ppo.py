@@ -116,7 +116,6 @@ class PPOConfig(OptimizerConfig):
         require(self, "initial_log_std", math.isfinite(self.initial_log_std), "finite")
         for name in ("encoder", "actor", "critic"):
             require(self, name, all(w >= 1 for w in getattr(self, name)), "widths of at least 1")
-        require(self, "activation", self.activation in ACTIVATIONS, f"one of {list(ACTIVATIONS)}")
         divides = 1 <= self.window <= self.rollout_length and self.rollout_length % self.window == 0
         expected = f"a divisor of rollout_length = {self.rollout_length}"
         require(self, "window_length", divides, expected)
