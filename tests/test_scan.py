@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import config as jaxtyping_config
 
 from ssmrl.scan import METHODS, affine_combine, affine_identity, linear_scan, resettable
+from tests.unchecked import unchecked
 
 FORMS = ("sequential", "associative")
 T = 6
@@ -39,14 +39,6 @@ SHAPES = {
 def double():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def as_users_run_it():
-    """Without the annotations' run-time checks, which users do not have."""
-    jaxtyping_config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 def draw(rng, shape, dtype):
@@ -439,12 +431,11 @@ BAD = {
 }
 
 
-@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("what", BAD)
 def test_errors_say_what_was_expected_and_what_came(what):
     changes, parts = BAD[what]
     arguments = GOOD | changes
-    with pytest.raises(ValueError, match="linear_scan") as error:
+    with unchecked(), pytest.raises(ValueError, match="linear_scan") as error:
         linear_scan(
             arguments.pop("a"), arguments.pop("b"), arguments.pop("h0"), arguments.pop("reset"),
             **arguments,
@@ -453,7 +444,6 @@ def test_errors_say_what_was_expected_and_what_came(what):
         assert part in str(error.value)
 
 
-@pytest.mark.usefixtures("as_users_run_it")
 def test_the_good_arguments_are_good():
     assert linear_scan(GOOD["a"], GOOD["b"], GOOD["h0"], GOOD["reset"]).shape == (5, 2, 3)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import jax
+
 from ssmrl.memory.base import Memory, ScanMemory
 from ssmrl.memory.block import ResidualBlock, Stack
 from ssmrl.memory.gru import GRU
@@ -97,7 +99,10 @@ def make_memory(name: str, **options: Any) -> Stack:
         ResidualBlock(features=features, memory=entry.module(**values), **block)
         for _ in range(layers)
     ]
-    return Stack(features=features, layers=tuple(blocks))
+    stack = Stack(features=features, layers=tuple(blocks))
+    # A memory's own sizes are checked where its carry is made; here, and not in the first `init`.
+    jax.eval_shape(lambda: stack.initialize_carry(()))
+    return stack
 
 
 @cache
