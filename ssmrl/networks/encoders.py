@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
-from ssmrl.networks.mlp import ACTIVATIONS, MLP
+from ssmrl.networks.mlp import MLP, activation_function
 
 
 class ObservationEncoder(nn.Module):
@@ -18,7 +18,7 @@ class ObservationEncoder(nn.Module):
 
     Discrete values become one-hot vectors (an index outside the space becomes zeros), boxes are
     flattened, dicts and tuples concatenated; all of that goes through an MLP. Boxes that hold
-    pictures (uint8, or three axes) go through a convolutional network each and join behind it.
+    pictures (three axes, at least 8 × 8) go through a convolutional network each and join behind.
 
     Attributes:
         space: the space of one observation.
@@ -57,13 +57,14 @@ class Convolutions(nn.Module):
 
     @nn.compact
     def __call__(self, picture: Array) -> Array:
+        activate = activation_function(self.activation)
         x = picture.astype(jnp.float32)
         if jnp.issubdtype(picture.dtype, jnp.integer):
             x = x / 255 - 0.5
         halvings = max(1, round(math.log2(max(min(picture.shape[-3:-1]), 8) / 4)))
         for i in range(halvings):
             x = nn.Conv(self.depth * 2**i, (4, 4), strides=(2, 2), padding="SAME")(x)
-            x = ACTIVATIONS[self.activation](x)
+            x = activate(x)
         return x.reshape(*x.shape[:-3], -1)
 
 

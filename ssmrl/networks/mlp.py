@@ -18,6 +18,17 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def activation_function(name: str) -> Callable[[Array], Array]:
+    """One of `ACTIVATIONS`.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
 class MLP(nn.Module):
     """Dense layers, an activation behind each; with `outputs` a last linear layer called "output".
 
@@ -35,12 +46,10 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if self.activation not in ACTIVATIONS:
-            choices = ", ".join(ACTIVATIONS)
-            raise ValueError(f"unknown activation {self.activation!r}; choose one of {choices}")
+        activate = activation_function(self.activation)
         for width in self.hidden:
             x = Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
-            x = ACTIVATIONS[self.activation](x)
+            x = activate(x)
         if self.outputs is None:
             return x
         init = nn.initializers.orthogonal(self.output_scale)

@@ -30,11 +30,12 @@ class RunningStatistics:
 
         def leaf(mean, squares, x):
             x = x.astype(jnp.float32).reshape(-1, *mean.shape)
-            n, batch_mean = x.shape[0], x.mean(0)
+            # Measured from the first sample, or rounding would give a constant a deviation.
+            n, batch_mean = x.shape[0], x[0] + (x - x[0]).mean(0)
             delta = batch_mean - mean
             total = self.count + n
             squares = squares + ((x - batch_mean) ** 2).sum(0) + delta**2 * self.count * n / total
-            return mean + delta * n / total, squares, total
+            return mean + delta * (n / total), squares, total
 
         triples = [
             leaf(*leaves)

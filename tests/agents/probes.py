@@ -121,7 +121,7 @@ class BlindForever(Probe):
 
 
 class BlindEight(BlindForever):
-    """The same, but terminated, and the time is seen: V(t) = Σ_{k < 8-t} γᵏ = (1-γ^(8-t)) / (1-γ)."""
+    """The same, but terminated, and the time is seen: V(t) = (1 - γ^(8-t)) / (1 - γ)."""
 
     truncates = False
 

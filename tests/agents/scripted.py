@@ -77,15 +77,15 @@ def small_agent(
     **options: Any,
 ):
     """PPO of a few hundred parameters; one update per iteration unless asked otherwise."""
-    defaults = dict(
-        num_envs=env.num_envs,
-        rollout_length=8,
-        epochs=1,
-        minibatches=1,
-        encoder=[8],
-        actor=[8],
-        critic=[8],
-    )
+    defaults = {
+        "num_envs": env.num_envs,
+        "rollout_length": 8,
+        "epochs": 1,
+        "minibatches": 1,
+        "encoder": [8],
+        "actor": [8],
+        "critic": [8],
+    }
     config = PPOConfig(**(defaults | options))
     memory_cfg = memory_config(memory)(**({"features": 8, "layers": 1} | (memory_options or {})))
     total_steps = iterations * config.num_envs * config.rollout_length

@@ -13,15 +13,15 @@ from tests.agents.scripted import collect, jit, small_agent, start
 
 def train(env, memory="none", iterations=60, num_envs=16, **options):
     """The agent, its state after training, a rollout of it, and the metrics over time."""
-    defaults = dict(
-        epochs=4,
-        minibatches=2,
-        lr=0.01,
-        max_grad_norm=10.0,
-        value_clip=None,
-        entropy_coefficient=0.0,
-        discount=0.9,
-    )
+    defaults = {
+        "epochs": 4,
+        "minibatches": 2,
+        "lr": 0.01,
+        "max_grad_norm": 10.0,
+        "value_clip": None,
+        "entropy_coefficient": 0.0,
+        "discount": 0.9,
+    }
     agent = small_agent(
         JaxVectorEnv(env, None, num_envs), memory, iterations=iterations, **(defaults | options)
     )

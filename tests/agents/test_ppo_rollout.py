@@ -46,7 +46,9 @@ def watch(agent):
         _, distribution, values = agent._apply(
             params, normalizers, batch.carry, batch.observation, batch.reset
         )
-        metrics["log_ratio"] = jnp.abs(distribution.log_prob(batch.raw_action) - batch.log_prob).max()
+        metrics["log_ratio"] = jnp.abs(
+            distribution.log_prob(batch.raw_action) - batch.log_prob
+        ).max()
         metrics["value_change"] = jnp.abs(values - batch.value).max()
         metrics["value_scale"] = jnp.abs(batch.value).max()
         metrics["log_prob_spread"] = batch.log_prob.std()
@@ -220,9 +222,7 @@ def test_an_episode_does_not_hear_of_the_next():
     terminated, truncated = flags(["..E.", "..U.", "..X."])
     reward = np.ones((4, 3))
     reward[3] = np.nan
-    advantages = gae(
-        reward, np.ones((4, 3)), np.ones(3), np.ones((4, 3)), terminated, truncated
-    )
+    advantages = gae(reward, np.ones((4, 3)), np.ones(3), np.ones((4, 3)), terminated, truncated)
     assert np.isfinite(advantages[:3]).all()
     assert np.isnan(advantages[3]).all()
 

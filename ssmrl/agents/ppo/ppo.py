@@ -302,6 +302,7 @@ class PPO:
             raise ValueError(
                 f"the environment has {env.num_envs} copies, agent.num_envs is {config.num_envs}"
             )
+        parameter_size(env.action_space)  # raises for actions that cannot be drawn
         self.config, self.memory, self.env = config, memory, env
         self.network = ActorCritic(env.observation_space, env.action_space, memory, config)
         self.iterations = -(-total_steps // self.steps_per_iteration)  # the loop rounds up too

@@ -1,0 +1,133 @@
+"""Every wrong option is one ValueError that names the option, what is expected, and what it got."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from ssmrl.agents import UnknownAgentError, agent_config, list_agents, make_agent
+from ssmrl.agents.optimizer import OptimizerConfig
+from ssmrl.agents.ppo import PPOConfig
+from ssmrl.envs import EpisodeStatistics, VectorEnv, spaces
+from ssmrl.memory import memory_config
+from tests.agents.scripted import Scripted, small_agent
+
+NAN = math.nan
+OPTIMIZER = [
+    ("lr", -0.1, "at least 0"),
+    ("lr", NAN, "at least 0"),
+    ("lr_schedule", "exponential", "one of constant, linear, cosine"),
+    ("ssm_lr_scale", -1.0, "at least 0"),
+    ("ssm_lr_scale", NAN, "at least 0"),
+    ("weight_decay", -1e-4, "at least 0"),
+    ("weight_decay", NAN, "at least 0"),
+    ("max_grad_norm", 0.0, "positive"),
+    ("max_grad_norm", NAN, "positive"),
+]
+PPO = [
+    ("num_envs", 0, "at least 1"),
+    ("rollout_length", 0, "at least 1"),
+    ("rollout_length", -8, "at least 1"),
+    ("epochs", 0, "at least 1"),
+    ("minibatches", 0, "at least 1"),
+    ("minibatches", 7, "a divisor of the 64 windows"),
+    ("minibatches", 128, "a divisor of the 64 windows"),
+    ("window_length", 0, "a divisor of rollout_length = 128"),
+    ("window_length", -1, "a divisor of rollout_length = 128"),
+    ("window_length", 48, "a divisor of rollout_length = 128"),
+    ("window_length", 256, "a divisor of rollout_length = 128"),
+    ("discount", 1.01, "between 0 and 1"),
+    ("discount", -0.1, "between 0 and 1"),
+    ("discount", NAN, "between 0 and 1"),
+    ("gae_lambda", 2.0, "between 0 and 1"),
+    ("gae_lambda", NAN, "between 0 and 1"),
+    ("clip", 0.0, "positive"),
+    ("clip", NAN, "positive"),
+    ("value_clip", 0.0, "positive"),
+    ("value_clip", NAN, "positive"),
+    ("value_coefficient", -0.5, "at least 0"),
+    ("value_coefficient", NAN, "at least 0"),
+    ("entropy_coefficient", -0.1, "at least 0"),
+    ("entropy_coefficient", NAN, "at least 0"),
+    ("entropy_coefficient_final", -0.1, "at least 0"),
+    ("entropy_coefficient_final", NAN, "at least 0"),
+    ("target_kl", NAN, "a number"),
+    ("initial_log_std", NAN, "finite"),
+    ("initial_log_std", math.inf, "finite"),
+    ("encoder", [32, 0], "widths of at least 1"),
+    ("actor", [-1], "widths of at least 1"),
+    ("critic", [0], "widths of at least 1"),
+    ("activation", "swish", "one of"),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "value", "expected"),
+    [(OptimizerConfig, *case) for case in OPTIMIZER]
+    + [(PPOConfig, *case) for case in OPTIMIZER + PPO],
+)
+def test_bad_values(config, name, value, expected):
+    message = rf"^agent\.{name} must be {re.escape(expected)}.*, got '?{re.escape(str(value))}'?$"
+    with pytest.raises(ValueError, match=message):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_envs": 1, "rollout_length": 1, "minibatches": 1},
+        {"discount": 0.0, "gae_lambda": 1.0},
+        {"discount": 1.0, "gae_lambda": 0.0},
+        {"window_length": 1, "minibatches": 64 * 128},
+        {"window_length": 128},
+        {"lr": 0.0, "entropy_coefficient": 0.0, "value_coefficient": 0.0},
+        {"encoder": [], "actor": [], "critic": []},
+        {"value_clip": None, "target_kl": None, "entropy_coefficient_final": None},
+    ],
+)
+def test_extreme_values_are_fine(options):
+    config = PPOConfig(**options)
+    assert all(getattr(config, name) == value for name, value in options.items())
+
+
+def test_every_option_is_explained():
+    documented = (PPOConfig.__doc__ or "") + (OptimizerConfig.__doc__ or "")
+    for name in PPOConfig.__dataclass_fields__:
+        assert name == "name" or re.search(rf"\b{name}\b", documented), name
+
+
+def no_ends(**options):
+    return Scripted(np.zeros((8, 4)), np.zeros((8, 4)), **options)
+
+
+def test_wrong_number_of_environments():
+    with pytest.raises(ValueError, match=r"environment has 4 copies, agent\.num_envs is 6"):
+        small_agent(no_ends(), num_envs=6)
+
+
+def test_actions_that_no_agent_can_take():
+    space = spaces.Dict({"a": spaces.Discrete(2)})
+    with pytest.raises(ValueError, match=r"cannot act in Dict.*Discrete, MultiDiscrete or Box"):
+        small_agent(no_ends(action_space=space))
+
+
+def test_unknown_agent_and_near_match():
+    assert "ppo" in list_agents()
+    with pytest.raises(UnknownAgentError, match=r"unknown agent 'pp0'; did you mean 'ppo'\?.*ppo"):
+        agent_config("pp0")
+    with pytest.raises(UnknownAgentError, match=r"^unknown agent 'zzz'; available: \['ppo'"):
+        make_agent(PPOConfig(name="zzz"), None, None, total_steps=1)
+    assert issubclass(UnknownAgentError, ValueError)
+    assert agent_config("ppo") is PPOConfig
+
+
+@pytest.mark.parametrize("total_steps", [1, 64, 65, 128])
+def test_schedules_span_the_iterations_that_the_loop_makes(total_steps):
+    """The loop goes on until total_steps is reached: it rounds iterations up."""
+    env = EpisodeStatistics(no_ends())
+    config = PPOConfig(num_envs=4, rollout_length=16, minibatches=1)
+    agent = make_agent(config, memory_config("none")(), env, total_steps=total_steps)
+    assert isinstance(env, VectorEnv)
+    assert agent.steps_per_iteration == 64
+    assert agent.iterations == math.ceil(total_steps / 64)

@@ -1,0 +1,200 @@
+"""Encoders: what each space becomes, in which order, for any leading axes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssmrl.envs import spaces
+from ssmrl.networks.encoders import Convolutions, ObservationEncoder, is_picture, leaves
+from ssmrl.networks.mlp import ACTIVATIONS, MLP
+
+
+def encode(space, value, **options):
+    """Features, from a freshly initialised encoder without hidden layers unless asked."""
+    module = ObservationEncoder(space, **({"hidden": ()} | options))
+    value = jax.tree.map(jnp.asarray, value)
+    return module.init_with_output(jax.random.key(0), value)[0]
+
+
+def test_discrete_is_one_hot():
+    features = encode(spaces.Discrete(3), np.int32([[0, 1], [2, 3]]))
+    expected = [[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0, 0, 0]]]  # 3 is outside: zeros
+    np.testing.assert_array_equal(features, expected)
+    assert features.dtype == jnp.float32
+
+
+def test_multi_discrete_is_one_hot_entry_by_entry():
+    features = encode(spaces.MultiDiscrete([2, 3]), np.int32([[1, 0], [0, 2]]))
+    np.testing.assert_array_equal(features, [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]])
+    # Two axes: [[2, 1], [3, 2]] in row-major order.
+    features = encode(spaces.MultiDiscrete([[2, 1], [3, 2]]), np.int32([[[1, 0], [2, 0]]]))
+    np.testing.assert_array_equal(features, [[0, 1, 1, 0, 0, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 2, 3), (2, 1, 2, 3)])
+def test_boxes_are_flattened(shape):
+    value = np.random.default_rng(0).normal(size=(4, 5, *shape)).astype(np.float32)
+    features = encode(spaces.Box(-9, 9, shape), value)
+    np.testing.assert_array_equal(features, value.reshape(4, 5, -1))
+
+
+def test_integer_boxes_become_floats():
+    features = encode(spaces.Box(0, 9, (2,), np.int32), np.int32([[3, 9]]))
+    np.testing.assert_array_equal(features, [[3, 9]])
+    assert features.dtype == jnp.float32
+
+
+def test_nested_spaces_are_concatenated_by_name():
+    space = spaces.Dict(
+        {
+            "z": spaces.Discrete(2),
+            "a": spaces.Tuple([spaces.Box(-1, 1, (1,)), spaces.Dict({"b": spaces.Discrete(3)})]),
+        }
+    )
+    value = {"z": np.int32([1]), "a": (np.float32([[0.5]]), {"b": np.int32([2])})}
+    # a.0 = 0.5, a.1.b = 2 of 3, z = 1 of 2
+    expected = [[0.5, 0, 0, 1, 0, 1]]
+    np.testing.assert_array_equal(encode(space, value), expected)
+    # The order in which the entries were written down does not matter.
+    other = spaces.Dict({"a": space["a"], "z": space["z"]})
+    np.testing.assert_array_equal(encode(other, dict(sorted(value.items()))), expected)
+    names = [type(part).__name__ for part, _ in leaves(space, value)]
+    assert names == ["Box", "Discrete", "Discrete"]
+
+
+def test_hidden_layers_follow():
+    space, value = spaces.Box(-1, 1, (3,)), jnp.array([[0.1, -0.2, 0.3]])
+    module = ObservationEncoder(space, hidden=(5, 4), activation="tanh")
+    features, variables = module.init_with_output(jax.random.key(0), value)
+    x = np.float64(value)
+    for name in ("Dense_0", "Dense_1"):
+        layer = variables["params"]["MLP_0"][name]
+        x = np.tanh(x @ np.float64(layer["kernel"]) + np.float64(layer["bias"]))
+    np.testing.assert_allclose(features, x, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------ pictures
+
+
+def test_what_is_a_picture():
+    assert is_picture(spaces.Box(0, 255, (64, 64, 3), np.uint8))
+    assert is_picture(spaces.Box(0, 1, (10, 10, 4)))
+    assert is_picture(spaces.Box(0, 1, (8, 20, 1)))
+    assert not is_picture(spaces.Box(0, 1, (7, 10, 4)))
+    assert not is_picture(spaces.Box(0, 255, (64, 64), np.uint8))
+    assert not is_picture(spaces.Box(0, 1, (9, 9, 9, 9)))
+    assert not is_picture(spaces.MultiDiscrete(np.full((10, 10, 4), 2)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "width"),
+    [
+        # 64 is halved four times to 4 x 4; channels 16, 32, 64, 128.
+        ((64, 64, 3), np.uint8, 4 * 4 * 128),
+        # 10 is halved once to 5 x 5; 16 channels.
+        ((10, 10, 4), np.float32, 5 * 5 * 16),
+        # The shorter side says how often: 16 halved twice is 4, 32 becomes 8; 32 channels.
+        ((32, 16, 1), np.float32, 8 * 4 * 32),
+    ],
+)
+def test_pictures_go_through_convolutions(shape, dtype, width):
+    space = spaces.Box(0, 255 if dtype == np.uint8 else 1, shape, dtype)
+    rng = np.random.default_rng(0)
+    value = rng.integers(0, 256, (2, 3, *shape)).astype(dtype)
+    module = ObservationEncoder(space, hidden=(7,))
+    value = jnp.asarray(value if dtype == np.uint8 else value / 255, dtype)
+    variables = module.init(jax.random.key(0), value[0, :1])
+    apply = jax.jit(module.apply)
+    features = apply(variables, value)
+    assert features.shape == (2, 3, width) and features.dtype == jnp.float32
+    # Leading axes are only carried along: each picture by itself gives the same.
+    for t, b in np.ndindex(2, 3):
+        np.testing.assert_allclose(features[t, b], module.apply(variables, value[t, b]), atol=1e-5)
+    assert np.abs(features[0, 0] - features[1, 2]).max() > 1e-3
+
+
+def test_bytes_are_scaled():
+    picture = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3)), jnp.uint8)
+    module = Convolutions(depth=4)
+    variables = module.init(jax.random.key(0), picture)
+    scaled = module.apply(variables, picture.astype(jnp.float32) / 255 - 0.5)
+    np.testing.assert_allclose(module.apply(variables, picture), scaled, atol=1e-6)
+
+
+def test_pictures_join_behind_the_vectors():
+    space = spaces.Dict(
+        {"eye": spaces.Box(0, 255, (8, 8, 3), np.uint8), "speed": spaces.Box(-1, 1, (2,))}
+    )
+    value = {
+        "eye": np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8),
+        "speed": np.float32(np.linspace(-1, 1, 10)).reshape(5, 2),
+    }
+    features = encode(space, value)
+    assert features.shape == (5, 2 + 4 * 4 * 16)
+    np.testing.assert_array_equal(features[:, :2], value["speed"])
+    assert (np.abs(features[:, 2:]).max(-1) > 0).all()
+
+
+def test_leading_axes_are_only_carried_along():
+    space = spaces.Dict(
+        {
+            "d": spaces.Discrete(4),
+            "m": spaces.MultiDiscrete([[2, 3]]),
+            "b": spaces.Box(-1, 1, (2, 2)),
+            "s": spaces.Box(-1, 1, ()),
+        }
+    )
+    sample = jax.vmap(jax.vmap(space.sample))(jax.random.split(jax.random.key(0), (3, 4)))
+    module = ObservationEncoder(space, hidden=(6,))
+    variables = module.init(jax.random.key(1), sample)
+    features = module.apply(variables, sample)
+    assert features.shape == (3, 4, 6)
+    for t, b in np.ndindex(3, 4):
+        one = jax.tree.map(lambda x: x[t, b], sample)  # noqa: B023
+        np.testing.assert_allclose(features[t, b], module.apply(variables, one), atol=1e-6)
+
+
+def test_unknown_spaces_are_named():
+    class Odd(spaces.Space):
+        def sample(self, key):
+            return key
+
+        def contains(self, x):
+            return jnp.asarray(True)
+
+        def _key(self):
+            return ()
+
+    with pytest.raises(ValueError, match="no encoding for observations of space"):
+        encode(Odd(), np.zeros(3, np.float32))
+
+
+# ------------------------------------------------------------------------------ perceptrons
+
+
+def test_perceptron_initialisation():
+    """Orthogonal kernels, gain √2 behind hidden layers and `output_scale` at the end; no biases."""
+    module = MLP((6, 6), "relu", outputs=3, output_scale=0.01)
+    parameters = module.init(jax.random.key(0), jnp.zeros((1, 6)))["params"]
+    assert set(parameters) == {"Dense_0", "Dense_1", "output"}
+    for name, gain in (("Dense_0", 2**0.5), ("Dense_1", 2**0.5), ("output", 0.01)):
+        kernel = np.float64(parameters[name]["kernel"])
+        gram = kernel.T @ kernel
+        np.testing.assert_allclose(gram, gain**2 * np.eye(len(gram)), atol=1e-5 * gain**2)
+        np.testing.assert_array_equal(parameters[name]["bias"], 0)
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_output_is_linear(activation):
+    module = MLP((), activation, outputs=2)
+    x = jnp.array([[1.0, -2.0]])
+    y, variables = module.init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(module.apply(variables, -3 * x), -3 * y, rtol=1e-5)
+
+
+@pytest.mark.parametrize("module", [MLP, Convolutions])
+def test_unknown_activations_are_named(module):
+    module = MLP((3,), "swish") if module is MLP else Convolutions(4, "swish")
+    with pytest.raises(ValueError, match="unknown activation 'swish'; choose one of .*silu"):
+        module.init(jax.random.key(0), jnp.zeros((8, 8, 3)))
