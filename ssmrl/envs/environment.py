@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import jax
+from flax import struct
 from jaxtyping import Array, PRNGKeyArray
 
 from ssmrl.envs.batching import select, strip_weak_types
@@ -28,6 +29,11 @@ Leaf = Any
 Transition = tuple[Any, State, Array, Array, Array, dict[str, Any]]
 
 
+@struct.dataclass
+class NoParams:
+    """The parameters of an environment that has none."""
+
+
 class Environment(abc.ABC, Generic[State, Params]):
     """Base class. Observations and states are pytrees of arrays; everything is jittable."""
 
@@ -37,9 +43,9 @@ class Environment(abc.ABC, Generic[State, Params]):
         return type(self).__name__
 
     @property
-    @abc.abstractmethod
     def default_params(self) -> Params:
-        """Parameters of the environment as published, a ``flax.struct`` dataclass."""
+        """Parameters of the environment as published, a ``flax.struct`` dataclass; here: none."""
+        return NoParams()  # type: ignore[return-value]
 
     @abc.abstractmethod
     def reset_env(self, key: PRNGKeyArray, params: Params) -> tuple[Any, State]:

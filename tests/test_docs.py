@@ -1,0 +1,73 @@
+"""What README.md and CONTRIBUTING.md show must work as written."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ssmrl.agents import _AGENTS
+from ssmrl.envs import registry as envs
+from ssmrl.experiment import COMPONENTS
+from ssmrl.memory import registry as memories
+from ssmrl.training.cli import compose_training
+
+ROOT = Path(__file__).parent.parent
+README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md"))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def untouched_registries(monkeypatch):
+    """Registries are copied for the test, so that what an example registers is gone after it."""
+    monkeypatch.setattr(memories, "_REGISTRY", dict(memories._REGISTRY))
+    for name in ("_ENTRIES", "_ALIASES"):
+        monkeypatch.setattr(envs, name, dict(getattr(envs, name)))
+    before = dict(_AGENTS)
+    yield
+    _AGENTS.clear()
+    _AGENTS.update(before)
+
+
+@pytest.mark.parametrize("code", blocks(README, "python"))
+def test_readme_examples_run(code):
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_readme_has_its_examples():
+    assert len(blocks(README, "python")) == 2
+
+
+def test_contributing_examples_run_and_what_they_register_works(untouched_registries):
+    import jax
+
+    for code in blocks(CONTRIBUTING, "python"):
+        exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "contributing"})
+    memory = memories.make_memory("moving_average", features=3)
+    x, reset = jax.numpy.ones((4, 2, 5)), jax.numpy.zeros((4, 2), bool)
+    carry = memory.initialize_carry((2,))
+    params = memory.init(jax.random.key(0), carry, x, reset)
+    assert memory.apply(params, carry, x, reset)[1].shape == (4, 2, 3)
+    env, params = envs.make("my/remember_one_bit")
+    observation, state = env.reset(jax.random.key(0), params)
+    for _ in range(5):
+        *_, reward, terminated, _, _ = env.step(jax.random.key(1), state, observation, params)
+        _, state, *_ = env.step(jax.random.key(1), state, observation, params)
+    assert bool(terminated) and float(reward) == 1.0
+
+
+def training_commands() -> list[str]:
+    return re.findall(r"^python scripts/train\.py (.*=.*)$", README.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", training_commands())
+def test_readme_training_commands_compose(line):
+    config = compose_training(shlex.split(line), COMPONENTS, ROOT / "configs")
+    assert config.total_steps > 0
+
+
+def test_readme_has_training_commands():
+    assert len(training_commands()) >= 3
