@@ -231,6 +231,26 @@ def test_nothing_crosses_a_reset(target, value, method):
 
 
 @pytest.mark.parametrize("method", FORMS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_gradients_before_a_reset_know_nothing_of_what_is_after(value, method):
+    a, b, h0, _, h_init = problem("a[t] in full", "float64")
+    reset = np.zeros((T, 2), bool)
+    reset[4] = True
+    cotangent = np.ones(b.shape)
+
+    def cotangents(a, cotangent):
+        return pulled_back(method)(a, b, h0, reset, h_init, cotangent)[1][:3]
+
+    clean = cotangents(a, cotangent)
+    cotangent[5], a[5] = value, value
+    a_bar, b_bar, h0_bar = cotangents(a, cotangent)
+    assert not np.isfinite(b_bar[4:]).all()
+    np.testing.assert_array_equal(a_bar[:4], clean[0][:4])
+    np.testing.assert_array_equal(b_bar[:4], clean[1][:4])
+    np.testing.assert_array_equal(h0_bar, clean[2])
+
+
+@pytest.mark.parametrize("method", FORMS)
 def test_gradients_across_a_reset_are_exactly_zero(method):
     a, b, h0, _, h_init = on_device(problem("a[t] in full", "float64"))
     reset = jnp.zeros((T, 2), bool).at[4].set(True)

@@ -105,9 +105,13 @@ def _build(case, dtype, inputs, double):
 
 def runner(case: Case):
     """`run(carry, x, reset)`: the last carry, y, and the carries after every step, as NumPy."""
-    _, params = build(case)
+    return partial(run_with, case, build(case)[1])
+
+
+def run_with(case: Case, params, carry, x, reset):
+    """The same with other parameters."""
     apply = _compiled(case, jax.config.jax_enable_x64)
-    return lambda carry, x, reset: jax.device_get(apply(params, carry, x, reset))
+    return jax.device_get(apply(params, carry, x, reset))
 
 
 @cache

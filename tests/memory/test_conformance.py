@@ -17,7 +17,6 @@ from jax import lax
 from ssmrl.memory import ScanMemory, list_memories
 from ssmrl.scan import resettable
 from tests.memory.cases import (
-    ALL_CASES,
     WIDTH,
     B,
     F,
@@ -35,6 +34,7 @@ from tests.memory.cases import (
     inexact,
     initial_carry,
     quick_jit,
+    run_with,
     runner,
     same,
     used_carry,
@@ -66,32 +66,45 @@ def in_windows(apply, carry, x, reset):
 
 
 def results_and_gradients(form, case, jit):
-    """Last carry, y, carries; gradients with respect to the parameters, carry and inputs."""
+    """y and last carry; that carry and all; gradients of parameters, carry and inputs."""
+    return _results_and_gradients(form, case, jit, jax.config.jax_enable_x64)
+
+
+@cache
+def _results_and_gradients(form, case, jit, double):
     memory, params = build(case)
-    carry = used_carry(case)
-    reset = np.random.default_rng(2).random((T, B)) < 0.2
+    carry, x, reset = arguments(case)
 
     @jit
-    def call(params, carry, x):
+    def call(params, carry, x, reset):
         def run(params, leaves, x):
-            apply = lambda *arguments: memory.apply(params, *arguments)  # noqa: E731
-            last, y, carries = form(apply, with_inexact(carry, leaves), x, jnp.asarray(reset))
+            def apply(*arguments):
+                return memory.apply(params, *arguments)
+
+            last, y, carries = form(apply, with_inexact(carry, leaves), x, reset)
             return (y, inexact(last)), (last, carries)
 
         results, pull_back, aux = jax.vjp(run, params, inexact(carry), x, has_aux=True)
         return results, aux, pull_back(jax.tree.map(cotangent, results))
 
-    def cotangent(leaf):
-        return jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
-
-    return jax.device_get(call(params, carry, draw(T, B, F)))
+    return jax.device_get(call(params, carry, x, reset))
 
 
-@pytest.mark.parametrize("case", [c for c in ALL_CASES if c.options.get("layers") == 1], ids=str)
-def test_a_sequence_equals_its_steps_and_its_windows(case):
-    want = results_and_gradients(in_one, case, jax.jit)
+def arguments(case):
+    """A used carry, inputs, and resets at random."""
+    return used_carry(case), draw(T, B, F), np.random.default_rng(2).random((T, B)) < 0.2
+
+
+def cotangent(leaf):
+    """What results are weighted with: neither equal nor zero."""
+    return np.cos(np.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
+
+
+@every_memory
+def test_a_sequence_equals_its_steps_and_its_windows(name):
+    want = results_and_gradients(in_one, case(name, layers=1), jax.jit)
     for form in (step_by_step, in_windows):
-        close(results_and_gradients(form, case, jax.jit), want, 1e-5)
+        close(results_and_gradients(form, case(name, layers=1), jax.jit), want, 1e-5)
 
 
 @every_case
@@ -103,6 +116,39 @@ def test_a_sequence_equals_its_steps_and_its_windows_in_double_precision(case):
         assert {leaf.dtype for leaf in inexact(want)} <= wide
         for form in (step_by_step, in_windows):
             close(results_and_gradients(form, case, quick_jit), want, 1e-11)
+
+
+@every_case
+def test_gradients_equal_finite_differences(case):
+    """Of every parameter, the carry and the inputs, each along a random direction.
+
+    Gradients written by hand would be wrong in the same way in one sequence and in its steps.
+    """
+    with double_precision():
+        _, params = build(case)
+        carry, x, reset = arguments(case)
+        *_, gradients = results_and_gradients(in_one, case, quick_jit)
+        point, tree = jax.tree.flatten((params, inexact(carry), x))
+        for i, (value, gradient) in enumerate(zip(point, jax.tree.leaves(gradients), strict=True)):
+            value = np.asarray(value)
+            direction = cotangent(value + 1)
+
+            def loss(size, i=i, moved=value, direction=direction):
+                leaves = [*point[:i], moved + size * direction, *point[i + 1 :]]
+                params, floats, x = jax.tree.unflatten(tree, leaves)
+                return weighted(case, params, with_inexact(carry, floats), x, reset)
+
+            # The error of a central difference is of order size², and that of rounding ε / size.
+            size = 1e-5
+            difference = (loss(size) - loss(-size)) / (2 * size)
+            scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
+            assert abs(difference - np.sum(gradient * direction).real) <= 1e-7 * scale
+
+
+def weighted(case, params, carry, x, reset):
+    """The real number whose gradients `results_and_gradients` gives."""
+    last, y, _ = run_with(case, params, carry, x, reset)
+    return sum(np.sum(leaf * cotangent(leaf)).real for leaf in (y, *inexact(last)))
 
 
 @every_case
@@ -245,6 +291,17 @@ def test_a_nan_stays_in_its_episode(case):
                 same(others[:, 1:], clean[2 * i][:, 1:])
             same(at(carry_bar, slice(1, None)), at(clean[3], slice(1, None)))
         assert not np.isfinite(y[POISON_AT, 0]).all()  # the poison works
+
+
+@every_case
+def test_a_nan_does_not_reach_the_gradients_of_the_episode_before(case):
+    call, carry, x = pulled_back(case), used_carry(case), draw(T, B, F)
+    read = draw(T, B, WIDTH, seed=3)
+    y, _, x_bar, carry_bar = call(carry, planted(x, (RESET_AT, 0), np.nan), read)
+    clean = call(carry, x, read)
+    assert not np.isfinite(y[RESET_AT, 0]).all()
+    same(x_bar[:RESET_AT], clean[2][:RESET_AT])
+    same(carry_bar, clean[3])
 
 
 @every_case
