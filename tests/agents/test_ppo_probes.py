@@ -104,7 +104,7 @@ def test_continuous_actions_find_their_aim():
 
 
 def test_multi_discrete_actions_press_the_right_buttons():
-    _, _, metrics, rollout = train(probes.Buttons())
+    _, _, metrics, _ = train(probes.Buttons())
     # At random: 1/2 + 1/3.
     assert abs(metrics["episode_return"][0] - 5 / 6) < 0.3
     assert metrics["episode_return"][-5:].mean() > 1.9
