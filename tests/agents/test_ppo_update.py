@@ -100,6 +100,29 @@ def test_a_target_between_stops_between():
     assert metrics["approx_kl"] > 1e-4
 
 
+def test_stopping_is_for_the_rest_of_the_iteration():
+    """A divergence by decree: 1 in the minibatch that holds environment 0, 0 in the other one.
+
+    So each of the two epochs has one of each. Only a first minibatch without environment 0 may be
+    learned from; if stopping did not last, one of each epoch would be: two updates.
+    """
+    agent = scripted_agent(target_kl=0.5)
+    first, loss = agent.env.reset(jax.random.key(0))[0][0], agent._loss
+
+    def decreed(normalizers, batch, *args):
+        value, metrics = loss(normalizers, batch, *args)
+        holds = (batch.observation[0] == first).all(-1).any()
+        return value, metrics | {"approx_kl": holds.astype(jnp.float32)}
+
+    agent._loss = decreed
+    iteration, made = jit(agent.iteration), set()
+    for seed in range(6):
+        state = beginning()
+        state = state.replace(acting=state.acting.replace(key=jax.random.key(seed)))
+        made.add(updates_made(iteration(state)[0]))
+    assert made == {0, 1}
+
+
 # ------------------------------------------------------------------------------ not finite
 
 
