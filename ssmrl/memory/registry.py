@@ -31,7 +31,7 @@ class Entry:
 
 
 BARE = {"residual": False, "norm": "none", "activation": "none", "glu": "none"}
-GATED = {"residual": True, "norm": "none", "activation": "gelu", "glu": "full"}
+GATED = {"residual": True, "norm": "pre", "activation": "gelu", "glu": "full"}
 
 _REGISTRY: dict[str, Entry] = {
     "gru": Entry(GRU, BARE),
