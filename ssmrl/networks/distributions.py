@@ -35,6 +35,11 @@ def parameter_size(space: Space) -> int:
     if isinstance(space, MultiDiscrete):
         return int(np.sum(space.nvec))
     if isinstance(space, Box):
+        if not np.issubdtype(space.dtype, np.floating) or (space.low >= space.high).any():
+            raise ValueError(
+                f"cannot act in {space!r}: a Box of actions must hold floats, with low < high in "
+                "every entry; make integers Discrete or MultiDiscrete, leave out fixed entries"
+            )
         return math.prod(space.shape)
     raise ValueError(
         f"cannot act in {space!r}: actions must be Discrete, MultiDiscrete or Box; "

@@ -258,3 +258,13 @@ def test_unsupported_spaces_are_named(space):
 def test_boxes_need_a_deviation():
     with pytest.raises(ValueError, match="log_std"):
         action_distribution(spaces.Box(-1, 1, (2,)), jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [spaces.Box(0, 3, (2,), np.int32), spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]))],
+)
+def test_boxes_without_a_density_are_refused(box):
+    """Integers would be truncated towards zero; an entry that cannot vary has no density."""
+    with pytest.raises(ValueError, match="low < high"):
+        parameter_size(box)
