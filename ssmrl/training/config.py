@@ -63,7 +63,7 @@ class TrainConfig:
 
     total_steps: int = option(300_000, "environment steps to train for, per seed", min=1)
     seed: int = option(0, "first random seed", min=0, max=2**31 - 1)
-    seeds: int = option(1, "seeds seed, seed+1, ... trained side by side in one program", min=1)
+    seeds: int = option(1, "how many seeds: seed, seed+1, ... are trained in one program", min=1)
     checkpoint_every: int = option(100_000, "steps between checkpoints; 0: only at the end", min=0)
     eval_every: int = option(0, "steps between evaluations; 0: never", min=0)
     eval_episodes: int = option(64, "episodes in each evaluation", min=1)
