@@ -44,8 +44,8 @@ def linear_scan(
 
     Args:
         a: decays, either `[T, *shape]` (or broadcastable to it, with as many axes as `b`), or
-            constant in time with at most the axes of `h0`. A constant decay is never broadcast
-            over time where the platform's form can avoid it.
+            constant in time with at most the axes of `h0`. A decay is never broadcast in memory
+            where the platform's form can avoid it: neither over time nor over the state.
         b: inputs `[T, *shape]`.
         h0: the state before the first step, `[*shape]`.
         reset: `[T, *batch]`, where `batch` is a prefix of `shape`; None means no resets.
@@ -77,7 +77,7 @@ def linear_scan(
     if constant:  # align the axes with h0's, so that cotangents need no guessing
         a = a.reshape((1,) * (h0.ndim - a.ndim) + a.shape)
     else:
-        a = jnp.broadcast_to(a, b.shape)
+        a = jnp.broadcast_to(a, b.shape[:1] + a.shape[1:])
     if b.shape[0] == 1:
         method = "sequential"
     return _linear_scan(method, constant, a, b, h0, reset, h_init)
@@ -114,7 +114,8 @@ def _check_broadcasts(name, x, shape) -> None:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _linear_scan(method, constant, a, b, h0, reset, h_init):
-    return _by_platform(method, _sequential, _associative, constant, a, b, h0, reset, h_init)
+    forms = partial(_sequential, constant), partial(_associative, constant)
+    return by_platform(method, *forms, a, b, h0, reset, h_init)
 
 
 def _forward(method, constant, a, b, h0, reset, h_init):
@@ -124,19 +125,27 @@ def _forward(method, constant, a, b, h0, reset, h_init):
 
 def _backward(method, constant, saved, h_bar):
     """g[t] = h_bar[t] + a[t+1] g[t+1], cut where step t+1 began an episode; g is b's cotangent."""
-    forms = _sequential_backward, _associative_backward
-    a_bar, b_bar, h0_bar, h_init_bar = _by_platform(method, *forms, constant, *saved, h_bar)
+    forms = partial(_sequential_backward, constant), partial(_associative_backward, constant)
+    a_bar, b_bar, h0_bar, h_init_bar = by_platform(method, *forms, *saved, h_bar)
     return a_bar, b_bar, h0_bar, None, h_init_bar
 
 
 _linear_scan.defvjp(_forward, _backward)
 
 
-def _by_platform(method, sequential, associative, constant, *arrays):
-    sequential, associative = partial(sequential, constant), partial(associative, constant)
+def by_platform(method: Method, sequential: Callable, associative: Callable, *arrays):
+    """One of two functions of `arrays`: the named one; for "auto" the first on CPUs, else the other.
+
+    Which platform it is for is only known when the program is lowered.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
     if method == "auto":
         return lax.platform_dependent(*arrays, cpu=sequential, default=associative)
-    return {"sequential": sequential, "associative": associative}[method](*arrays)
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r} of a scan; choose one of {METHODS}")
+    return (sequential if method == "sequential" else associative)(*arrays)
 
 
 def _sequential(constant, a, b, h0, reset, h_init):
@@ -161,6 +170,7 @@ def _sequential_backward(constant, a, h, h0, reset, h_init, h_bar):
         """The cotangents of a[t+1], h[t] and h_init through step t+1."""
         into = a_next * g_next
         a_bar = g_next * jnp.where(reset_next, _start(h_init, h), h)
+        a_bar = a_bar if constant else _sum_to(a_bar, a_next)
         h_init_bar = None if h_init is None else jnp.where(reset_next, into, 0)
         return a_bar, jnp.where(reset_next, 0, into), h_init_bar
 
@@ -185,14 +195,17 @@ def _sequential_backward(constant, a, h, h0, reset, h_init, h_bar):
 
 def _associative(constant, a, b, h0, reset, h_init, reverse=False):
     """Parallel prefix over ((a, b), reset): logarithmic depth, for accelerators."""
-    a = jnp.broadcast_to(a, b.shape)
+    if constant:
+        a = jnp.broadcast_to(a, b.shape)
+    else:  # all that the flags ask for, and no more
+        a = jnp.broadcast_to(a, jnp.broadcast_shapes(a.shape, reset.shape))
     first = -1 if reverse else 0
     # Put the starting states into the elements; the flags then only have to select, which keeps
     # the operator associative whatever h_init is.
     if h_init is not None:
         b = b + jnp.where(reset, a * h_init, 0)
     b = b.at[first].add(jnp.where(reset[first], 0, a[first] * h0))
-    elements = ((a, b), jnp.broadcast_to(reset, b.shape))
+    elements = ((a, b), reset)
     (_, h), _ = lax.associative_scan(resettable(affine_combine), elements, reverse=reverse)
     return h
 
@@ -257,3 +270,97 @@ def resettable(combine: Combine) -> Combine:
         return jax.tree.map(select, x_right, merged), flag_left | flag_right
 
     return combine_with_resets
+
+
+def operator_scan(
+    combine: Combine,
+    elements: Element,
+    state: Element,
+    reset: Bool[Array, "T *batch"],
+    start: Element,
+    *,
+    method: Method = "auto",
+) -> Element:
+    """Prefixes of any associative operator, with resets.
+
+        s[t] = combine(start if reset[t] else s[t-1], x[t]),      s[-1] = state
+
+    States and elements are of one kind: a state is what all elements so far merge into.
+
+    Args:
+        combine: the associative operator; its left argument comes first in time.
+        elements: x, a pytree of leaves `[T, *batch, ...]`, all with the same number of axes.
+        state: what the steps before merge into, leaves `[*batch, ...]`.
+        reset: `[T, *batch]`.
+        start: what an episode starts from, leaves broadcastable to those of `state`.
+        method: see `linear_scan`.
+
+    Returns:
+        s, leaves `[T, *batch, ...]`.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    ndim = jax.tree.leaves(elements)[0].ndim
+    reset = reset.reshape(reset.shape + (1,) * (ndim - reset.ndim))
+
+    def select(flag, on_true, on_false):
+        return jax.tree.map(partial(jnp.where, flag), on_true, on_false)
+
+    def sequential(elements, state, reset, start):
+        def step(state, inputs):
+            element, flag = inputs
+            state = combine(select(flag, start, state), element)
+            return state, state
+
+        return lax.scan(step, state, (elements, reset))[1]
+
+    def associative(elements, state, reset, start):
+        # Every episode's start goes into its first element; then the flags only have to select.
+        elements = select(reset, combine(start, elements), elements)
+        first = jax.tree.map(lambda leaf: leaf[0], elements)
+        first = select(reset[0], first, combine(state, first))
+        elements = jax.tree.map(lambda leaf, new: leaf.at[0].set(new), elements, first)
+        return lax.associative_scan(resettable(combine), (elements, reset))[0]
+
+    if reset.shape[0] == 1:
+        method = "sequential"
+    return by_platform(method, sequential, associative, elements, state, reset, start)
+
+
+def scan_in_blocks(
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any, block: int
+) -> tuple[Any, Any]:
+    """`body(carry, inputs)` over stretches of `block` steps, one after the other.
+
+    Equal to one call over the whole sequence when `body` handles sequences of any length. What
+    `body` computes inside is computed again for the gradient and never stored for more than one
+    block (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): for states that
+    are many times larger than inputs and outputs.
+
+    Args:
+        body: `(carry, inputs [t, ...]) -> (carry, outputs [t, ...])`, for t = `block` and for what
+            remains at the end.
+        carry: a pytree.
+        inputs: a pytree of leaves `[T, ...]`.
+        block: steps in a block, at least 1.
+
+    Returns:
+        The last carry and the outputs, leaves `[T, ...]`.
+    """
+    steps = jax.tree.leaves(inputs)[0].shape[0]
+    body = jax.checkpoint(body, prevent_cse=False)
+    whole = steps // block * block
+    blocks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, block, *leaf.shape[1:]), inputs)
+    rest = jax.tree.map(lambda leaf: leaf[whole:], inputs)
+    outputs = []
+    if whole == block:  # a loop of one turn costs copies and hides constants from the compiler
+        carry, y = body(carry, jax.tree.map(lambda leaf: leaf[0], blocks))
+        outputs.append(y)
+    elif whole:
+        carry, y = lax.scan(body, carry, blocks)
+        outputs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), y))
+    if whole < steps:
+        carry, y = body(carry, rest)
+        outputs.append(y)
+    return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)

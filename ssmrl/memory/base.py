@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ssmrl.scan import Method, affine_combine, affine_identity, linear_scan
+from ssmrl.scan import Method, affine_combine, affine_identity, linear_scan, operator_scan
 
 Carry = Any
 DTypeLike = Any
@@ -80,56 +80,79 @@ class Memory(nn.Module):
     def state_features(self, carry: Carry) -> Float[Array, "*leading K"]:
         """The carry as real features: every leaf flattened, complex numbers as (real, imaginary).
 
-        `carry` may have any leading axes ([*batch] or [T, *batch]). Without any state, K is 0.
+        Integers and flags, which count steps and mark what is there, are left out. `carry` may have
+        any leading axes ([*batch] or [T, *batch]). Without any state, K is 0.
         """
         shapes = jax.eval_shape(lambda: self.initialize_carry(()))
         rows = [
             _real(leaf).reshape(*leaf.shape[: leaf.ndim - len(shape.shape)], -1)
             for leaf, shape in zip(jax.tree.leaves(carry), jax.tree.leaves(shapes), strict=True)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact)
         ]
         return jnp.concatenate(rows, axis=-1) if rows else jnp.zeros((0,), STATE_DTYPE)
 
 
-class ScanMemory(Memory):
+class AssociativeMemory(Memory):
     """A memory whose state follows an associative operator: encode → combine → decode.
 
-    A subclass writes `encode` (inputs to elements), `decode` (states to outputs), and, where the
-    operator is not the elementwise affine one, `combine`, `identity` and `scan`. The scan, resets,
-    windows and acting come from here.
+    A subclass writes `encode` (inputs to elements), `decode` (states to outputs), `combine` and
+    `identity`. The scan, resets, windows and acting come from here. States and elements are of one
+    kind; an episode starts from `initialize_carry`.
 
     Attributes:
-        learned_initial_carry: start episodes from a learned state instead of zeros.
         scan_method: see `ssmrl.scan.linear_scan`.
     """
 
-    learned_initial_carry: bool = False
     scan_method: Method = "auto"
 
     def encode(self, x: Array) -> Any:
-        """Elements `[T, *batch, *state]` (a constant decay may leave out the leading axes)."""
+        """Elements, leaves `[T, *batch, ...]`."""
         raise NotImplementedError(f"{type(self).__name__} lacks encode")
 
-    def decode(self, states: Array, x: Array) -> Array:
+    def decode(self, states: Any, x: Array) -> Array:
         """Outputs `[T, *batch, features]` from the states after every step."""
         raise NotImplementedError(f"{type(self).__name__} lacks decode")
 
     def combine(self, left: Any, right: Any) -> Any:
         """The associative operator; `left` comes first in time."""
-        return affine_combine(left, right)
+        raise NotImplementedError(f"{type(self).__name__} lacks combine")
 
     def identity(self, like: Any) -> Any:
         """The operator's identity, in the shapes of `like`."""
-        return affine_identity(like)
+        raise NotImplementedError(f"{type(self).__name__} lacks identity")
 
     def scan(self, elements: Any, carry: Carry, reset: Array) -> Carry:
         """The states after every step."""
-        a, b = elements
-        initial = self._initial_state(carry) if self.learned_initial_carry else None
-        return linear_scan(a, b, carry, reset, h_init=initial, method=self.scan_method)
+        start = self.initialize_carry(())
+        return operator_scan(self.combine, elements, carry, reset, start, method=self.scan_method)
 
     def unroll(self, carry, x, reset, return_carries):
         states = self.scan(self.encode(x), carry, reset)
         return jax.tree.map(lambda leaf: leaf[-1], states), self.decode(states, x), states
+
+
+class ScanMemory(AssociativeMemory):
+    """A memory whose state follows an elementwise linear recurrence `h' = a h + b`.
+
+    A subclass writes `encode` (inputs to decays a and increments b, `[T, *batch, *state]`; a decay
+    that is constant may leave out the leading axes) and `decode` (states to outputs).
+
+    Attributes:
+        learned_initial_carry: start episodes from a learned state instead of zeros.
+    """
+
+    learned_initial_carry: bool = False
+
+    def combine(self, left: Any, right: Any) -> Any:
+        return affine_combine(left, right)
+
+    def identity(self, like: Any) -> Any:
+        return affine_identity(like)
+
+    def scan(self, elements: Any, carry: Carry, reset: Array) -> Carry:
+        a, b = elements
+        initial = self._initial_state(carry) if self.learned_initial_carry else None
+        return linear_scan(a, b, carry, reset, h_init=initial, method=self.scan_method)
 
     def _initial_state(self, carry: Array) -> Array:
         shape = jax.eval_shape(lambda: self.initialize_carry(())).shape

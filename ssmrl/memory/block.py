@@ -1,16 +1,18 @@
 """One residual block, and the stack of them: both are memories themselves."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from ssmrl.memory.base import Carry, Memory
+from ssmrl.memory.base import STATE_DTYPE, Carry, Memory
 from ssmrl.memory.linear import Dense
 
 NORMS = ("none", "pre", "post")
 GLUS = ("none", "half", "full")
+GATES = ("none", "gtrxl")
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "none": lambda x: x,
     "gelu": nn.gelu,
@@ -25,13 +27,21 @@ class ResidualBlock(Memory):
 
     g = activation(memory(norm(x)));  y = x + glu(g), where (Smith et al. 2023, section 3.3)
     full: glu(g) = W₁g ⊙ σ(W₂g);  half: glu(g) = g ⊙ σ(W₂g);  none: glu(g) = g.
+    With a feed-forward layer, z = y + W₂ gelu(W₁ norm(y)) follows (Vaswani et al. 2017).
 
     Attributes:
         memory: the memory inside, of the same width.
         residual: add the input (projected where the width changes).
-        norm: LayerNorm before the memory ("pre"), after the sum ("post"), or "none".
+        norm: LayerNorm before the memory ("pre"), after the sum ("post"), or "none"; the same
+            around the feed-forward layer.
         activation: one of `ACTIVATIONS`.
         glu: "full", "half" or "none".
+        feedforward: width of a feed-forward layer behind the memory, as a multiple of `features`;
+            0 for none.
+        gate: "none" adds branch and input, "gtrxl" lets a GRU mix them (Parisotto et al. 2020,
+            equation 10), which starts close to the input.
+        dropout: share of each branch that is dropped where `apply` is given an rng named
+            "dropout"; without one nothing is dropped.
     """
 
     memory: Memory
@@ -39,22 +49,34 @@ class ResidualBlock(Memory):
     norm: str = "none"
     activation: str = "gelu"
     glu: str = "full"
+    feedforward: int = 0
+    gate: str = "none"
+    dropout: float = 0.0
 
     def initialize_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         return self.memory.initialize_carry(batch_shape)
 
     def unroll(self, carry, x, reset, return_carries):
-        _check_choice("norm", self.norm, NORMS)
-        _check_choice("glu", self.glu, GLUS)
-        _check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        self._check()
         if self.residual and x.shape[-1] != self.features:
             x = Dense(self.features, dtype=x.dtype, name="embed")(x)
         inner = nn.LayerNorm(dtype=x.dtype, name="norm")(x) if self.norm == "pre" else x
         last, g, *carries = self.memory(carry, inner, reset, return_carries)
-        y = self._glu(ACTIVATIONS[self.activation](g))
-        y = x + y if self.residual else y
+        y = self._join(x, self._glu(ACTIVATIONS[self.activation](g)), "")
         y = nn.LayerNorm(dtype=x.dtype, name="norm")(y) if self.norm == "post" else y
+        y = self._feedforward(y) if self.feedforward else y
         return last, y, carries[0] if carries else None
+
+    def _check(self) -> None:
+        _check_choice("norm", self.norm, NORMS)
+        _check_choice("glu", self.glu, GLUS)
+        _check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        _check_choice("gate", self.gate, GATES)
+        if self.feedforward < 0 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                "feedforward must not be negative and dropout must be in [0, 1), got "
+                f"{self.feedforward} and {self.dropout}"
+            )
 
     def _glu(self, g: Array) -> Array:
         if self.glu == "none":
@@ -64,6 +86,43 @@ class ResidualBlock(Memory):
         both = Dense(2 * self.features, dtype=g.dtype, name="glu")(g)
         value, gate = jnp.split(both, 2, axis=-1)
         return value * nn.sigmoid(gate)
+
+    def _feedforward(self, x: Array) -> Array:
+        norm = nn.LayerNorm(dtype=x.dtype, name="feedforward_norm") if self.norm != "none" else None
+        inner = norm(x) if norm and self.norm == "pre" else x
+        hidden = Dense(self.feedforward * self.features, dtype=x.dtype, name="feedforward_in")(
+            inner
+        )
+        branch = Dense(self.features, dtype=x.dtype, name="feedforward_out")(nn.gelu(hidden))
+        y = self._join(x, branch, "feedforward_")
+        return norm(y) if norm and self.norm == "post" else y
+
+    def _join(self, x: Array, branch: Array, prefix: str) -> Array:
+        """Input and branch become one."""
+        if self.dropout and self.has_rng("dropout"):
+            branch = nn.Dropout(self.dropout, deterministic=False)(branch)
+        if not self.residual:
+            return branch
+        return GRUGate(name=f"{prefix}gate")(x, branch) if self.gate == "gtrxl" else x + branch
+
+
+class GRUGate(nn.Module):
+    """GTrXL's gate between a stream x and a branch y (Parisotto et al. 2020, equation 10):
+
+    r = σ(W_r y + U_r x)    z = σ(W_z y + U_z x - 2)    (1 - z) ⊙ x + z ⊙ tanh(W_g y + U_g (r ⊙ x))
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, y: Array) -> Array:
+        """x and y `[..., F]` mixed."""
+        width = x.shape[-1]
+        project = partial(Dense, dtype=x.dtype, use_bias=False)
+        r_y, z_y, g_y = jnp.split(project(3 * width, name="branch")(y), 3, axis=-1)
+        r_x, z_x = jnp.split(project(2 * width, name="stream")(x), 2, axis=-1)
+        bias = self.param("bias", nn.initializers.constant(2.0), (width,), STATE_DTYPE)
+        z = nn.sigmoid(z_y + z_x - bias.astype(x.dtype))
+        candidate = jnp.tanh(g_y + project(width, name="reset")(nn.sigmoid(r_y + r_x) * x))
+        return x + z * (candidate - x)
 
 
 class Stack(Memory):

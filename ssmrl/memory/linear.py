@@ -1,8 +1,9 @@
-"""Matrix products over sequences."""
+"""Matrix products over sequences, and complex numbers as the real pairs that go through them."""
 
 from functools import partial
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array, lax
 
 from ssmrl.memory.base import STATE_DTYPE
@@ -32,3 +33,25 @@ def product(x: Array, matrix: Array, dtype=None) -> Array:
     return flat_dot_general(
         x.astype(dtype), matrix.astype(dtype), None, preferred_element_type=STATE_DTYPE
     )
+
+
+def skip(module: nn.Module, x: Array, dtype=None) -> Array:
+    """`D x` as state space models have it: D a vector, or a matrix where the width changes."""
+    width = module.features
+    if x.shape[-1] == width:
+        D = module.param("D", nn.initializers.normal(1.0), (width,), STATE_DTYPE)
+        return D.astype(x.dtype) * x
+    init = nn.initializers.lecun_normal()
+    D = module.param("D", init, (x.shape[-1], width), STATE_DTYPE)
+    return product(x, D, dtype).astype(x.dtype)
+
+
+def join_pair(pair: Array) -> Array:
+    """[..., 2N] (real | imaginary) → complex [..., N]."""
+    n = pair.shape[-1] // 2
+    return lax.complex(pair[..., :n], pair[..., n:])
+
+
+def split_pair(x: Array) -> Array:
+    """Complex [..., N] → [..., 2N] (real | imaginary)."""
+    return jnp.concatenate([x.real, x.imag], axis=-1)

@@ -10,11 +10,35 @@ from typing import Any
 
 import jax
 
-from ssmrl.memory.base import Memory, ScanMemory
+from ssmrl.memory.aaren import Aaren
+from ssmrl.memory.base import Memory
 from ssmrl.memory.block import ResidualBlock, Stack
+from ssmrl.memory.deltanet import DeltaNet, GatedDeltaNet
+from ssmrl.memory.dss import DSS
+from ssmrl.memory.ffm import FFM
+from ssmrl.memory.frame_stack import FrameStack
+from ssmrl.memory.gateloop import GateLoop
+from ssmrl.memory.gla import GLA
 from ssmrl.memory.gru import GRU
+from ssmrl.memory.hgrn2 import HGRN2
+from ssmrl.memory.linear_attention import LinearAttention
+from ssmrl.memory.lmu import LMU
+from ssmrl.memory.longhorn import Longhorn
+from ssmrl.memory.lru import LRU
+from ssmrl.memory.lstm import LSTM
+from ssmrl.memory.mamba import Mamba
+from ssmrl.memory.mamba2 import Mamba2
+from ssmrl.memory.mingru import MinGRU
+from ssmrl.memory.minlstm import MinLSTM
+from ssmrl.memory.mlstm import MLSTM
 from ssmrl.memory.none import NoMemory
+from ssmrl.memory.retnet import RetNet
+from ssmrl.memory.rglru import RGLRU
+from ssmrl.memory.s4 import S4
+from ssmrl.memory.s4d import S4D
 from ssmrl.memory.s5 import S5
+from ssmrl.memory.shm import SHM
+from ssmrl.memory.transformer import Transformer
 
 
 class UnknownMemoryError(ValueError):
@@ -30,13 +54,50 @@ class Entry:
     layers: int = 1
 
 
-BARE = {"residual": False, "norm": "none", "activation": "none", "glu": "none"}
-GATED = {"residual": True, "norm": "pre", "activation": "gelu", "glu": "full"}
+BARE = {
+    "residual": False,
+    "norm": "none",
+    "activation": "none",
+    "glu": "none",
+    "feedforward": 0,
+    "gate": "none",
+    "dropout": 0.0,
+}
+"""The memory alone."""
+RESIDUAL = BARE | {"residual": True, "norm": "pre"}
+"""For memories that mix features themselves, behind a gate or an output projection."""
+GATED = RESIDUAL | {"activation": "gelu", "glu": "full"}
+"""For recurrences that are linear up to their output."""
 
 _REGISTRY: dict[str, Entry] = {
+    "aaren": Entry(Aaren, GATED, layers=2),
+    "deltanet": Entry(DeltaNet, GATED, layers=2),
+    "dss": Entry(DSS, GATED, layers=2),
+    "ffm": Entry(FFM, BARE),
+    "frame_stack": Entry(FrameStack, BARE | {"activation": "gelu"}),
+    "gated_deltanet": Entry(GatedDeltaNet, RESIDUAL, layers=2),
+    "gateloop": Entry(GateLoop, RESIDUAL, layers=2),
+    "gla": Entry(GLA, RESIDUAL, layers=2),
     "gru": Entry(GRU, BARE),
+    "hgrn2": Entry(HGRN2, GATED, layers=2),
+    "linear_attention": Entry(LinearAttention, GATED, layers=2),
+    "lmu": Entry(LMU, GATED, layers=2),
+    "longhorn": Entry(Longhorn, RESIDUAL, layers=2),
+    "lru": Entry(LRU, GATED, layers=2),
+    "lstm": Entry(LSTM, BARE),
+    "mamba": Entry(Mamba, RESIDUAL, layers=2),
+    "mamba2": Entry(Mamba2, RESIDUAL, layers=2),
+    "mingru": Entry(MinGRU, GATED, layers=2),
+    "minlstm": Entry(MinLSTM, GATED, layers=2),
+    "mlstm": Entry(MLSTM, RESIDUAL, layers=2),
     "none": Entry(NoMemory, GATED, layers=2),
+    "retnet": Entry(RetNet, RESIDUAL, layers=2),
+    "rglru": Entry(RGLRU, RESIDUAL, layers=2),
+    "s4": Entry(S4, GATED, layers=2),
+    "s4d": Entry(S4D, GATED, layers=2),
     "s5": Entry(S5, GATED, layers=2),
+    "shm": Entry(SHM, BARE),
+    "transformer": Entry(Transformer, RESIDUAL | {"feedforward": 2}, layers=2),
 }
 
 
@@ -125,7 +186,7 @@ def memory_config(name: str) -> type:
     ]
     own = {"features": "width of the output.", "layers": "blocks behind one another."}
     lines = [f"{option}: {text}" for option, text in own.items()]
-    for documented in (ResidualBlock, ScanMemory, entry.module):
+    for documented in (ResidualBlock, *reversed(entry.module.__mro__)):
         lines += _attribute_lines(documented)
     doc = "\n        ".join([f"Options of memory={name}.\n\n    Attributes:", *lines])
     config = f"{entry.module.__name__}Config"

@@ -19,10 +19,11 @@ import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
-from ssmrl.memory.linear import product
+from ssmrl.memory.diagonal import DIAGONAL_PARAMETERS, DiagonalOptions, discretize, log_uniform
+from ssmrl.memory.linear import join_pair, product, skip, split_pair
 
 
-class S5(ScanMemory):
+class S5(DiagonalOptions, ScanMemory):
     """The S5 state space model, without the block around it (see `ssmrl.memory.block`).
 
     Attributes:
@@ -33,7 +34,8 @@ class S5(ScanMemory):
         dt_min, dt_max: the step Δ of each state starts log-uniform between these.
         dtype: of the matrix products' factors; None means the input's. States stay complex64.
 
-    Carry: complex64 `[*batch, P/2]`.
+    Carry: complex64 `[*batch, P/2]`; where `complex_state` is off, float32 `[*batch, P]`, with
+    rates that start as 1, 2, ... P/J in every block (S4D-Real, Gu et al. 2022, section 4.1).
     """
 
     state_size: int | None = None
@@ -43,62 +45,61 @@ class S5(ScanMemory):
     dt_max: float = 1e-1
     dtype: DTypeLike | None = None
 
-    ssm_parameters = ("log_decay", "frequency", "log_step", "B")
+    ssm_parameters = DIAGONAL_PARAMETERS
 
     @property
-    def pairs(self) -> int:
-        """Number N of complex states that are kept."""
+    def states(self) -> int:
+        """Number N of states that are kept: of complex pairs one each."""
         size = self.features if self.state_size is None else self.state_size
-        if size < 2 or self.blocks < 1 or size % (2 * self.blocks):
+        parts = 2 if self.complex_state else 1
+        if size < 1 or self.blocks < 1 or size % (parts * self.blocks):
             raise ValueError(
-                f"S5: state_size {size} must be a positive multiple of 2 * blocks = "
-                f"{2 * self.blocks}"
+                f"S5: state_size {size} must be a positive multiple of {parts} * blocks = "
+                f"{parts * self.blocks}"
             )
-        return size // 2
+        return size // parts
 
     def initialize_carry(self, batch_shape: tuple[int, ...]) -> Array:
-        return jnp.zeros((*batch_shape, self.pairs), jnp.complex64)
+        dtype = jnp.complex64 if self.complex_state else STATE_DTYPE
+        return jnp.zeros((*batch_shape, self.states), dtype)
 
     def encode(self, x: Array) -> tuple[Array, Array]:
         decay, input_scale = self._discretize()
-        _, vectors = hippo_legs_eigen(2 * self.pairs // self.blocks)
+        if not self.complex_state:
+            shape = (x.shape[-1], self.states)
+            B = self.param("B", nn.initializers.lecun_normal(), shape, STATE_DTYPE)
+            return self.polarize(decay), product(x, B * input_scale, self.dtype)
+        _, vectors = hippo_legs_eigen(2 * self.states // self.blocks)
         project = _input_initializer(vectors, self.blocks)
-        pair = self.param("B", project, (x.shape[-1], 2 * self.pairs), STATE_DTYPE)
-        B = _stack(_complex(pair) * input_scale)
-        return decay, _complex(product(x, B, self.dtype))
+        pair = self.param("B", project, (x.shape[-1], 2 * self.states), STATE_DTYPE)
+        B = split_pair(join_pair(pair) * input_scale)
+        return self.polarize(decay), join_pair(product(x, B, self.dtype))
 
     def decode(self, states: Array, x: Array) -> Array:
-        _, vectors = hippo_legs_eigen(2 * self.pairs // self.blocks)
-        init = _output_initializer(vectors, self.blocks)
-        C = self.param("C", init, (2 * self.pairs, self.features), STATE_DTYPE)
+        init = nn.initializers.lecun_normal()
+        if self.complex_state:
+            _, vectors = hippo_legs_eigen(2 * self.states // self.blocks)
+            init = _output_initializer(vectors, self.blocks)
+            states = split_pair(states)
+        C = self.param("C", init, (states.shape[-1], self.features), STATE_DTYPE)
         dtype = x.dtype if self.dtype is None else self.dtype
-        y = product(_stack(states), C, dtype).astype(x.dtype)
-        if x.shape[-1] == self.features:
-            D = self.param("D", nn.initializers.normal(1.0), (self.features,), STATE_DTYPE)
-            return y + D.astype(x.dtype) * x
-        shape = (x.shape[-1], self.features)
-        D = self.param("D", nn.initializers.lecun_normal(), shape, STATE_DTYPE)
-        return y + product(x, D, dtype).astype(x.dtype)
+        return product(states, C, dtype).astype(x.dtype) + skip(self, x, dtype)
 
     def _discretize(self) -> tuple[Array, Array]:
         """Λ̄ `[N]`, and the factor `[N]` that turns B̃ into B̄ (Smith et al., equation 6)."""
-        eigenvalues, _ = hippo_legs_eigen(2 * self.pairs // self.blocks)
-        start = np.tile(eigenvalues, self.blocks)
-        # Re Λ = -exp(log_decay) < 0 whatever is learned, so that no state can grow.
-        log_decay = self.param("log_decay", lambda _: jnp.asarray(np.log(-start.real), STATE_DTYPE))
-        frequency = self.param("frequency", lambda _: jnp.asarray(start.imag, STATE_DTYPE))
-        log_step = self.param("log_step", _log_uniform, (self.pairs,), self.dt_min, self.dt_max)
-        eigenvalue = jax.lax.complex(-jnp.exp(log_decay), frequency)
-        step = jnp.exp(log_step)
-        if self.discretization == "zoh":
-            decay = jnp.exp(eigenvalue * step)
-            return decay, (decay - 1) / eigenvalue
-        if self.discretization == "bilinear":
-            half = eigenvalue * (step / 2)
-            return (1 + half) / (1 - half), step / (1 - half)
-        raise ValueError(
-            f"S5: unknown discretization {self.discretization!r}; choose 'zoh' or 'bilinear'"
-        )
+        start = np.tile(self._eigenvalues(), self.blocks)
+        rate = self.rate(lambda _: jnp.asarray(-start.real, STATE_DTYPE), -start.real.min())
+        log_step = self.param("log_step", log_uniform, (self.states,), self.dt_min, self.dt_max)
+        eigenvalue = -rate
+        if self.complex_state:
+            frequency = self.param("frequency", lambda _: jnp.asarray(start.imag, STATE_DTYPE))
+            eigenvalue = jax.lax.complex(-rate, frequency)
+        return discretize(self.discretization, eigenvalue, jnp.exp(log_step) * self.step_rescale)
+
+    def _eigenvalues(self) -> np.ndarray:
+        """Of one block, at first."""
+        size = self.states // self.blocks
+        return hippo_legs_eigen(2 * size)[0] if self.complex_state else -(np.arange(size) + 1.0)
 
 
 @lru_cache(maxsize=16)
@@ -120,17 +121,13 @@ def hippo_legs_eigen(size: int) -> tuple[np.ndarray, np.ndarray]:
     return eigenvalues, vectors[:, keep]
 
 
-def _log_uniform(key: Array, shape: tuple[int, ...], low: float, high: float) -> Array:
-    return jax.random.uniform(key, shape, STATE_DTYPE, np.log(low), np.log(high))
-
-
 def _input_initializer(vectors: np.ndarray, blocks: int):
     """B̃ = V* B with B real, LeCun normal over the inputs; as `[F, 2N]` (real | imaginary)."""
 
     def init(key, shape, dtype):
         inputs, block = shape[0], vectors.shape[0]
         B = jax.random.normal(key, (inputs, blocks, block)) / np.sqrt(inputs)
-        return _stack(_rotate(B, vectors.conj())).reshape(shape).astype(dtype)
+        return split_pair(_rotate(B, vectors.conj())).reshape(shape).astype(dtype)
 
     return init
 
@@ -146,7 +143,7 @@ def _output_initializer(vectors: np.ndarray, blocks: int):
         pair = jax.random.normal(key, (2, outputs, blocks, block)) / np.sqrt(2 * blocks * block)
         re, im = _rotate(pair[0], vectors), _rotate(pair[1], vectors)
         C = jax.lax.complex(re.real - im.imag, re.imag + im.real)
-        return _stack(2 * C.conj()).T.astype(dtype)
+        return split_pair(2 * C.conj()).T.astype(dtype)
 
     return init
 
@@ -155,14 +152,3 @@ def _rotate(matrix: Array, vectors: np.ndarray) -> Array:
     """`matrix @ vectors` block by block, [..., J, P/J] → [..., N], complex, by real products."""
     re, im = matrix @ vectors.real, matrix @ vectors.imag
     return jax.lax.complex(re, im).reshape(*matrix.shape[:-2], -1)
-
-
-def _complex(pair: Array) -> Array:
-    """[..., 2N] (real | imaginary) → complex [..., N]."""
-    n = pair.shape[-1] // 2
-    return jax.lax.complex(pair[..., :n], pair[..., n:])
-
-
-def _stack(x: Array) -> Array:
-    """Complex [..., N] → [..., 2N] (real | imaginary)."""
-    return jnp.concatenate([x.real, x.imag], axis=-1)

@@ -1,0 +1,76 @@
+"""FFM: fast and forgetful memory.
+
+Morad et al., "Reinforcement Learning with Fast and Forgetful Memory" (2023), equations 4 to 14:
+
+    x̃ = ℓ₁(x) ⊙ σ(ℓ₂(x))                                       [m]
+    S[t] = Γ ⊙ S[t-1] + x̃ 1ᵀ,     Γ_jk = exp(-α_j + i ω_k)      [m, c], complex
+    y = LN(ℓ₃[Re S, Im S]) ⊙ σ(ℓ₄(x)) + ℓ₅(x) ⊙ (1 - σ(ℓ₄(x)))
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
+from ssmrl.memory.linear import Dense
+
+LONGEST = 1024
+"""Steps over which traces start to fade to 1 % (the slowest) or turn once (the slowest)."""
+
+
+class FFM(ScanMemory):
+    """Fast and forgetful memory, without a block around it: it has its own skip connection.
+
+    Attributes:
+        features: width H of the output.
+        trace_size: number m of traces.
+        context_size: number c of frequencies that each trace is seen at.
+        dtype: of the matrix products; None means the input's. States stay complex64.
+
+    Carry: complex64 `[*batch, m, c]`.
+    """
+
+    trace_size: int = 32
+    context_size: int = 4
+    dtype: DTypeLike | None = None
+
+    ssm_parameters = ("log_decay", "frequency")
+
+    def initialize_carry(self, batch_shape: tuple[int, ...]) -> Array:
+        if self.trace_size < 1 or self.context_size < 1:
+            raise ValueError(
+                "FFM: trace_size and context_size must be at least 1, got "
+                f"{self.trace_size} and {self.context_size}"
+            )
+        return jnp.zeros((*batch_shape, self.trace_size, self.context_size), jnp.complex64)
+
+    def encode(self, x: Array) -> tuple[Array, Array]:
+        dtype = x.dtype if self.dtype is None else self.dtype
+        both = Dense(2 * self.trace_size, dtype=dtype, name="input")(x).astype(STATE_DTYPE)
+        value, gate = jnp.split(both, 2, axis=-1)
+        trace = (value * nn.sigmoid(gate))[..., None]
+        inputs = jnp.broadcast_to(trace, (*trace.shape[:-1], self.context_size))
+        return self._decay(), jax.lax.complex(inputs, jnp.zeros_like(inputs))
+
+    def decode(self, states: Array, x: Array) -> Array:
+        H, dtype = self.features, x.dtype if self.dtype is None else self.dtype
+        flat = states.reshape(*x.shape[:-1], -1)
+        pair = jnp.concatenate([flat.real, flat.imag], axis=-1).astype(dtype)
+        read = Dense(H, dtype=dtype, name="read")(pair)
+        read = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(read)
+        around, gate = jnp.split(Dense(2 * H, dtype=dtype, name="around")(x), 2, axis=-1)
+        return (around + nn.sigmoid(gate) * (read - around)).astype(x.dtype)
+
+    def _decay(self) -> Array:
+        """Γ `[m, c]`; at first α over the range in which float32 holds 1024 steps of it."""
+        fastest = np.log(np.finfo(np.float32).max) / LONGEST - 0.01
+        slowest = -np.log(0.01) / LONGEST
+        rates = np.linspace(fastest, slowest, self.trace_size)
+        periods = np.linspace(1, LONGEST, self.context_size)
+        log_decay = self.param("log_decay", lambda _: jnp.asarray(np.log(rates), STATE_DTYPE))
+        turns = 2 * np.pi / periods
+        frequency = self.param("frequency", lambda _: jnp.asarray(turns, STATE_DTYPE))
+        modulus = jnp.exp(-jnp.exp(log_decay))[:, None]
+        return jax.lax.complex(modulus * jnp.cos(frequency), modulus * jnp.sin(frequency))

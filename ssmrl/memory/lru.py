@@ -1,0 +1,89 @@
+"""LRU: the linear recurrent unit.
+
+Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences" (2023):
+
+    h[t] = λ ⊙ h[t-1] + γ ⊙ (B x[t]),        y[t] = Re(C h[t]) + D ⊙ x[t]
+
+with λ = exp(-exp(ν) + i exp(θ)), started in a ring of the unit disk (Lemma 3.2), and γ learned in
+log from √(1 - |λ|²) (equation 7). Products are done on real pairs; see `ssmrl.memory.s5`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
+from ssmrl.memory.diagonal import DIAGONAL_PARAMETERS, DiagonalOptions
+from ssmrl.memory.linear import join_pair, product, skip, split_pair
+
+
+class LRU(DiagonalOptions, ScanMemory):
+    """A linear recurrent unit, without the block around it.
+
+    Attributes:
+        features: width H of the output.
+        state_size: number N of states; None means `features`.
+        r_min, r_max: |λ| starts between these, uniform on the ring.
+        max_phase: the angle of λ starts uniform in [0, max_phase].
+        dtype: of the matrix products' factors; None means the input's. States stay complex64.
+
+    Carry: complex64 `[*batch, N]`; float32 where `complex_state` is off.
+    """
+
+    state_size: int | None = None
+    r_min: float = 0.9
+    r_max: float = 0.999
+    max_phase: float = 2 * np.pi
+    dtype: DTypeLike | None = None
+
+    ssm_parameters = (*DIAGONAL_PARAMETERS, "log_phase", "log_gamma")
+
+    def initialize_carry(self, batch_shape: tuple[int, ...]) -> Array:
+        size = self.features if self.state_size is None else self.state_size
+        if size < 1 or not 0 <= self.r_min < self.r_max <= 1:
+            raise ValueError(
+                f"LRU: needs state_size >= 1 and 0 <= r_min < r_max <= 1, got {size}, "
+                f"{self.r_min}, {self.r_max}"
+            )
+        dtype = jnp.complex64 if self.complex_state else STATE_DTYPE
+        return jnp.zeros((*batch_shape, size), dtype)
+
+    def encode(self, x: Array) -> tuple[Array, Array]:
+        size, parts = self.initialize_carry(()).shape[-1], 2 if self.complex_state else 1
+        init = nn.initializers.variance_scaling(1 / parts, "fan_in", "normal")
+        B = self.param("B", init, (x.shape[-1], parts * size), STATE_DTYPE)
+        decay, gamma = self._decay(size)
+        inputs = product(x, B * jnp.tile(gamma, parts), self.dtype)
+        return self.polarize(decay), join_pair(inputs) if self.complex_state else inputs
+
+    def decode(self, states: Array, x: Array) -> Array:
+        states = split_pair(states) if self.complex_state else states
+        dtype = x.dtype if self.dtype is None else self.dtype
+        init = nn.initializers.lecun_normal()
+        C = self.param("C", init, (states.shape[-1], self.features), STATE_DTYPE)
+        return product(states, C, dtype).astype(x.dtype) + skip(self, x, dtype)
+
+    def _decay(self, size: int) -> tuple[Array, Array]:
+        """λ and γ, both `[N]`."""
+        low, high = self.r_min**2, self.r_max**2
+
+        def start(key):  # uniform on the ring, hence uniform in |λ|²
+            return -0.5 * jnp.log(jax.random.uniform(key, (size,), STATE_DTYPE, low, high))
+
+        rate = self.rate(start, fastest=-0.5 * np.log(low) if low else 100.0)
+        log_gamma = self.param("log_gamma", lambda _: 0.5 * jnp.log(-jnp.expm1(-2 * rate)))
+        modulus = jnp.exp(-rate * self.step_rescale)
+        if not self.complex_state:
+            return modulus, jnp.exp(log_gamma)
+        phase = self.param("log_phase", _log_uniform, (size,), self.max_phase)
+        angle = jnp.exp(phase) * self.step_rescale
+        return jax.lax.complex(modulus * jnp.cos(angle), modulus * jnp.sin(angle)), jnp.exp(
+            log_gamma
+        )
+
+
+def _log_uniform(key: Array, shape: tuple[int, ...], high: float) -> Array:
+    """The logarithm of what is uniform in (0, high]."""
+    return jnp.log(high * (1 - jax.random.uniform(key, shape, STATE_DTYPE)))

@@ -1,0 +1,60 @@
+"""Mamba: a selective state space model (S6).
+
+Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), algorithm 2;
+for the block around it see `ssmrl.memory.selective`:
+
+    Δ = softplus(W_Δ (W_r u) + b_Δ)          b = W_b u       c = W_c u
+    h[t] = exp(Δ A) ⊙ h[t-1] + (Δ ⊙ u) bᵀ,       A = -exp(log A) < 0
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ssmrl.memory.base import STATE_DTYPE
+from ssmrl.memory.linear import Dense
+from ssmrl.memory.selective import SelectiveMemory
+
+
+class Mamba(SelectiveMemory):
+    """Mamba's block, without the residual block around it.
+
+    Attributes:
+        dt_rank: width of the bottleneck before Δ; None means features / 16, rounded up.
+        dt_min, dt_max: steps Δ start log-uniform between these.
+    """
+
+    dt_rank: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+    ssm_parameters = ("log_A",)
+
+    def select(self, u):
+        N, rank = self.state_size, self.dt_rank or -(-self.features // 16)
+        small = Dense(rank + 2 * N, dtype=u.dtype, use_bias=False, name="select")(u)
+        low, b, c = jnp.split(small, [rank, rank + N], axis=-1)
+        bias = lambda key, shape, dtype: inverse_softplus_step(key, shape, self.dt_min, self.dt_max)  # noqa: E731
+        step = Dense(self.channels, dtype=u.dtype, bias_init=bias, name="step")(low)
+        return (nn.softplus(step.astype(STATE_DTYPE)), b.astype(STATE_DTYPE)), c
+
+    def constants(self):
+        start = np.broadcast_to(np.log(np.arange(1, self.state_size + 1)), self._shape)
+        return -jnp.exp(self.param("log_A", lambda _: jnp.asarray(start, STATE_DTYPE)))
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.channels, self.state_size
+
+    @staticmethod
+    def elements(selected, u, constants):
+        step, b = selected
+        return jnp.exp(step[..., None] * constants), (step * u)[..., None] * b[..., None, :]
+
+
+def inverse_softplus_step(key: Array, shape: tuple[int, ...], low: float, high: float) -> Array:
+    """Biases such that softplus of them is log-uniform between `low` and `high` (section 3.6)."""
+    step = jnp.exp(jax.random.uniform(key, shape, STATE_DTYPE, np.log(low), np.log(high)))
+    return step + jnp.log(-jnp.expm1(-step))
