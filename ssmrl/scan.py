@@ -134,7 +134,7 @@ _linear_scan.defvjp(_forward, _backward)
 
 
 def by_platform(method: Method, sequential: Callable, associative: Callable, *arrays):
-    """One of two functions of `arrays`: the named one; for "auto" the first on CPUs, else the other.
+    """The named one of two functions, of `arrays`; for "auto" the first on CPUs, else the second.
 
     Which platform it is for is only known when the program is lowered.
 

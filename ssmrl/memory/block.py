@@ -88,14 +88,15 @@ class ResidualBlock(Memory):
         return value * nn.sigmoid(gate)
 
     def _feedforward(self, x: Array) -> Array:
-        norm = nn.LayerNorm(dtype=x.dtype, name="feedforward_norm") if self.norm != "none" else None
-        inner = norm(x) if norm and self.norm == "pre" else x
-        hidden = Dense(self.feedforward * self.features, dtype=x.dtype, name="feedforward_in")(
-            inner
-        )
-        branch = Dense(self.features, dtype=x.dtype, name="feedforward_out")(nn.gelu(hidden))
+        width, normed = self.feedforward * self.features, x
+        if self.norm == "pre":
+            normed = nn.LayerNorm(dtype=x.dtype, name="feedforward_norm")(x)
+        hidden = nn.gelu(Dense(width, dtype=x.dtype, name="feedforward_in")(normed))
+        branch = Dense(self.features, dtype=x.dtype, name="feedforward_out")(hidden)
         y = self._join(x, branch, "feedforward_")
-        return norm(y) if norm and self.norm == "post" else y
+        if self.norm == "post":
+            y = nn.LayerNorm(dtype=x.dtype, name="feedforward_norm")(y)
+        return y
 
     def _join(self, x: Array, branch: Array, prefix: str) -> Array:
         """Input and branch become one."""

@@ -70,9 +70,8 @@ class DeltaNet(OuterProductMemory):
     def unroll(self, carry, x, reset, return_carries):
         H, K, dtype = self.heads, self.keys, x.dtype if self.dtype is None else self.dtype
         width = 2 * H * K + self.features
-        inputs = Dense(width + self.gates_per_head * H, dtype=dtype, use_bias=False, name="input")(
-            x
-        )
+        both = width + self.gates_per_head * H
+        inputs = Dense(both, dtype=dtype, use_bias=False, name="input")(x)
         mixed, gates = jnp.split(inputs, [width], axis=-1)
         conv, mixed = CausalConv(self.conv_width, name="conv")(carry["conv"], mixed, reset)
         q, k, v = map(self.split_heads, jnp.split(nn.silu(mixed), [H * K, 2 * H * K], axis=-1))
@@ -97,7 +96,7 @@ class DeltaNet(OuterProductMemory):
 
 
 class GatedDeltaNet(DeltaNet):
-    """The delta rule with a decay from the input, α = exp(-e^A softplus(w x + δ)), as Mamba-2 has it.
+    """The delta rule with Mamba-2's decay from the input, α = exp(-e^A softplus(w x + δ)).
 
     Attributes:
         dt_min, dt_max: softplus(δ) starts log-uniform between these.

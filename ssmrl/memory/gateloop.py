@@ -46,6 +46,5 @@ class GateLoop(ScanMemory):
         dtype = x.dtype if self.dtype is None else self.dtype
         q, gate = jnp.split(Dense(2 * self.features, dtype=dtype, name="query")(x), 2, axis=-1)
         read = (q.astype(STATE_DTYPE) * states.real).astype(dtype)
-        return Dense(self.features, dtype=dtype, name="output")(read * nn.silu(gate)).astype(
-            x.dtype
-        )
+        y = Dense(self.features, dtype=dtype, name="output")(read * nn.silu(gate))
+        return y.astype(x.dtype)

@@ -100,7 +100,7 @@ def _by_operator(combine, A, b, carry, reset):
 @lru_cache(maxsize=16)
 def legendre_window(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """Ā `[N, N]` and B̄ `[N]`: a window of `theta` steps, held over one step (equation 2)."""
-    import scipy.linalg  # jax needs it anyway, but does not import it
+    import scipy.linalg  # not at the top: jax brings it along, but does not import it
 
     n = np.arange(order)
     scale = (2 * n + 1)[:, None]

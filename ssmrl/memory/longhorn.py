@@ -1,7 +1,7 @@
 """Longhorn: a state space model that solves an online regression step by step.
 
-Liu et al., "Longhorn: State Space Models are Amortized Online Learners" (2024), equations 10, 11 and
-algorithm 1; for the block around it see `ssmrl.memory.selective`:
+Liu et al., "Longhorn: State Space Models are Amortized Online Learners" (2024), equations 10 and 11
+and algorithm 1; for the block around it see `ssmrl.memory.selective`:
 
     k = W_k u        q = W_q u        β = σ(W_β (W_r u) + b_β)
     ε = β / (1 + β kᵀk)

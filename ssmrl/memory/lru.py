@@ -74,14 +74,11 @@ class LRU(DiagonalOptions, ScanMemory):
 
         rate = self.rate(start, fastest=-0.5 * np.log(low) if low else 100.0)
         log_gamma = self.param("log_gamma", lambda _: 0.5 * jnp.log(-jnp.expm1(-2 * rate)))
-        modulus = jnp.exp(-rate * self.step_rescale)
-        if not self.complex_state:
-            return modulus, jnp.exp(log_gamma)
-        phase = self.param("log_phase", _log_uniform, (size,), self.max_phase)
-        angle = jnp.exp(phase) * self.step_rescale
-        return jax.lax.complex(modulus * jnp.cos(angle), modulus * jnp.sin(angle)), jnp.exp(
-            log_gamma
-        )
+        log_decay = -rate
+        if self.complex_state:
+            phase = self.param("log_phase", _log_uniform, (size,), self.max_phase)
+            log_decay = jax.lax.complex(-rate, jnp.exp(phase))
+        return jnp.exp(log_decay * self.step_rescale), jnp.exp(log_gamma)
 
 
 def _log_uniform(key: Array, shape: tuple[int, ...], high: float) -> Array:

@@ -6,6 +6,7 @@ gradients behind it: the loops hold only what depends on the step before.
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -31,9 +32,9 @@ class GatedCell(Memory):
     learned_initial_carry: bool = False
     dtype: DTypeLike | None = None
 
-    gates = 1
+    gates: ClassVar[int]
     """Number of gates, each of width H."""
-    state_names = ("h",)
+    state_names: ClassVar[tuple[str, ...]] = ("h",)
     """Parts of the state, `[*batch, H]` each; `h` is what the gates and the output read."""
 
     @staticmethod

@@ -96,7 +96,7 @@ _REGISTRY: dict[str, Entry] = {
     "s4": Entry(S4, GATED, layers=2),
     "s4d": Entry(S4D, GATED, layers=2),
     "s5": Entry(S5, GATED, layers=2),
-    "shm": Entry(SHM, BARE),
+    "shm": Entry(SHM, BARE | {"norm": "pre"}),
     "transformer": Entry(Transformer, RESIDUAL | {"feedforward": 2}, layers=2),
 }
 

@@ -20,7 +20,7 @@ from ssmrl.memory.position import positions, rotary_angles, rotate
 class RetNet(OuterProductMemory):
     """Multi-scale retention, without the block around it.
 
-    Carry: `{"S": float32 [*batch, H, K, V], "position": uint32 [*batch]}`, the next step's position.
+    Carry: `{"S": float32 [*batch, H, K, V], "position": uint32 [*batch]}`; the next position.
     """
 
     def initialize_carry(self, batch_shape: tuple[int, ...]) -> dict[str, Array]:

@@ -46,7 +46,7 @@ class SelectiveMemory(Memory):
         return self.expand * self.features
 
     def select(self, u: Array) -> tuple[Any, Array]:
-        """Small arrays `[T, *batch, ...]` that `elements` needs beside u, and c `[T, *batch, N]`."""
+        """What `elements` needs beside u, leaves `[T, *batch, ...]`, and c `[T, *batch, N]`."""
         raise NotImplementedError
 
     @staticmethod

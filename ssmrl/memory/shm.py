@@ -6,7 +6,7 @@ Le et al., "Stable Hadamard Memory: Revitalizing Memory-Augmented Agents for Rei
     C[t] = 1 + tanh(θ[t] w_c(x[t])ᵀ)          U[t] = η(x[t]) v(x[t]) k(x[t])ᵀ
     M[t] = M[t-1] ⊙ C[t] + U[t]               y[t] = W_o M[t] q(x[t])
 
-θ[t] is one of L learned rows. The paper draws it at random at every step, so that the product of
+Keys and queries are relu(W x), divided by their sums; η is the logistic function of a number. θ[t] is one of L learned rows. The paper draws it at random at every step, so that the product of
 all C has expectation one; here the rows take turns in an order that spreads them evenly (Weyl,
 1916), and they are centred, which makes their mean zero exactly: acting, training and a repeated
 call then agree.
@@ -58,8 +58,9 @@ class SHM(Memory):
 
     def unroll(self, carry, x, reset, return_carries):
         N, dtype = self.memory_size, x.dtype if self.dtype is None else self.dtype
-        inputs = Dense(4 * N + 1, dtype=dtype, name="input")(x).astype(STATE_DTYPE)
-        q, k, v, w, eta = jnp.split(inputs, [N, 2 * N, 3 * N, 4 * N], axis=-1)
+        inputs = Dense(4 * N + 1, dtype=dtype, use_bias=False, name="input")(x)
+        parts = jnp.split(inputs.astype(STATE_DTYPE), [N, 2 * N, 3 * N, 4 * N], axis=-1)
+        (q, k), (v, w, eta) = map(_shares, parts[:2]), parts[2:]
         position = positions(carry["position"], reset)
         last, y, states = read_blockwise(
             _calibrate_and_update,
@@ -80,6 +81,12 @@ class SHM(Memory):
         theta = self.param("theta", init, (self.rows, self.memory_size), STATE_DTYPE)
         bits = int(np.log2(self.rows))
         return (theta - theta.mean(axis=0))[(position * GOLDEN) >> (32 - bits)]
+
+
+def _shares(x: Array) -> Array:
+    """The positive part of `x` `[..., N]`, divided by its sum."""
+    x = nn.relu(x)
+    return x / (jnp.sum(x, axis=-1, keepdims=True) + 1e-5)
 
 
 def _calibrate_and_update(steps: dict[str, Array]) -> tuple[Array, Array]:

@@ -68,9 +68,7 @@ class SystemBank(Memory):
                 f"got {self.state_size}"
             )
         if self.form not in FORMS:
-            raise ValueError(
-                f"{name}: unknown form {self.form!r}; choose one of {', '.join(FORMS)}"
-            )
+            raise ValueError(f"{name}: unknown form {self.form!r}; choose one of {FORMS}")
         return self.state_size // self.parts
 
     def initialize_carry(self, batch_shape: tuple[int, ...]) -> Array:

@@ -2,8 +2,8 @@
 
 Vaswani et al., "Attention Is All You Need" (2017); positions as in Su et al., "RoFormer" (2021) or
 Press et al., "Train Short, Test Long" (ALiBi, 2022). Step t sees steps t - W + 1 ... t of its own
-episode. Norm, feed-forward layer and the gates of GTrXL (Parisotto et al., "Stabilizing Transformers
-for Reinforcement Learning", 2020) belong to the block around it.
+episode. Norm, feed-forward layer and GTrXL's gates (Parisotto et al., "Stabilizing Transformers for
+Reinforcement Learning", 2020) belong to the block around it.
 
 A sequence is cut into stretches of at most W steps; each sees itself and the W steps before it.
 The cost is therefore linear in its length. Positions are counted within the two stretches: only
@@ -132,7 +132,7 @@ class _Seen(NamedTuple):
         return cls(*(jnp.concatenate(pair) for pair in pairs))
 
     def contained(self, q: Array, reset: Array) -> tuple[tuple[Array, Array, Array], Array]:
-        """q, k and v without what is not finite, q with W - 1 steps before it, and where it taints."""
+        """Finite q, k and v, q behind W - 1 steps of zeros, and where the others taint."""
         cached = self.k.shape[0] - q.shape[0]
         past = (self.k[:cached], self.v[:cached])
         state = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), past)
@@ -157,7 +157,7 @@ class _Seen(NamedTuple):
 
 
 def _stretches(x: Array, size: int, window: int) -> Array:
-    """[W - 1 + T, ...] → [n, W + size, ...]: each stretch of `size` steps behind the W before it."""
+    """[W - 1 + T, ...] → [n, W + size, ...]: stretches of `size` steps behind the W before each."""
     steps = x.shape[0] - (window - 1)
     pad = [(1, -steps % size)] + [(0, 0)] * (x.ndim - 1)
     x = jnp.pad(x, pad, constant_values=-1)  # episode -1 is nobody's; keys there are never seen
@@ -168,7 +168,7 @@ def _stretches(x: Array, size: int, window: int) -> Array:
 
 
 def _equal(here: Array, there: Array) -> Array:
-    """Whether two steps belong to one episode, `[n, B, 1, i, j]` from `[n, i, B]` and `[n, j, B]`."""
+    """Which steps share an episode, `[n, B, 1, i, j]` from `[n, i, B]` and `[n, j, B]`."""
     here, there = jnp.moveaxis(here, 1, 2), jnp.moveaxis(there, 1, 2)
     return (here[..., :, None] == there[..., None, :])[:, :, None]
 

@@ -30,7 +30,7 @@ def last_inputs(x: Array, history: Array, reset: Array) -> tuple[list[Array], Ar
 
 
 class CausalConv(nn.Module):
-    """A depthwise convolution over the last `width` inputs of the episode: `y = Σ_l w_l x[t-l] + b`.
+    """A depthwise convolution over the last inputs of the episode, `y = Σ_l w_l x[t-l] + b`.
 
     Carry: the history of `last_inputs`, float32 `[*batch, width - 1, F]`, the newest first.
     """
