@@ -42,6 +42,34 @@ def train(config: Any, **options: Any) -> Any:
     return run_training(config, COMPONENTS, **options)
 
 
+def diagnose(config: Any) -> Path:
+    """Examine the memory that a `DiagnoseConfig` names: prints, and returns the picture's path.
+
+    Raises:
+        UsageError: the memory's options do not fit together.
+    """
+    import dataclasses
+
+    from ssmrl.diagnostics.measure import examine
+    from ssmrl.diagnostics.report import write_report
+    from ssmrl.diagnostics.theory import state_tracking
+    from ssmrl.memory import make_memory
+    from ssmrl.training.errors import UsageError
+
+    options = dataclasses.asdict(config.memory)
+    name = options.pop("name")
+    try:
+        memory = make_memory(name, **options)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    print(f"{name}: {state_tracking(name)}")
+    results = examine(memory, config.steps, config.seed)
+    path = Path(config.out or f"runs/diagnose-{name}.png")
+    data = write_report(results, f"{name}, {config.steps} updates a task", path)
+    print(f"{path}, {data}")
+    return path
+
+
 def load_run(path: str | Path, **options: Any) -> Any:
     """Read a run back; see `ssmrl.training.runner.load_run`."""
     from ssmrl.training.runner import load_run

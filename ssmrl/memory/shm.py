@@ -6,10 +6,10 @@ Le et al., "Stable Hadamard Memory: Revitalizing Memory-Augmented Agents for Rei
     C[t] = 1 + tanh(θ[t] w_c(x[t])ᵀ)          U[t] = η(x[t]) v(x[t]) k(x[t])ᵀ
     M[t] = M[t-1] ⊙ C[t] + U[t]               y[t] = W_o M[t] q(x[t])
 
-Keys and queries are relu(W x), divided by their sums; η is the logistic function of a number. θ[t] is one of L learned rows. The paper draws it at random at every step, so that the product of
-all C has expectation one; here the rows take turns in an order that spreads them evenly (Weyl,
-1916), and they are centred, which makes their mean zero exactly: acting, training and a repeated
-call then agree.
+Keys and queries are relu(W x), divided by their sums; η is the logistic function of a number. θ[t]
+is one of L learned rows. The paper draws it at random at every step, so that the product of all C
+has expectation one; here the rows take turns in an order that spreads them evenly (Weyl, 1916), and
+they are centred, which makes their mean zero exactly: acting, training and a repeated call agree.
 """
 
 import flax.linen as nn

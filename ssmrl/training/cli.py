@@ -32,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
+    DiagnoseConfig,
     EnvConfig,
     EvaluateConfig,
     LoggerConfig,
@@ -580,6 +581,35 @@ def _evaluate(arguments: list[str], components: Components, config_dir: Path) ->
     from ssmrl.training.runner import evaluate_run, print_evaluation
 
     print_evaluation(evaluate_run(config, components, warn=print))
+    return 0
+
+
+def diagnose_command(
+    arguments: Sequence[str],
+    components: Components,
+    config_dir: Path,
+    diagnose: Callable[[DiagnoseConfig], Any],
+) -> int:
+    """``scripts/diagnose.py``: what a memory remembers. Returns the exit code."""
+    return run_command(lambda: _diagnose(list(arguments), components, config_dir, diagnose))
+
+
+def _diagnose(
+    arguments: list[str],
+    components: Components,
+    config_dir: Path,
+    diagnose: Callable[[DiagnoseConfig], Any],
+) -> int:
+    composer = Composer(components, config_dir, "diagnose", DiagnoseConfig)
+    if "-h" in arguments or "--help" in arguments:
+        usage = "Look at a memory: diagnose.py memory=<name> [key=value ...]"
+        print(composer.help(arguments, usage))
+        return 0
+    line = composer.check(arguments)
+    if line.multirun:
+        raise UsageError("-m: diagnose.py takes one memory at a time")
+    config = composer.build(composer.compose(line.overrides))
+    diagnose(config)
     return 0
 
 

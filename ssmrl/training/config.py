@@ -90,6 +90,16 @@ class EvaluateConfig:
     env: Any = MISSING
 
 
+@dataclass
+class DiagnoseConfig:
+    """A look at an untrained memory and at what it learns in a minute."""
+
+    steps: int = option(400, "updates of training on each task", min=1)
+    seed: int = option(0, "of parameters and data", min=0, max=2**31 - 1)
+    out: str | None = option(None, "picture to write; default runs/diagnose-<memory>.png")
+    memory: Any = MISSING
+
+
 def structured(kind: type) -> DictConfig:
     """A dataclass as an OmegaConf node whose values can be overridden.
 

@@ -1,0 +1,76 @@
+"""The microscope's picture and its numbers as data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # before pyplot: machines without a screen
+
+import matplotlib.pyplot as plt
+
+from ssmrl.diagnostics.tasks import TASKS
+
+
+def write_report(results: dict[str, Any], title: str, path: Path) -> Path:
+    """Writes the picture at `path` and the numbers beside it as JSON; returns the latter's path."""
+    figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained")
+    figure.suptitle(title)
+    draw_reach(axes[0, 0], *results["reach"])
+    draw_eigenvalues(axes[1, 0], results["eigenvalues"])
+    for axis, task in zip(axes[:, 1:].T.ravel(), TASKS, strict=True):
+        draw_curve(axis, task, results["tasks"][task.name])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    data = path.with_suffix(".json")
+    data.write_text(json.dumps(as_data(results), indent=2) + "\n")
+    return data
+
+
+def draw_reach(axis: plt.Axes, lags: np.ndarray, sizes: np.ndarray) -> None:
+    """The gradient over lags."""
+    axis.loglog(lags + 1, np.maximum(sizes, 1e-12))
+    axis.set(title="gradient reach, untrained", xlabel="lag + 1", ylabel="|dy[T]/dx[T - lag]|")
+    axis.set_ylim(1e-8, None)
+
+
+def draw_eigenvalues(axis: plt.Axes, values: np.ndarray | None) -> None:
+    """Decays in the complex plane, or why there are none."""
+    axis.set_title("decays, untrained")
+    if values is None:
+        axis.text(0.5, 0.5, "depend on the input,\nor there are none", ha="center", va="center")
+        axis.set_axis_off()
+        return
+    angle = np.linspace(0, 2 * np.pi, 200)
+    axis.plot(np.cos(angle), np.sin(angle), color="0.8")
+    axis.scatter(values.real, np.imag(values), s=6)
+    axis.set_aspect("equal")
+
+
+def draw_curve(axis: plt.Axes, task: Any, curve: Any) -> None:
+    """Accuracy over levels; where testing goes on beyond training, a line marks the end of it."""
+    axis.plot(curve.levels, curve.accuracy, marker="." if curve.levels.size < 20 else None)
+    axis.axhline(curve.chance, color="0.7", linestyle=":")
+    if task.test_length > task.train_length:
+        axis.axvline(task.train_length, color="0.7", linestyle="--")
+    axis.set(title=task.name, xlabel=task.unit, ylim=(0, 1.05))
+    axis.set_xscale("log", base=2)
+
+
+def as_data(results: dict[str, Any]) -> dict[str, Any]:
+    """What can be written as JSON."""
+    lags, sizes = results["reach"]
+    values = results["eigenvalues"]
+    return {
+        "reach": {"lags": lags.tolist(), "sizes": sizes.tolist()},
+        "tasks": {
+            name: {"levels": c.levels.tolist(), "accuracy": c.accuracy.tolist(), "chance": c.chance}
+            for name, c in results["tasks"].items()
+        },
+        "eigenvalues": None
+        if values is None
+        else {"real": np.real(values).tolist(), "imag": np.imag(values).tolist()},
+    }
