@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := ssmrl scripts tests benchmarks
+SOURCES := ssmrl scripts tests benchmarks examples docs
 TEST_WORKERS ?= auto
 
 .PHONY: help demo install test test-slow lint clean

@@ -1,5 +1,6 @@
 """What README.md and CONTRIBUTING.md show must work as written."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from ssmrl.agents import _AGENTS
 from ssmrl.envs import registry as envs
 from ssmrl.experiment import COMPONENTS
+from ssmrl.memory import list_memories
 from ssmrl.memory import registry as memories
 from ssmrl.training.cli import compose_training
 
@@ -71,3 +73,14 @@ def test_readme_training_commands_compose(line):
 
 def test_readme_has_training_commands():
     assert len(training_commands()) >= 3
+
+
+def test_the_pages_of_the_memories_are_current():
+    """`python docs/generate.py` writes them; whoever changes a docstring runs it."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    pages = {path.stem: path.read_text() for path in generate.PAGES.glob("*.md")}
+    assert pages.keys() == set(list_memories())
+    for name, text in pages.items():
+        assert text == generate.page(name), f"docs/memories/{name}.md: run python docs/generate.py"

@@ -13,7 +13,13 @@ ROOT = Path(ssmrl.__file__).parent
 
 # Rooms of the house, lowest first; imports run to lower floors only. Files of one room may import
 # each other, rooms of one floor may not.
-FLOORS = [{"scan"}, {"memory"}, {"envs", "networks", "training"}, {"agents"}, {"experiment"}]
+FLOORS = [
+    {"scan"},
+    {"memory"},
+    {"envs", "networks", "training", "diagnostics"},
+    {"agents"},
+    {"experiment"},
+]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # The vocabulary of observations and actions is the environments', and the networks read it.
 SIDEWAYS = {("networks", "ssmrl.envs.spaces")}

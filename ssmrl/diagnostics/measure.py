@@ -47,13 +47,11 @@ def gradient_reach(memory: Memory, lags: np.ndarray, seed: int = 0) -> np.ndarra
     params = memory.init(keys[1], carry, x[:1], reset[:1])
     direction = jax.random.normal(keys[2], (8, width))
 
-    @jax.jit
-    def pull_back(x):
-        return jax.grad(
-            lambda x: jnp.sum(memory.apply(params, carry, x, reset)[1][-1] * direction)
-        )(x)
+    def read(x: Array) -> Array:
+        _, y, *_ = memory.apply(params, carry, x, reset)
+        return jnp.sum(jnp.asarray(y)[-1] * direction)
 
-    size = jnp.sqrt(jnp.mean(jnp.square(pull_back(x)), axis=(1, 2)))[::-1]
+    size = jnp.sqrt(jnp.mean(jnp.square(jax.jit(jax.grad(read))(x)), axis=(1, 2)))[::-1]
     return np.asarray(size[lags] / size[0])
 
 
@@ -105,7 +103,8 @@ def _train_and_test(model: Answerer, task: Task, steps: int, key: Array):
     state = (params, optimizer.init(params))
     (params, _), _ = lax.scan(update, state, jax.random.split(train_key, steps))
     batch = task.draw(test_key, task.test_length, TESTED)
-    return model.apply(params, batch.x).argmax(-1) == batch.answer, batch.level
+    logits = jnp.asarray(model.apply(params, batch.x))
+    return logits.argmax(-1) == batch.answer, batch.level
 
 
 def eigenvalues(memory: Memory, seed: int = 0) -> np.ndarray | None:

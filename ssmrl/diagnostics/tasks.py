@@ -77,7 +77,7 @@ def report_back(key: PRNGKeyArray, length: int, batch: int) -> Batch:
 
 
 def associative_recall(key: PRNGKeyArray, length: int, batch: int) -> Batch:
-    """Pairs of a key and a value are shown, then keys in another order; the level is their number."""
+    """Pairs of key and value are shown, then keys in another order; the level is their number."""
     keys_key, values_key, order_key, load_key = jax.random.split(key, 4)
     most = LOADS[-1]
     load = jnp.asarray(LOADS)[jax.random.randint(load_key, (batch,), 0, len(LOADS))]

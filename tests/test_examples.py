@@ -1,0 +1,71 @@
+"""The examples do what they say; each is imported from its file, as a reader would run it."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_has_a_test():
+    tested = {"supervised", "nnx_bridge", "equinox_bridge", "brax_network", "recurrent_ppo"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+
+
+def test_a_classifier_learns():
+    assert example("supervised").train(steps=150) > 0.5  # chance is 0.25
+
+
+@pytest.mark.parametrize("name", ["nnx_bridge", "equinox_bridge"])
+def test_a_gradient_step_through_a_bridge_lowers_the_loss(name):
+    assert example(name).main() > 0
+
+
+def test_equinox_and_linen_compute_the_same():
+    import jax
+    import jax.numpy as jnp
+
+    model = example("equinox_bridge").Recurrent("gru", inputs=3, outputs=2, key=jax.random.key(0))
+    x, reset = jnp.ones((5, 3)), jnp.zeros(5, bool).at[0].set(True)
+    carry, y = model(model.initialize_carry(), x, reset)
+    want_carry, want = model.definition.apply(model.params, model.initialize_carry(), x, reset)
+    jax.tree.map(np.testing.assert_array_equal, carry, want_carry)
+    np.testing.assert_allclose(y, want @ model.head.weight.T + model.head.bias, rtol=1e-5)
+
+
+def test_a_brax_network_remembers_within_an_episode_only():
+    import jax
+    import jax.numpy as jnp
+
+    module = example("brax_network")
+    network = module.make_policy_network(2, 3)
+    params = network.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (6, 1, 3))
+    reset = jnp.zeros((6, 1), bool).at[3].set(True)
+    other = x.at[0].add(1.0)
+    carry = module.initialize_carry(1)
+    before, after = (network.apply(None, params, carry, obs, reset)[1] for obs in (x, other))
+    assert (before[2] != after[2]).any()
+    np.testing.assert_array_equal(before[3:], after[3:])
+
+
+@pytest.mark.slow
+def test_a_brax_rollout_runs():
+    rewards = np.asarray(example("brax_network").rollout(steps=25))
+    assert rewards.shape == (25, 4) and np.isfinite(rewards).all()
+
+
+@pytest.mark.slow
+def test_ppo_learns_to_repeat():
+    returns = np.asarray(example("recurrent_ppo").train(iterations=120))
+    assert returns[:5].mean() < -0.4  # chance is -0.5
+    assert returns[-5:].mean() > 0.3
