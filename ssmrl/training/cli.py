@@ -32,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
+    BenchmarkConfig,
     DiagnoseConfig,
     EnvConfig,
     EvaluateConfig,
@@ -611,6 +612,36 @@ def _diagnose(
     config = composer.build(composer.compose(line.overrides))
     diagnose(config)
     return 0
+
+
+def benchmark_command(
+    arguments: Sequence[str], components: Components, config_dir: Path, train: Path
+) -> int:
+    """``scripts/benchmark.py``: a suite with several memories. Returns the exit code."""
+    return run_command(lambda: _benchmark(list(arguments), components, config_dir, train))
+
+
+def _benchmark(arguments: list[str], components: Components, config_dir: Path, train: Path) -> int:
+    composer = Composer(components, config_dir, "benchmark", BenchmarkConfig)
+    if "-h" in arguments or "--help" in arguments:
+        usage = "Train memories on a suite: benchmark.py suite=popgym memory=[s5,gru] ..."
+        print(composer.help(arguments, usage))
+        return 0
+    line = composer.check(arguments)
+    if line.multirun:
+        raise UsageError("-m: benchmark.py runs everything that it is given; write memory=[s5,gru]")
+    config = composer.build(composer.compose(line.overrides))
+    from ssmrl.training import benchmark
+
+    try:
+        jobs = benchmark.jobs_of(config, components.list_envs())
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for job in jobs:  # before the first run, and not after hours of others
+        compose_training(job.overrides, components, config_dir)
+    failed = [] if config.report_only else benchmark.run_all(jobs, train, config.parallel)
+    benchmark.report(Path(config.out))
+    return 1 if failed else 0
 
 
 def plot_command(arguments: Sequence[str]) -> int:

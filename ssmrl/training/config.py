@@ -91,6 +91,24 @@ class EvaluateConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """A suite of environments with several memories."""
+
+    suite: str = option("popgym", "environments whose names begin with it and a slash")
+    ids: list[str] = option([], "only these: ids, families or difficulties, e.g. [easy]; []: all")
+    memory: list[str] = option(["s5", "gru", "none"], "memories to compare")
+    agent: str = option("ppo", "the agent around them")
+    seeds: int = option(3, "seeds of every run", min=1)
+    steps: int = option(1_000_000, "environment steps of every run, per seed", min=1)
+    experiment: str = option("popgym", "hyperparameters, shared by all: a file of the group")
+    overrides: list[str] = option([], "further settings of every run, as train.py takes them")
+    parallel: int = option(1, "runs side by side, one core each if there are several", min=1)
+    run_dir: str = option("runs/benchmark", "folder of the runs, which can be taken up again")
+    out: str = option("benchmarks/results/popgym", "folder of the results, a small file a run")
+    report_only: bool = option(False, "train nothing: print and draw what there is")
+
+
+@dataclass
 class DiagnoseConfig:
     """A look at an untrained memory and at what it learns in a minute."""
 

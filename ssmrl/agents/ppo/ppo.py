@@ -630,7 +630,16 @@ class PPO:
 def make_ppo(
     config: PPOConfig, memory_config: Any, env: VectorEnv, *, total_steps: int, skip_nonfinite=False
 ) -> PPO:
-    """PPO from its configuration and an instance of `ssmrl.memory.memory_config(name)`."""
+    """PPO from its configuration and an instance of `ssmrl.memory.memory_config(name)`.
+
+    Raises:
+        ValueError: for a memory with dropout, and where configuration and environment do not fit.
+    """
+    if dropout := getattr(memory_config, "dropout", 0.0):
+        raise ValueError(
+            f"memory.dropout={dropout}: the update must recompute what acting computed, so that "
+            "PPO's memory can have no dropout; set memory.dropout=0"
+        )
     memory = make_memory(**asdict(memory_config))
     return PPO(config, memory, env, total_steps=total_steps, skip_nonfinite=skip_nonfinite)
 

@@ -1,0 +1,292 @@
+"""A suite of environments x memories: trained run by run, resumable, summed up as rliable does.
+
+Every run is a process of its own (`scripts/train.py`), so that one that fails stops no other and
+several use the cores side by side. What is left of a finished run is one small JSON file; a run
+without one is taken up again from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssmrl.training.config import BenchmarkConfig
+from ssmrl.training.errors import RunError
+from ssmrl.training.plotting import read_curves
+from ssmrl.training.run import RunFolder, library_versions, read_metrics, write_atomically
+
+POINTS = 100
+"""Of a learning curve that are kept in its result."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One environment with one memory.
+
+    Attributes:
+        env: canonical name.
+        memory: registered name.
+        steps: environment steps, per seed.
+        run: the folder that it trains in.
+        result: the file that it leaves behind.
+        overrides: the command line of `scripts/train.py`.
+    """
+
+    env: str
+    memory: str
+    steps: int
+    run: Path
+    result: Path
+    overrides: tuple[str, ...]
+
+
+def jobs_of(config: BenchmarkConfig, envs: Sequence[str]) -> list[Job]:
+    """Every environment of the suite with every memory, in the order given.
+
+    Raises:
+        ValueError: no environment of the suite is left by `ids`.
+    """
+    names = [env for env in envs if env.startswith(f"{config.suite}/")]
+    if config.ids:
+        names = [n for n in names if any(_matches(n.partition("/")[2], i) for i in config.ids)]
+    if not names:
+        known = sorted({env.partition("/")[0] for env in envs})
+        raise ValueError(
+            f"suite={config.suite} ids={list(config.ids)}: no such environment; suites are {known}"
+        )
+    return [_job(config, env, memory) for memory in config.memory for env in names]
+
+
+def _matches(id_: str, pattern: str) -> bool:
+    """`easy` stands for every id that ends like this, `repeat_first` for all its difficulties."""
+    return id_ == pattern or id_.endswith(f"_{pattern}") or id_.startswith(f"{pattern}_")
+
+
+def _job(config: BenchmarkConfig, env: str, memory: str) -> Job:
+    label = f"{env.replace('/', '-')}-{memory}"
+    run = Path(config.run_dir) / label
+    overrides = (
+        f"experiment={config.experiment}",
+        f"agent={config.agent}",
+        f"memory={memory}",
+        f"env={env}",
+        f"total_steps={config.steps}",
+        f"seeds={config.seeds}",
+        f"run_dir={run}",
+        *config.overrides,
+    )
+    result = Path(config.out) / f"{label}.json"
+    return Job(env, memory, config.steps, run, result, overrides)
+
+
+def run_all(jobs: Iterable[Job], train: Path, parallel: int, report: Callable = print) -> list[Job]:
+    """Train what has no result yet, `parallel` at a time; returns those that failed."""
+    todo = [job for job in jobs if not _is_done(job)]
+    report(f"{len(todo)} runs to do")
+    with ThreadPoolExecutor(parallel) as pool:
+        outcomes = pool.map(lambda job: _run(job, train, parallel, report), todo)
+        return [job for job, done in zip(todo, outcomes, strict=True) if not done]
+
+
+def _is_done(job: Job) -> bool:
+    if not job.result.exists():
+        return False
+    result = json.loads(job.result.read_text())
+    return result["steps"] >= job.steps and tuple(result["overrides"]) == job.overrides
+
+
+def _run(job: Job, train: Path, parallel: int, report: Callable) -> bool:
+    resume = ["resume=true"] if RunFolder(job.run).exists() else []
+    environment = {**os.environ}
+    if parallel > 1:  # one core each: side by side they would only get in one another's way
+        flags = environment.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        environment["OMP_NUM_THREADS"] = "1"
+    began = time.perf_counter()
+    job.run.parent.mkdir(parents=True, exist_ok=True)
+    with job.run.with_suffix(".log").open("a") as log:
+        command = [sys.executable, str(train), *job.overrides, *resume]
+        code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
+    if code:
+        report(f"{job.env} {job.memory}: failed with {code}, see {job.run.with_suffix('.log')}")
+        return False
+    write_result(job)
+    seconds = time.perf_counter() - began
+    report(f"{job.env} {job.memory}: {_best(job.result):+.3f} after {seconds:.0f} s")
+    return True
+
+
+def write_result(job: Job) -> None:
+    """The run's curves, thinned, with what is needed to repeat it."""
+    curves = read_curves(job.run)
+    record = {
+        "env": job.env,
+        "memory": job.memory,
+        "steps": int(max(row["step"] for row in read_metrics(RunFolder(job.run).metrics))),
+        "overrides": list(job.overrides),
+        "versions": library_versions(),
+        "mmer": [curve.mmer for curve in curves],
+        "final": [curve.final for curve in curves],
+        "curves": [_thinned(curve.steps, curve.returns) for curve in curves],
+    }
+    job.result.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(job.result, json.dumps(record) + "\n")
+
+
+def _thinned(steps: np.ndarray, returns: np.ndarray) -> dict[str, list[float]]:
+    """At most `POINTS` points, each the mean of its stretch of the curve."""
+    parts = np.array_split(np.arange(steps.size), min(POINTS, steps.size))
+    return {
+        "steps": [int(steps[part[-1]]) for part in parts],
+        "returns": [round(float(returns[part].mean()), 5) for part in parts],
+    }
+
+
+def _best(path: Path) -> float:
+    return float(np.mean(json.loads(path.read_text())["mmer"]))
+
+
+def read_results(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """MMER of every seed by memory and environment: `{memory: {env: [seeds]}}`.
+
+    Raises:
+        RunError: there are none, or a file is not a result.
+    """
+    results: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text())
+            results[record["memory"]][record["env"]] = np.array(record["mmer"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is not a result of this script: {error}") from error
+    if not results:
+        raise RunError(f"no results in {folder}")
+    return dict(results)
+
+
+def summarise(results: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Aggregates over the environments that all memories have, as rliable computes them.
+
+    Returns:
+        `{"envs": [...], "aggregates": {memory: {"mean": (value, low, high), "iqm": ...}},
+        "improvement": {(a, b): (value, low, high)}}`: 95% stratified bootstrap intervals, and the
+        probability that a is better than b on an environment drawn at random.
+    """
+    from rliable import library, metrics
+
+    shared = sorted(set.intersection(*(set(envs) for envs in results.values())))
+    seeds = min(len(results[memory][env]) for memory in results for env in shared)
+    scores = {
+        memory: np.stack([results[memory][env][:seeds] for env in shared], axis=1)
+        for memory in results
+    }
+    np.random.seed(0)  # rliable 1.2 ignores the generator that it is given
+
+    def estimate(pairs: dict[str, Any], compute: Callable) -> dict[str, Any]:
+        values, intervals = library.get_interval_estimates(pairs, compute, reps=2000)
+        return {key: np.column_stack([values[key], intervals[key].T]) for key in values}
+
+    aggregates = estimate(
+        scores,
+        lambda x: np.array([metrics.aggregate_mean(x), metrics.aggregate_iqm(x)]),
+    )
+    pairs = {f"{a},{b}": (scores[a], scores[b]) for a in scores for b in scores if a < b}
+    better = {}
+    if pairs:
+
+        def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            return np.array([metrics.probability_of_improvement(x, y)])
+
+        better = estimate(pairs, improvement)
+    return {
+        "envs": shared,
+        "aggregates": {
+            name: dict(zip(("mean", "iqm"), rows.tolist(), strict=True))
+            for name, rows in aggregates.items()
+        },
+        "improvement": {pair: rows[0].tolist() for pair, rows in better.items()},
+    }
+
+
+def report(folder: Path, published: dict[str, float] | None = None) -> None:
+    """Print the tables; draw them to `<folder>.png`, with the numbers in `<folder>.summary.json`.
+
+    Args:
+        folder: of the results.
+        published: a column of other people's figures by environment, to stand beside ours.
+    """
+    results = read_results(folder)
+    summary = summarise(results)
+    print_tables(results, summary, published or {})
+    picture, numbers = folder.with_suffix(".png"), folder.with_suffix(".summary.json")
+    draw(summary, picture)
+    write_atomically(numbers, json.dumps(summary, indent=2) + "\n")
+    print(f"{picture}, {numbers}")
+
+
+def print_tables(
+    results: dict[str, dict[str, np.ndarray]], summary: dict[str, Any], published: dict[str, float]
+) -> None:
+    """MMER by environment and memory (mean of the seeds), then the aggregates."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    memories = sorted(results)
+    table = Table("environment", *memories, *(["published"] if published else []))
+    for env in sorted({env for envs in results.values() for env in envs}):
+        cells = [_cell(results[memory].get(env)) for memory in memories]
+        table.add_row(env, *cells, *([f"{published.get(env, np.nan):+.3f}"] if published else []))
+    console.print(table)
+    table = Table(f"over {len(summary['envs'])} environments", "mean MMER", "IQM of MMER")
+    for memory, rows in summary["aggregates"].items():
+        table.add_row(memory, _interval(rows["mean"]), _interval(rows["iqm"]))
+    console.print(table)
+    for pair, row in summary["improvement"].items():
+        a, b = pair.split(",")
+        console.print(f"probability that {a} is better than {b}: {_interval(row)}")
+
+
+def draw(summary: dict[str, Any], path: Path) -> None:
+    """Aggregates with their intervals, and the probabilities of improvement."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels: list[tuple[str, dict[str, list[float]]]] = [
+        (f"{name} of MMER", {m: rows[key] for m, rows in summary["aggregates"].items()})
+        for key, name in (("mean", "mean"), ("iqm", "IQM"))
+    ]
+    pairs = {pair.replace(",", " > "): row for pair, row in summary["improvement"].items()}
+    panels.append(("P(better)", pairs))
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+    for axis, (title, rows) in zip(axes, panels, strict=True):
+        for i, (value, low, high) in enumerate(rows.values()):
+            axis.barh(i, high - low, left=low, height=0.6, alpha=0.6)
+            axis.vlines(value, i - 0.3, i + 0.3, color="black")
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.set_title(title)
+    figure.suptitle(f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _cell(scores: np.ndarray | None) -> str:
+    return "-" if scores is None else f"{scores.mean():+.3f}"
+
+
+def _interval(row: Sequence[float]) -> str:
+    value, low, high = row
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
