@@ -144,7 +144,7 @@ def write_result(job: Job) -> None:
     write_atomically(job.result, json.dumps(record) + "\n")
 
 
-def _thinned(steps: np.ndarray, returns: np.ndarray) -> dict[str, list[float]]:
+def _thinned(steps: np.ndarray, returns: np.ndarray) -> dict[str, list[Any]]:
     """At most `POINTS` points, each the mean of its stretch of the curve."""
     parts = np.array_split(np.arange(steps.size), min(POINTS, steps.size))
     return {

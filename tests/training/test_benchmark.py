@@ -1,0 +1,132 @@
+"""The suite benchmark: which runs there are, taking them up again, and the tables."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from ssmrl.training import benchmark
+from ssmrl.training.config import BenchmarkConfig
+from ssmrl.training.errors import RunError
+
+ENVS = [
+    "popgym/repeat_first_easy",
+    "popgym/repeat_first_hard",
+    "popgym/higher_lower_easy",
+    "bsuite/memory_len",
+]
+
+
+def config(tmp_path, **options):
+    paths = {"run_dir": str(tmp_path / "runs"), "out": str(tmp_path / "results")}
+    return dataclasses.replace(BenchmarkConfig(memory=["s5"], **paths), **options)
+
+
+def test_jobs_are_the_suite_times_the_memories(tmp_path):
+    jobs = benchmark.jobs_of(config(tmp_path, memory=["s5", "gru"]), ENVS)
+    assert [(job.env, job.memory) for job in jobs] == [
+        (env, memory) for memory in ("s5", "gru") for env in ENVS[:3]
+    ]
+    assert len({job.run for job in jobs}) == len({job.result for job in jobs}) == 6
+
+
+@pytest.mark.parametrize(
+    ("ids", "chosen"),
+    [
+        (["easy"], [ENVS[0], ENVS[2]]),
+        (["repeat_first"], ENVS[:2]),
+        (["repeat_first_hard"], [ENVS[1]]),
+    ],
+)
+def test_ids_may_be_difficulties_and_families(tmp_path, ids, chosen):
+    assert [job.env for job in benchmark.jobs_of(config(tmp_path, ids=ids), ENVS)] == chosen
+
+
+@pytest.mark.parametrize("options", [{"suite": "popgim"}, {"ids": ["easier"]}])
+def test_an_empty_choice_names_the_suites(tmp_path, options):
+    with pytest.raises(ValueError, match="suites are .*bsuite.*popgym"):
+        benchmark.jobs_of(config(tmp_path, **options), ENVS)
+
+
+TRAIN = """
+import json, pathlib, sys
+options = dict(a.split("=", 1) for a in sys.argv[1:])
+run = pathlib.Path(options["run_dir"]); run.mkdir(parents=True, exist_ok=True)
+with open(run / "calls", "a") as file: file.write(" ".join(sys.argv[1:]) + "\\n")
+if "fail" in options["env"]: sys.exit(3)
+"""
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """A stand-in for scripts/train.py that notes its calls, and curves as it would leave them."""
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    curve = benchmark.np.array([0.0, 1.0])
+    fake = type("Curve", (), {"steps": curve, "returns": curve, "mmer": 1.0, "final": 1.0})
+    monkeypatch.setattr(benchmark, "read_curves", lambda run: [fake])
+    monkeypatch.setattr(benchmark, "read_metrics", lambda path: [{"step": 1_000_000}])
+    return script
+
+
+def test_finished_runs_are_not_trained_again(tmp_path, train):
+    jobs = benchmark.jobs_of(config(tmp_path), ENVS)
+    said = []
+    assert benchmark.run_all(jobs, train, 2, said.append) == []
+    assert benchmark.run_all(jobs, train, 1, said.append) == []
+    assert said[0] == "3 runs to do" and said[-1] == "0 runs to do"
+    for job in jobs:
+        assert json.loads(job.result.read_text())["env"] == job.env
+        assert len((job.run / "calls").read_text().splitlines()) == 1
+    # More steps, or another setting, are other results.
+    more = benchmark.jobs_of(config(tmp_path, steps=2_000_000), ENVS)
+    benchmark.run_all(more[:1], train, 1, said.append)
+    assert len((more[0].run / "calls").read_text().splitlines()) == 2
+
+
+def test_a_failure_stops_no_other(tmp_path, train):
+    jobs = benchmark.jobs_of(config(tmp_path), ["popgym/fail", *ENVS])
+    said = []
+    failed = benchmark.run_all(jobs, train, 1, said.append)
+    assert [job.env for job in failed] == ["popgym/fail"]
+    assert any("failed with 3" in line for line in said)
+    assert all(job.result.exists() for job in jobs[1:])
+
+
+def write_results(folder, scores):
+    folder.mkdir()
+    for memory, envs in scores.items():
+        for env, values in envs.items():
+            record = {"memory": memory, "env": env, "mmer": values}
+            (folder / f"{memory}-{env}.json").write_text(json.dumps(record))
+
+
+def test_the_summary_of_known_scores(tmp_path):
+    """Every seed of `a` is better than every seed of `b`, on the environments both have."""
+    a, b = {"x": [1.0, 1.0], "y": [0.5, 0.5], "z": [9.0, 9.0]}, {"x": [0.0, 0.0], "y": [0.1, 0.1]}
+    write_results(tmp_path / "results", {"a": a, "b": b})
+    summary = benchmark.summarise(benchmark.read_results(tmp_path / "results"))
+    assert summary["envs"] == ["x", "y"]
+    np.testing.assert_allclose(summary["aggregates"]["a"]["mean"], [0.75] * 3)
+    np.testing.assert_allclose(summary["aggregates"]["b"]["mean"], [0.05] * 3)
+    np.testing.assert_allclose(summary["improvement"]["a,b"], [1, 1, 1])
+
+
+def test_the_report_prints_and_draws(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    write_results(tmp_path / "results", {"a": {"x": [1.0, 0.9]}, "b": {"x": [0.0, 0.2]}})
+    benchmark.report(tmp_path / "results", {"x": 0.4})
+    text = capsys.readouterr().out
+    assert "+0.950" in text and "+0.100" in text and "+0.400" in text
+    assert (tmp_path / "results.png").stat().st_size > 5_000
+    assert json.loads((tmp_path / "results.summary.json").read_text())["envs"] == ["x"]
+
+
+def test_a_foreign_file_is_named(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(RunError, match=r"other\.json is not a result"):
+        benchmark.read_results(tmp_path)
+    with pytest.raises(RunError, match="no results"):
+        benchmark.read_results(tmp_path / "nothing")
