@@ -20,7 +20,10 @@ from tests.memory.cases import (
     double_precision,
     draw,
     every_case,
+    flags,
+    is_inexact,
     quick_jit,
+    run_without_carries,
     runner,
     used_carry,
 )
@@ -31,10 +34,15 @@ def test_every_memory_has_a_reference():
 
 
 def wide(tree):
-    """The same numbers in double precision."""
-    return jax.tree.map(
-        lambda leaf: np.asarray(leaf).astype(complex if np.iscomplexobj(leaf) else float), tree
-    )
+    """The same numbers in double precision; integers and flags as they are."""
+
+    def widened(leaf):
+        leaf = np.asarray(leaf)
+        if not is_inexact(leaf):
+            return leaf
+        return leaf.astype(complex if np.iscomplexobj(leaf) else float)
+
+    return jax.tree.map(widened, tree)
 
 
 def reference_run(case, carry, x, reset):
@@ -45,10 +53,15 @@ def reference_run(case, carry, x, reset):
 
 
 def compare(case, tolerance):
+    """Both ways to compute: with all carries, and without, where chunks and convolutions are.
+
+    Of the two patterns of resets one is at random, and one has none after the first step.
+    """
     carry, x = used_carry(case), draw(T, B, F)
-    reset = np.random.default_rng(2).random((T, B)) < 0.2
-    want = reference_run(case, carry, x, reset)
-    close(runner(case)(carry, x, reset)[:2], want, tolerance)
+    for reset in (np.random.default_rng(2).random((T, B)) < 0.2, flags((0, slice(None, None, 2)))):
+        want = reference_run(case, carry, x, reset)
+        close(runner(case)(carry, x, reset)[:2], want, tolerance)
+        close(run_without_carries(case, carry, x, reset), want, tolerance)
 
 
 @every_case
@@ -58,6 +71,7 @@ def test_the_published_equations(case):
         compare(case, 1e-12)
 
 
+@pytest.mark.slow
 @every_case
 def test_the_published_equations_in_single_precision(case):
     compare(case, 1e-5)
