@@ -75,7 +75,7 @@ VARIANTS: dict[str, list[dict]] = {
     ],
 }
 IN_FULL = {"gru", "s5"}
-"""Whose two layers, parallel forms and first variant are not left to the slow tests."""
+"""Whose two layers, parallel forms and long tests are not left to the slow tests."""
 
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
@@ -127,6 +127,14 @@ def has_learned_start(name: str) -> bool:
 ALL_CASES = [c for name in list_memories() for c in cases_of(name)]
 every_case = pytest.mark.parametrize("case", ALL_CASES, ids=str)
 every_memory = pytest.mark.parametrize("name", list_memories())
+every_memory_in_time = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in IN_FULL else pytest.mark.slow)
+        for name in list_memories()
+    ],
+)
+"""All memories; those that are not `IN_FULL` in the slow tests only."""
 
 
 def build(case: Case, dtype: str | None = None, inputs: int = F):
@@ -173,9 +181,8 @@ def _compiled(case, double):
     return quick_jit(lambda *arguments: memory.apply(*arguments, return_carries=True))
 
 
-def run_without_carries(case: Case, carry, x, reset):
+def run_without_carries(case: Case, params, carry, x, reset):
     """The last carry and y as training computes them: by chunks or convolutions if there are."""
-    _, params = build(case)
     apply = _compiled_without_carries(case, jax.config.jax_enable_x64)
     return jax.device_get(apply(params, carry, x, reset))
 
