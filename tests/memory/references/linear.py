@@ -106,7 +106,11 @@ def gla(params, options, x, reset, carry):
 
 
 def hgrn2(params, options, x, reset, carry):
-    """Qin et al. 2024, equation 6: input gates tied to forget gates, with a lower bound."""
+    """Qin et al. 2024, equation 6: input gates tied to forget gates, with a lower bound.
+
+    Activations (silu of queries, none of values) and norm as in flash-linear-attention; the
+    authors' own code has the sigmoid of queries, silu of values, and LayerNorm.
+    """
     beta = options["lower_bound"]
 
     def step(S, x):
