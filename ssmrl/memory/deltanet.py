@@ -154,7 +154,7 @@ def _chunks(steps: DeltaSteps, state: Array, episode: Array) -> tuple[Array, Arr
         system, right, left_side=True, lower=True, unit_diagonal=True
     )
     values, recalls = jnp.split(solved, [v.shape[-1]], axis=-1)
-    to_the_end = k * (jnp.exp(G[..., -1:] - G) * same[..., -1, :])[..., None]
+    to_the_end = k * jnp.exp(jnp.where(same[..., -1, :], G[..., -1:] - G, -jnp.inf))[..., None]
     kept = from_state[..., -1:, :]
     parts = (q @ k.mT * weights, q * from_state, values, recalls, to_the_end, kept)
 

@@ -221,7 +221,7 @@ def _by_weights(steps: Steps, state: Array, episode: Array) -> tuple[Array, Arra
     same = episode[..., :, None] == episode[..., None, :]
     visible = jnp.tril(same)[:, :, None]
     weights = jnp.exp(jnp.where(visible, G[..., :, None] - G[..., None, :], -jnp.inf))
-    to_the_end = jnp.exp(G[..., -1:] - G) * same[:, :, None, -1]
+    to_the_end = jnp.exp(jnp.where(same[:, :, None, -1], G[..., -1:] - G, -jnp.inf))
     states = _states_between(to_the_end[..., None], k, v, jnp.exp(G[..., -1:]), state, episode)
     first = jnp.exp(G) * (episode == 0)[:, :, None]
     y = (q @ k.mT * weights) @ v + (q * first[..., None]) @ states[:-1]
@@ -237,12 +237,13 @@ def _by_scaling(steps: Steps, state: Array, episode: Array) -> tuple[Array, Arra
     q, k, v, log_decay = steps
     G = sum_in_episode(floored(log_decay), episode)  # [n, B, H, c, K]
     same = episode[..., :, None] == episode[..., None, :]
-    # M cancels and so has no gradient, but for rounding: one for all would carry that across resets.
+    # M cancels and has no gradient but for rounding; one for all would carry that across resets.
     total = jnp.matmul(same[:, :, None].astype(G.dtype), floored(log_decay), precision="highest")
     middle = lax.stop_gradient(total / 2)
     scores = (q * jnp.exp(G - middle)) @ (k * jnp.exp(middle - G)).mT
     scores = jnp.where(jnp.tril(same)[:, :, None], scores, 0)
-    to_the_end = jnp.exp(G[..., -1:, :] - G) * same[:, :, None, -1, :, None]
+    kept = same[:, :, None, -1, :, None]
+    to_the_end = jnp.exp(jnp.where(kept, G[..., -1:, :] - G, -jnp.inf))
     states = _states_between(to_the_end, k, v, jnp.exp(G[..., -1, :]), state, episode)
     first = jnp.exp(G) * (episode == 0)[:, :, None, :, None]
     return scores @ v + (q * first) @ states[:-1], states[-1]
