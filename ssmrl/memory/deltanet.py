@@ -21,7 +21,7 @@ from jax import Array, lax
 from ssmrl.memory.base import STATE_DTYPE
 from ssmrl.memory.linear import Dense
 from ssmrl.memory.mamba2 import selective_decay
-from ssmrl.memory.outer_product import OuterProductMemory, chunk_by_platform
+from ssmrl.memory.outer_product import OuterProductMemory, chunk_by_platform, sum_in_episode
 from ssmrl.memory.window import CausalConv
 
 
@@ -142,7 +142,7 @@ def _chunks(steps: DeltaSteps, state: Array, episode: Array) -> tuple[Array, Arr
     Everything that does not read the state is computed for all chunks together.
     """
     q, k, v, beta, log_decay = steps
-    G = jnp.cumsum(log_decay[..., 0], axis=-1)  # [n, B, H, c]
+    G = sum_in_episode(log_decay, episode)[..., 0]  # [n, B, H, c]
     same = (episode[..., :, None] == episode[..., None, :])[:, :, None]
     weights = jnp.exp(jnp.where(jnp.tril(same), G[..., :, None] - G[..., None, :], -jnp.inf))
     earlier = jnp.tril(weights, -1)
@@ -154,7 +154,7 @@ def _chunks(steps: DeltaSteps, state: Array, episode: Array) -> tuple[Array, Arr
         system, right, left_side=True, lower=True, unit_diagonal=True
     )
     values, recalls = jnp.split(solved, [v.shape[-1]], axis=-1)
-    to_the_end = k * (jnp.exp(G[..., -1:] - G) * same[..., -1, :])[..., None]
+    to_the_end = k * jnp.exp(jnp.where(same[..., -1, :], G[..., -1:] - G, -jnp.inf))[..., None]
     kept = from_state[..., -1:, :]
     parts = (q @ k.mT * weights, q * from_state, values, recalls, to_the_end, kept)
 

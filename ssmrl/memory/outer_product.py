@@ -190,6 +190,16 @@ def _chunked(x: Array, size: int, batch_axes: int) -> Array:
     return jnp.moveaxis(x, 1, 3)
 
 
+def sum_in_episode(x: Array, episode: Array) -> Array:
+    """Running sums of x `[n, B, H, c, K]` over the steps of the same episode.
+
+    The differences of plain running sums are the same but for rounding; their gradients would reach
+    the steps before a reset by that rounding, where they have to be zero.
+    """
+    visible = jnp.tril(episode[..., :, None] == episode[..., None, :])[:, :, None]
+    return jnp.matmul(visible.astype(x.dtype), x, precision="highest")
+
+
 def _states_between(
     kept: Array, k: Array, v: Array, decay: Array, state: Array, episode: Array
 ) -> Array:
@@ -207,11 +217,11 @@ def _states_between(
 def _by_weights(steps: Steps, state: Array, episode: Array) -> tuple[Array, Array]:
     """Chunks with one decay a head: weights e^{G[t] - G[s]}, all exponents ≤ 0."""
     q, k, v, log_decay = steps
-    G = jnp.cumsum(log_decay[..., 0], axis=-1)  # [n, B, H, c]
+    G = sum_in_episode(log_decay, episode)[..., 0]  # [n, B, H, c]
     same = episode[..., :, None] == episode[..., None, :]
     visible = jnp.tril(same)[:, :, None]
     weights = jnp.exp(jnp.where(visible, G[..., :, None] - G[..., None, :], -jnp.inf))
-    to_the_end = jnp.exp(G[..., -1:] - G) * same[:, :, None, -1]
+    to_the_end = jnp.exp(jnp.where(same[:, :, None, -1], G[..., -1:] - G, -jnp.inf))
     states = _states_between(to_the_end[..., None], k, v, jnp.exp(G[..., -1:]), state, episode)
     first = jnp.exp(G) * (episode == 0)[:, :, None]
     y = (q @ k.mT * weights) @ v + (q * first[..., None]) @ states[:-1]
@@ -221,15 +231,19 @@ def _by_weights(steps: Steps, state: Array, episode: Array) -> tuple[Array, Arra
 def _by_scaling(steps: Steps, state: Array, episode: Array) -> tuple[Array, Array]:
     """Chunks with a decay for each key channel: e^{G[t] - G[s]} = e^{G[t] - M} e^{M - G[s]}.
 
-    M, the sum up to the middle of the chunk, halves the exponents; `LOWEST_LOG_DECAY` bounds them.
+    M, half of the sum over the episode's steps in the chunk, halves the exponents;
+    `LOWEST_LOG_DECAY` bounds them.
     """
     q, k, v, log_decay = steps
-    G = jnp.cumsum(floored(log_decay), axis=-2)  # [n, B, H, c, K]
-    middle = G[..., G.shape[-2] // 2, None, :]
+    G = sum_in_episode(floored(log_decay), episode)  # [n, B, H, c, K]
     same = episode[..., :, None] == episode[..., None, :]
+    # M cancels and has no gradient but for rounding; one for all would carry that across resets.
+    total = jnp.matmul(same[:, :, None].astype(G.dtype), floored(log_decay), precision="highest")
+    middle = lax.stop_gradient(total / 2)
     scores = (q * jnp.exp(G - middle)) @ (k * jnp.exp(middle - G)).mT
     scores = jnp.where(jnp.tril(same)[:, :, None], scores, 0)
-    to_the_end = jnp.exp(G[..., -1:, :] - G) * same[:, :, None, -1, :, None]
+    kept = same[:, :, None, -1, :, None]
+    to_the_end = jnp.exp(jnp.where(kept, G[..., -1:, :] - G, -jnp.inf))
     states = _states_between(to_the_end, k, v, jnp.exp(G[..., -1, :]), state, episode)
     first = jnp.exp(G) * (episode == 0)[:, :, None, :, None]
     return scores @ v + (q * first) @ states[:-1], states[-1]

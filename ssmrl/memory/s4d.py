@@ -28,8 +28,8 @@ class S4D(DiagonalOptions, SystemBank):
 
     Attributes:
         initialization: of Λ (section 4): "legs", the eigenvalues of HiPPO-LegS' normal part; "lin",
-            -1/2 + iπn; "inv", -1/2 + i N/π (N / (2n + 1) - 1); "real", -(n + 1), which is what
-            real states start from always.
+            -1/2 + iπn; "inv", -1/2 + i M/π (M / (2n + 1) - 1), where M counts both halves of the
+            conjugate pairs; "real", -(n + 1), which is what real states start from always.
         discretization: "zoh" or "bilinear".
     """
 
@@ -92,7 +92,7 @@ class S4D(DiagonalOptions, SystemBank):
         if self.initialization == "lin":
             return -0.5 + 1j * np.pi * n
         if self.initialization == "inv":
-            return -0.5 + 1j * N / np.pi * (N / (2 * n + 1) - 1)
+            return -0.5 + 2j * N / np.pi * (2 * N / (2 * n + 1) - 1)
         raise ValueError(
             f"{type(self).__name__}: unknown initialization {self.initialization!r}; choose one of "
             f"{', '.join(INITIALIZATIONS)}"

@@ -77,7 +77,10 @@ class Transformer(Memory):
         inputs = Dense(3 * self.features, dtype=dtype, use_bias=False, name="input")(x)
         inputs = inputs.reshape(x.shape[0], -1, 3, self.heads, self.head_size).astype(STATE_DTYPE)
         q, k, v = jnp.moveaxis(inputs, 2, 0)
-        flat_carry = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch) :]), carry)
+        entries = q.shape[1]  # no reshape to -1: with W = 1 the cache has no elements
+        flat_carry = jax.tree.map(
+            lambda leaf: leaf.reshape(entries, *leaf.shape[len(batch) :]), carry
+        )
         flags = reset.reshape(reset.shape[0], -1)
         seen = _Seen.join(flat_carry, k, v, flags)
         y = self._attend(q, seen, flags).reshape(*x.shape[:-1], self.features)
@@ -85,7 +88,9 @@ class Transformer(Memory):
 
         def carry_after(steps):
             leaves = seen.caches(steps, self.window)
-            return jax.tree.map(lambda leaf: leaf.reshape(-1, *batch, *leaf.shape[2:]), leaves)
+            return jax.tree.map(
+                lambda leaf: leaf.reshape(len(steps), *batch, *leaf.shape[2:]), leaves
+            )
 
         last = jax.tree.map(lambda leaf: leaf[0], carry_after(np.arange(-1, 0) + x.shape[0]))
         return last, y, carry_after(np.arange(x.shape[0])) if return_carries else None

@@ -25,7 +25,8 @@ def last_inputs(x: Array, history: Array, reset: Array) -> tuple[list[Array], Ar
         # What was `lag` steps ago at t - 1 is lag + 1 steps ago at t, unless t begins an episode.
         before = jnp.concatenate([newest_first[lag][None].astype(x.dtype), lags[-1][:-1]])
         lags.append(jnp.where(reset[..., None], 0, before))
-    histories = jnp.stack([lag.astype(STATE_DTYPE) for lag in lags[:-1]], axis=-2)
+    # All are stacked and the oldest is cut off: there is nothing to stack else where L is 0.
+    histories = jnp.stack([lag.astype(STATE_DTYPE) for lag in lags], axis=-2)[..., :-1, :]
     return lags, histories
 
 

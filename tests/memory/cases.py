@@ -23,10 +23,59 @@ T, B = 8, 8
 F = 5  # inputs; not the memories' width, so that projections are covered
 WIDTH = 6
 
-SMALL: dict[str, dict] = {}
-VARIANTS: dict[str, list[dict]] = {
-    "s5": [{"layers": 1, "state_size": 12, "blocks": 2, "discretization": "bilinear"}],
+# Chunks of 3 do not divide the T steps, and windows of 4 are shorter than they.
+CHUNKED = {"heads": 2, "key_size": 4, "chunk_size": 3}
+SMALL: dict[str, dict] = {
+    "aaren": {"heads": 2},
+    "deltanet": CHUNKED,
+    "dss": {"state_size": 4},
+    "ffm": {"trace_size": 4, "context_size": 3},
+    "frame_stack": {"frames": 3},
+    "gated_deltanet": CHUNKED,
+    "gla": CHUNKED,
+    "hgrn2": CHUNKED,
+    "linear_attention": CHUNKED,
+    "lmu": {"channels": 2, "order": 4, "theta": 6.0},
+    "longhorn": {"state_size": 4},
+    "lru": {"state_size": 4},
+    "mamba": {"state_size": 4},
+    "mamba2": CHUNKED,
+    "mlstm": CHUNKED,
+    "retnet": CHUNKED,
+    "s4": {"state_size": 4},
+    "s4d": {"state_size": 4},
+    "shm": {"memory_size": 4, "rows": 8},
+    "transformer": {"heads": 3, "window": 4},  # rotary positions turn pairs of channels
 }
+
+REAL = {"complex_state": False, "reparameterization": "softplus"}
+STABLE = {"reparameterization": "stable", "polarized": True}
+VARIANTS: dict[str, list[dict]] = {
+    "dss": [STABLE, REAL, {"discretization": "bilinear", "step_rescale": 2.0}],
+    "frame_stack": [{"frames": 1}],
+    "lru": [STABLE, REAL | {"step_rescale": 2.0}],
+    "mamba": [{"conv_width": 1, "dt_rank": 2}],
+    "s4d": [
+        STABLE | {"initialization": "inv"},
+        REAL | {"polarized": True},
+        {"discretization": "bilinear", "step_rescale": 2.0, "initialization": "lin"},
+        {"reparameterization": "stable", "initialization": "real"},
+        {"form": "recurrence"},
+    ],
+    "s5": [
+        {"state_size": 12, "blocks": 2, "discretization": "bilinear"},
+        STABLE | {"state_size": 12, "blocks": 2},
+        REAL | {"blocks": 2, "step_rescale": 2.0},
+        {"complex_state": False, "reparameterization": "stable", "polarized": True, "blocks": 2},
+    ],
+    "transformer": [
+        {"positions": "alibi", "gate": "gtrxl", "norm": "post"},
+        {"positions": "none", "window": 1, "feedforward": 0},
+        {"window": 20},  # longer than the sequence
+    ],
+}
+IN_FULL = {"gru", "s5"}
+"""Whose two layers, parallel forms and long tests are not left to the slow tests."""
 
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
@@ -44,8 +93,9 @@ class Case:
         return dict(self.items)
 
     def __str__(self) -> str:
-        hidden = ("features", *SMALL.get(self.name, {}))
-        return "-".join([self.name] + [f"{k}={v}" for k, v in self.items if k not in hidden])
+        hidden = {"features": WIDTH} | SMALL.get(self.name, {})
+        shown = [f"{k}={v}" for k, v in self.items if k not in hidden or hidden[k] != v]
+        return "-".join([self.name, *shown])
 
 
 def option_names(name: str) -> set[str]:
@@ -56,13 +106,18 @@ def case(name: str, **options) -> Case:
     return Case(name, tuple(({"features": WIDTH} | SMALL.get(name, {}) | options).items()))
 
 
-def cases_of(name: str) -> list[Case]:
-    """One and two layers; where there are such options, a learned start and the parallel form."""
+def cases_of(name: str) -> list:
+    """One and two layers; where there are such options, a learned start and the parallel form.
+
+    As pytest's parameters: all but one layer with defaults are slow, but for memories `IN_FULL`.
+    """
     learned = {"learned_initial_carry": True} if has_learned_start(name) else {}
     cases = [case(name, layers=1), case(name, layers=2, **learned)]
     if "scan_method" in option_names(name):
         cases.append(case(name, layers=1, scan_method="associative", **learned))
-    return cases + [case(name, **options) for options in VARIANTS.get(name, [])]
+    cases += [case(name, **{"layers": 1} | options) for options in VARIANTS.get(name, [])]
+    fast = 4 if name in IN_FULL else 1
+    return cases[:fast] + [pytest.param(c, marks=pytest.mark.slow, id=str(c)) for c in cases[fast:]]
 
 
 def has_learned_start(name: str) -> bool:
@@ -72,6 +127,14 @@ def has_learned_start(name: str) -> bool:
 ALL_CASES = [c for name in list_memories() for c in cases_of(name)]
 every_case = pytest.mark.parametrize("case", ALL_CASES, ids=str)
 every_memory = pytest.mark.parametrize("name", list_memories())
+every_memory_in_time = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in IN_FULL else pytest.mark.slow)
+        for name in list_memories()
+    ],
+)
+"""All memories; those that are not `IN_FULL` in the slow tests only."""
 
 
 def build(case: Case, dtype: str | None = None, inputs: int = F):
@@ -89,9 +152,7 @@ def _build(case, dtype, inputs, double):
 
     def init():
         x = jnp.zeros((1, 1, inputs), dtype or float)
-        return memory.init(
-            jax.random.key(0), memory.initialize_carry((1,)), x, jnp.ones((1, 1), bool)
-        )
+        return memory.init(jax.random.key(0), fresh_carry(memory, (1,)), x, jnp.ones((1, 1), bool))
 
     def perturb(path, leaf):
         name = jax.tree_util.keystr(path)
@@ -120,6 +181,17 @@ def _compiled(case, double):
     return quick_jit(lambda *arguments: memory.apply(*arguments, return_carries=True))
 
 
+def run_without_carries(case: Case, params, carry, x, reset):
+    """The last carry and y as training computes them: by chunks or convolutions if there are."""
+    apply = _compiled_without_carries(case, jax.config.jax_enable_x64)
+    return jax.device_get(apply(params, carry, x, reset))
+
+
+@cache
+def _compiled_without_carries(case, double):
+    return quick_jit(build(case)[0].apply)
+
+
 def draw(*shape, seed=0, dtype=None):
     x = np.random.default_rng(seed).standard_normal(shape)
     return x.astype(dtype or jnp.zeros(0).dtype)
@@ -133,8 +205,16 @@ def flags(*entries, shape=(T, B)):
     return reset
 
 
+def fresh_carry(memory, batch):
+    """The initial carry; where x64 is on, with complex numbers in double precision too."""
+    carry = memory.initialize_carry(batch)
+    if not jax.config.jax_enable_x64:
+        return carry
+    return jax.tree.map(lambda x: x.astype(complex) if jnp.iscomplexobj(x) else x, carry)
+
+
 def initial_carry(case: Case, batch=(B,)):
-    return jax.device_get(build(case)[0].initialize_carry(batch))
+    return jax.device_get(fresh_carry(build(case)[0], batch))
 
 
 def used_carry(case: Case, seed=1):
@@ -158,12 +238,18 @@ def double_precision():
 
 
 def close(got, want, tolerance):
-    """Trees alike; errors relative to the largest entry of each leaf of `want`."""
+    """Trees alike; errors relative to the largest entry of each leaf of `want`.
+
+    Integers and flags must be equal.
+    """
     assert jax.tree.structure(got) == jax.tree.structure(want)
     paths = jax.tree_util.tree_leaves_with_path(want)
     for got_leaf, (path, want_leaf) in zip(jax.tree.leaves(got), paths, strict=True):
         got_leaf, want_leaf = np.asarray(got_leaf), np.asarray(want_leaf)
         assert got_leaf.shape == want_leaf.shape
+        if not is_inexact(want_leaf):
+            np.testing.assert_array_equal(got_leaf, want_leaf, jax.tree_util.keystr(path))
+            continue
         wide = complex if np.iscomplexobj(want_leaf) else float
         error = np.abs(got_leaf.astype(wide) - want_leaf.astype(wide)).max(initial=0)
         scale = np.abs(want_leaf.astype(wide)).max(initial=0)

@@ -20,7 +20,10 @@ from tests.memory.cases import (
     double_precision,
     draw,
     every_case,
+    flags,
+    is_inexact,
     quick_jit,
+    run_without_carries,
     runner,
     used_carry,
 )
@@ -31,10 +34,15 @@ def test_every_memory_has_a_reference():
 
 
 def wide(tree):
-    """The same numbers in double precision."""
-    return jax.tree.map(
-        lambda leaf: np.asarray(leaf).astype(complex if np.iscomplexobj(leaf) else float), tree
-    )
+    """The same numbers in double precision; integers and flags as they are."""
+
+    def widened(leaf):
+        leaf = np.asarray(leaf)
+        if not is_inexact(leaf):
+            return leaf
+        return leaf.astype(complex if np.iscomplexobj(leaf) else float)
+
+    return jax.tree.map(widened, tree)
 
 
 def reference_run(case, carry, x, reset):
@@ -45,10 +53,15 @@ def reference_run(case, carry, x, reset):
 
 
 def compare(case, tolerance):
-    carry, x = used_carry(case), draw(T, B, F)
-    reset = np.random.default_rng(2).random((T, B)) < 0.2
-    want = reference_run(case, carry, x, reset)
-    close(runner(case)(carry, x, reset)[:2], want, tolerance)
+    """Both ways to compute: with all carries, and without, where chunks and convolutions are.
+
+    Of the two patterns of resets one is at random, and one has none after the first step.
+    """
+    params, carry, x = build(case)[1], used_carry(case), draw(T, B, F)
+    for reset in (np.random.default_rng(2).random((T, B)) < 0.2, flags((0, slice(None, None, 2)))):
+        want = reference_run(case, carry, x, reset)
+        close(runner(case)(carry, x, reset)[:2], want, tolerance)
+        close(run_without_carries(case, params, carry, x, reset), want, tolerance)
 
 
 @every_case
@@ -58,6 +71,7 @@ def test_the_published_equations(case):
         compare(case, 1e-12)
 
 
+@pytest.mark.slow
 @every_case
 def test_the_published_equations_in_single_precision(case):
     compare(case, 1e-5)
@@ -197,3 +211,33 @@ def test_s5_is_the_dense_real_system(blocks):
         arguments = (np.zeros((1, N), complex), u[:, None], np.zeros((20, 1), bool))
         _, got = quick_jit(memory.layers[0].memory.apply)({"params": params}, *arguments)
         close(got[:, 0], np.stack(outputs), 1e-11)
+
+
+# S4 and S4D: likewise.
+
+
+def fresh_bank(name, **options):
+    """Parameters of the bank of systems inside one layer, as initialised."""
+    memory = make_memory(name, layers=1, features=2, **options)
+    params = quick_jit(memory.init)(jax.random.key(0), *initial_carry_and_inputs(memory, 2))
+    return wide(params["params"]["layers_0"]["memory"])
+
+
+def test_s4_starts_as_hippo():
+    size = 16
+    systems = references.s4_dense(fresh_bank("s4", state_size=size))
+    _, V = with_mirror_images(*hippo_legs_eigen(size))
+    wanted, _ = hippo(size)
+    for A, inputs, _ in zip(*systems, strict=True):
+        np.testing.assert_allclose(V @ A @ V.conj().T, wanted, atol=1e-5 * np.abs(wanted).max())
+        np.testing.assert_allclose(
+            V @ inputs, np.sqrt(2 * np.arange(size) + 1), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_s4d_inv_has_the_frequencies_of_hippo():
+    """Gu et al. 2022, conjecture 5: the largest approach those of the normal part."""
+    size = 64
+    frequency = fresh_bank("s4d", state_size=size, initialization="inv")["frequency"][0]
+    largest_first = hippo_legs_eigen(size)[0].imag[::-1]
+    np.testing.assert_allclose(frequency[:3], largest_first[:3], rtol=0.1)
