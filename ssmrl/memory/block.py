@@ -27,7 +27,8 @@ class ResidualBlock(Memory):
 
     g = activation(memory(norm(x)));  y = x + glu(g), where (Smith et al. 2023, section 3.3)
     full: glu(g) = W₁g ⊙ σ(W₂g);  half: glu(g) = g ⊙ σ(W₂g);  none: glu(g) = g.
-    With a feed-forward layer, z = y + W₂ gelu(W₁ norm(y)) follows (Vaswani et al. 2017).
+    With a feed-forward layer, z = y + W₂ gelu(W₁ norm(y)) follows (Vaswani et al. 2017). Without
+    `residual` the branch alone takes the place of each sum.
 
     Attributes:
         memory: the memory inside, of the same width.

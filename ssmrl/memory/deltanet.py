@@ -148,11 +148,8 @@ def _chunks(steps: DeltaSteps, state: Array, episode: Array) -> tuple[Array, Arr
     earlier = jnp.tril(weights, -1)
     # (I + β tril(K Kᵀ ⊙ weights)) w = β (v - e^G S_inᵀ k): both right-hand sides at once.
     from_state = (jnp.exp(G) * (episode == 0)[:, :, None])[..., None]
-    system = jnp.eye(G.shape[-1], dtype=G.dtype) + beta * (k @ k.mT) * earlier
     right = beta * jnp.concatenate([v, from_state * k], axis=-1)
-    solved = lax.linalg.triangular_solve(
-        system, right, left_side=True, lower=True, unit_diagonal=True
-    )
+    solved = invert_unit_lower(beta * (k @ k.mT) * earlier) @ right
     values, recalls = jnp.split(solved, [v.shape[-1]], axis=-1)
     to_the_end = k * jnp.exp(jnp.where(same[..., -1, :], G[..., -1:] - G, -jnp.inf))[..., None]
     kept = from_state[..., -1:, :]
@@ -166,3 +163,37 @@ def _chunks(steps: DeltaSteps, state: Array, episode: Array) -> tuple[Array, Arr
 
     last, y = lax.scan(chunk, state, parts)
     return y, last
+
+
+def invert_unit_lower(lower: Array) -> Array:
+    """(I + L)⁻¹ for strictly lower triangular L `[..., c, c]`, by doubling the inverted blocks:
+
+        [A 0; C D]⁻¹ = [A⁻¹ 0; -D⁻¹ C A⁻¹ D⁻¹]
+
+    Products only. A triangular solver would go one matrix at a time, and jax's on CPUs, which calls
+    LAPACK from inside the program, was seen to wait for ever.
+    """
+    size = lower.shape[-1]
+    padded = 1 << (size - 1).bit_length()
+    batch = lower.shape[:-2]
+    pad = [(0, 0)] * len(batch) + [(0, padded - size)] * 2
+    blocks = jnp.pad(lower, pad)
+    inverse = jnp.ones((*batch, padded, 1, 1), lower.dtype)
+    width = 1
+    while width < padded:
+        pairs = padded // (2 * width)
+        square = blocks.reshape(*batch, pairs, 2, width, pairs, 2, width)
+        # C of every pair: rows of its second half, columns of its first, on the diagonal of pairs.
+        corner = jnp.moveaxis(jnp.diagonal(square[..., 1, :, :, 0, :], axis1=-4, axis2=-2), -1, -3)
+        first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        below = -second @ corner @ first
+        above = jnp.zeros_like(below)
+        inverse = jnp.concatenate(
+            [
+                jnp.concatenate([first, above], axis=-1),
+                jnp.concatenate([below, second], axis=-1),
+            ],
+            axis=-2,
+        )
+        width *= 2
+    return inverse[..., 0, :size, :size]

@@ -4,7 +4,7 @@ Qin et al., "HGRN2: Gated Linear RNNs with State Expansion" (2024), equation 6:
 
     f[t] = β + (1 - β) σ(W_f x[t])
     S[t] = diag(f[t]) S[t-1] + (1 - f[t]) v[t]ᵀ
-    y[t] = W_o norm(S[t]ᵀ q[t]),        q = silu(W_q x), v = W_v x
+    y[t] = W_o norm(S[t]ᵀ q[t]),        q = σ(W_q x), v = silu(W_v x), norm = LayerNorm
 """
 
 import flax.linen as nn
@@ -39,9 +39,9 @@ class HGRN2(OuterProductMemory):
         q, f, v = map(self.split_heads, jnp.split(inputs, [H * K, 2 * H * K], axis=-1))
         forget = self.lower_bound + (1 - self.lower_bound) * nn.sigmoid(f)
         accept = (1 - self.lower_bound) * nn.sigmoid(-f)
-        return Steps(nn.silu(q), accept, v, jnp.log(forget))
+        return Steps(nn.sigmoid(q), accept, nn.silu(v), jnp.log(forget))
 
     def read(self, y, x):
         dtype = x.dtype if self.dtype is None else self.dtype
-        y = nn.RMSNorm(dtype=dtype, name="norm")(y).reshape(*x.shape[:-1], -1)
+        y = nn.LayerNorm(dtype=dtype, name="norm")(y.reshape(*x.shape[:-1], -1))
         return Dense(self.features, dtype=dtype, use_bias=False, name="output")(y)

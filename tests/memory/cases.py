@@ -126,6 +126,17 @@ def has_learned_start(name: str) -> bool:
 
 ALL_CASES = [c for name in list_memories() for c in cases_of(name)]
 every_case = pytest.mark.parametrize("case", ALL_CASES, ids=str)
+every_case_in_time = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, marks=() if c.name in IN_FULL else pytest.mark.slow)
+        if isinstance(c, Case)
+        else c
+        for c in ALL_CASES
+    ],
+    ids=str,
+)
+"""All cases; those of memories that are not `IN_FULL` in the slow tests only."""
 every_memory = pytest.mark.parametrize("name", list_memories())
 every_memory_in_time = pytest.mark.parametrize(
     "name",

@@ -28,6 +28,7 @@ from tests.memory.cases import (
     double_precision,
     draw,
     every_case,
+    every_case_in_time,
     every_memory,
     every_memory_in_time,
     flags,
@@ -109,7 +110,7 @@ def test_a_sequence_equals_its_steps_and_its_windows(name):
         close(results_and_gradients(form, case(name, layers=1), jax.jit), want, 1e-5)
 
 
-@every_case
+@every_case_in_time
 def test_a_sequence_equals_its_steps_and_its_windows_in_double_precision(case):
     with double_precision():
         want = results_and_gradients(in_one, case, quick_jit)
@@ -120,7 +121,7 @@ def test_a_sequence_equals_its_steps_and_its_windows_in_double_precision(case):
             close(results_and_gradients(form, case, quick_jit), want, 1e-11)
 
 
-@every_case
+@every_case_in_time
 def test_gradients_equal_finite_differences(case):
     """Of every parameter, the carry and the inputs, each along a random direction.
 

@@ -6,6 +6,7 @@ from tests.memory.references.common import (
     causal_conv,
     complex_pairs,
     dense,
+    layer_norm,
     parts,
     phases,
     relu,
@@ -108,16 +109,15 @@ def gla(params, options, x, reset, carry):
 def hgrn2(params, options, x, reset, carry):
     """Qin et al. 2024, equation 6: input gates tied to forget gates, with a lower bound.
 
-    Activations (silu of queries, none of values) and norm as in flash-linear-attention; the
-    authors' own code has the sigmoid of queries, silu of values, and LayerNorm.
+    Activations (the sigmoid of queries, silu of values) and LayerNorm as in the authors' code.
     """
     beta = options["lower_bound"]
 
     def step(S, x):
         q, f, v, _ = projections(params, options, x, carry.shape[-2])
         forget = beta + (1 - beta) * sigmoid(f)
-        S, y = recall(S, silu(q), 1 - forget, v, forget)
-        return S, dense(params["output"], rms_norm(params["norm"], y).ravel())
+        S, y = recall(S, sigmoid(q), 1 - forget, silu(v), forget)
+        return S, dense(params["output"], layer_norm(params["norm"], y.ravel()))
 
     return unroll(step, x, reset, carry)
 
