@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
@@ -52,13 +51,12 @@ class PopGymEnv(Environment[State, Params]):
             ValueError: for a field that does not exist, for one that must be an integer and is
                 not, and for values that make no game (see :meth:`check_params`).
         """
-        params = super().make_params(**overrides)
         for field, value in overrides.items():
-            default = getattr(self.default_params, field)
-            if type(default) is int and not _is_integer(value):
-                raise ValueError(f"{self.name} needs an integer {field}, got {value!r}")
-            if type(default) is int:
-                params = dataclasses.replace(params, **{field: int(value)})  # type: ignore[type-var]
+            if type(getattr(self.default_params, field, None)) is int:
+                if not _is_integer(value):
+                    raise ValueError(f"{self.name} needs an integer {field}, got {value!r}")
+                overrides[field] = int(value)
+        params = super().make_params(**overrides)
         self.check_params(params)
         return params
 
