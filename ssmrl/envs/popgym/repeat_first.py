@@ -18,7 +18,7 @@ from jaxtyping import Array
 from ssmrl.envs.popgym._deck import DealingGame, DeckParams, DeckState, num_cards
 
 
-class RepeatFirst(DealingGame[DeckParams]):
+class RepeatFirst(DealingGame[DeckState, DeckParams]):
     """Observation: the suit dealt, ``Discrete(4)``. Action: a suit, ``Discrete(4)``.
 
     1 deck (easy), 8 (medium) or 16 (hard).

@@ -26,7 +26,7 @@ class EnvParams(DeckParams):
     k: int = struct.field(pytree_node=False, default=4)
 
 
-class RepeatPrevious(DealingGame[EnvParams]):
+class RepeatPrevious(DealingGame[DeckState, EnvParams]):
     """Observation: the suit dealt, ``Discrete(4)``. Action: a suit, ``Discrete(4)``.
 
     1 deck and k = 4 (easy), 2 and 32 (medium) or 3 and 64 (hard).
