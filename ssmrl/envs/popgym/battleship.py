@@ -21,12 +21,13 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, UInt32
 
 from ssmrl.envs.environment import Leaf, Transition
+from ssmrl.envs.popgym import _bitboard as bitboard
 from ssmrl.envs.popgym._base import PopGymEnv
+from ssmrl.envs.popgym._bitboard import Board
 from ssmrl.envs.popgym._pictures import BLACK, DISC, PAPER, WATER, WRONG, draw_cells, side_by_side
 from ssmrl.envs.spaces import Discrete, MultiDiscrete
 
@@ -41,7 +42,10 @@ class EnvParams:
 
 @struct.dataclass
 class EnvState:
-    """``ships`` and ``guesses`` bool[n, n]; ``hits`` counts cells, ``time`` steps."""
+    """``ships`` and ``guesses`` are sets of cells, uint32[n].
+
+    ``hits`` counts cells, ``time`` steps.
+    """
 
     ships: Leaf
     guesses: Leaf
@@ -71,6 +75,10 @@ class Battleship(PopGymEnv[EnvState, EnvParams]):
 
     def check_params(self, params: EnvParams) -> None:
         size, taken = params.board_size, 0
+        if not 1 <= size <= bitboard.MAX_SIZE:
+            raise ValueError(
+                f"{self.name} needs 1 <= board_size <= {bitboard.MAX_SIZE}, got {params}"
+            )
         for ship in params.ship_sizes:
             # A row holds size // ship ships end to end, and one cell is enough to spoil each.
             if ship < 1 or taken >= size * (size // ship):
@@ -87,19 +95,20 @@ class Battleship(PopGymEnv[EnvState, EnvParams]):
         return MultiDiscrete([params.board_size] * 2)
 
     def reset_env(self, key: PRNGKeyArray, params: EnvParams) -> tuple[Array, EnvState]:
-        ships = jnp.zeros((params.board_size, params.board_size), bool)
-        for i, size in enumerate(params.ship_sizes):
-            ships = place_ship(jax.random.fold_in(key, i), ships, size)
+        ships = bitboard.empty(params.board_size)
+        draws = jax.random.bits(key, (len(params.ship_sizes),), jnp.uint32)
+        for draw, length in zip(draws, params.ship_sizes, strict=True):
+            ships = place_ship(draw, ships, length)
         return jnp.int32(0), begin(ships)
 
     def step_env(
         self, key: PRNGKeyArray, state: EnvState, action: Any, params: EnvParams
     ) -> Transition:
-        row, column = action[0], action[1]
-        hit = state.ships[row, column] & ~state.guesses[row, column]
+        shot = bitboard.one_cell(params.board_size, action[0], action[1])
+        hit = bitboard.overlap(shot, state.ships & ~state.guesses)
         state = EnvState(
             ships=state.ships,
-            guesses=state.guesses.at[row, column].set(True),
+            guesses=state.guesses | shot,
             hits=state.hits + hit,
             time=state.time + 1,
         )
@@ -111,37 +120,39 @@ class Battleship(PopGymEnv[EnvState, EnvParams]):
     def render(self, state: EnvState, params: EnvParams) -> Array:
         """What the shots so far have shown, hits in red; and the ships."""
 
-        def board(shown: Array) -> Array:
-            ship = (state.ships & shown)[..., None]
-            ink = jnp.where(ship, jnp.where(state.guesses[..., None], WRONG, BLACK), PAPER)
-            return draw_cells(jnp.where(shown, DISC, -1), ink, WATER)
+        ships, guesses = bitboard.to_cells(state.ships), bitboard.to_cells(state.guesses)
+        ink = jnp.where(ships[..., None], BLACK, PAPER)
+        ink = jnp.where((ships & guesses)[..., None], WRONG, ink)
+        view, truth = (jnp.where(shown, DISC, -1) for shown in (guesses, ships | guesses))
+        return side_by_side(draw_cells(view, ink, WATER), draw_cells(truth, ink, WATER))
 
-        return side_by_side(board(state.guesses), board(state.ships | state.guesses))
 
-
-def begin(ships: Bool[Array, "N N"]) -> EnvState:
+def begin(ships: Board) -> EnvState:
     """The first state of an episode with these ``ships``."""
     return EnvState(
         ships=ships, guesses=jnp.zeros_like(ships), hits=jnp.int32(0), time=jnp.int32(0)
     )
 
 
-def place_ship(key: PRNGKeyArray, ships: Bool[Array, "N N"], size: int) -> Bool[Array, "N N"]:
-    """``ships`` and one more of ``size`` cells, in any free place with equal probability."""
-    num_rows = len(ships)
-    # [axis, row, column]: may a ship along that axis begin here?
-    free = jnp.stack([runs(~ships, size), runs(~ships.T, size).T]).ravel()
-    # The k-th free place, k uniform: nothing is drawn in vain.
-    k = jax.random.randint(key, (), 0, jnp.sum(free))
-    place = jnp.sum(jnp.cumsum(free, dtype=jnp.int32) <= k)
-    axis, row, column = jnp.unravel_index(place, (2, num_rows, num_rows))
-    rows, columns = np.mgrid[:num_rows, :num_rows]
-    along = jnp.where(axis == 0, rows - row, columns - column)
-    across = jnp.where(axis == 0, columns - column, rows - row)
-    return ships | ((along >= 0) & (along < size) & (across == 0))
+def place_ship(bits: UInt32[Array, ""], ships: Board, length: int) -> Board:
+    """``ships`` and one more of ``length`` cells, in any free place with equal probability.
 
-
-def runs(water: Bool[Array, "N N"], size: int) -> Bool[Array, "N N"]:
-    """Where ``size`` cells of water follow each other down a column, this one the first."""
-    padded = jnp.pad(water, ((0, size - 1), (0, 0)))
-    return reduce(and_, (padded[i : i + len(water)] for i in range(size)))
+    Args:
+        bits: 32 random bits, which say which place it is.
+        ships: those before it.
+        length: in cells.
+    """
+    size = len(ships)
+    water = ~ships & bitboard.full_row(size)
+    below = jnp.pad(water, (0, length - 1))
+    # Where a ship may begin: down a column in the first ``size`` words, along a row in the others.
+    down = reduce(and_, (below[i : i + size] for i in range(length)))
+    along = reduce(and_, (water >> i for i in range(length)))
+    starts = jnp.concatenate([down, along])
+    # The k-th of these places, k uniform: nothing is drawn in vain.
+    k = bitboard.random_below(bits, bitboard.count(starts))
+    index, column = bitboard.find(starts, k)
+    is_down, row = index < size, index % size
+    word = jnp.where(is_down, jnp.uint32(1), bitboard.full_row(length)) << column.astype(jnp.uint32)
+    rows = jnp.arange(size) - row
+    return ships | jnp.where((rows >= 0) & (rows < jnp.where(is_down, length, 1)), word, 0)

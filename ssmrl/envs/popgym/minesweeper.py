@@ -20,10 +20,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ssmrl.envs.environment import Leaf, Transition
+from ssmrl.envs.popgym import _bitboard as bitboard
 from ssmrl.envs.popgym._base import PopGymEnv
+from ssmrl.envs.popgym._bitboard import Board
 from ssmrl.envs.popgym._pictures import (
     BLACK,
     CARD_BACK,
@@ -34,8 +36,6 @@ from ssmrl.envs.popgym._pictures import (
     side_by_side,
 )
 from ssmrl.envs.spaces import Discrete, MultiDiscrete
-
-CLEAR, MINE, VIEWED = 0, 1, 2
 
 
 @struct.dataclass
@@ -48,12 +48,13 @@ class EnvParams:
 
 @struct.dataclass
 class EnvState:
-    """``grid`` int8[n, n]: 0 for a cell not looked at, 1 for a mine, 2 for a cell looked at.
+    """``mines`` and ``viewed`` are sets of cells, uint32[n].
 
     ``num_viewed`` counts cells, ``time`` steps.
     """
 
-    grid: Leaf
+    mines: Leaf
+    viewed: Leaf
     num_viewed: Leaf
     time: Leaf
 
@@ -71,6 +72,7 @@ class MineSweeper(PopGymEnv[EnvState, EnvParams]):
     }
 
     def check_params(self, params: EnvParams) -> None:
+        bitboard.check_size(self.name, params.board_size)
         if params.num_mines < 1 or num_clear(params) < 3:
             raise ValueError(
                 f"{self.name} needs at least one mine and three cells without one, got {params}"
@@ -83,18 +85,17 @@ class MineSweeper(PopGymEnv[EnvState, EnvParams]):
         return MultiDiscrete([params.board_size] * 2)
 
     def reset_env(self, key: PRNGKeyArray, params: EnvParams) -> tuple[Array, EnvState]:
-        mines = random_subset(key, params.board_size**2, params.num_mines)
-        return jnp.int32(0), begin(mines.reshape(params.board_size, params.board_size))
+        return jnp.int32(0), begin(draw_mines(key, params.board_size, params.num_mines))
 
     def step_env(
         self, key: PRNGKeyArray, state: EnvState, action: Any, params: EnvParams
     ) -> Transition:
-        cell = neighbourhood(action, params.board_size, radius=0)
-        around = neighbourhood(action, params.board_size, radius=1)
-        hit = jnp.any(cell & (state.grid == MINE))
-        fresh = jnp.any(cell & (state.grid == CLEAR))
+        cell = bitboard.one_cell(params.board_size, action[0], action[1])
+        hit = bitboard.overlap(cell, state.mines)
+        fresh = ~hit & ~bitboard.overlap(cell, state.viewed)
         state = EnvState(
-            grid=jnp.where(cell & (state.grid == CLEAR), jnp.int8(VIEWED), state.grid),
+            mines=state.mines,
+            viewed=jnp.where(hit, state.viewed, state.viewed | cell),
             num_viewed=state.num_viewed + fresh,
             time=state.time + 1,
         )
@@ -103,22 +104,19 @@ class MineSweeper(PopGymEnv[EnvState, EnvParams]):
         reward = jnp.where(fresh, 1.0 / length, jnp.where(hit, -0.5 - 1.0 / length, seen_before))
         terminated = hit | (state.num_viewed == length)
         truncated = (state.time >= length) & ~terminated
-        obs = jnp.sum(around & (state.grid == MINE), dtype=jnp.int32)
+        around = bitboard.around(params.board_size, action[0], action[1])
+        obs = bitboard.count(state.mines & around)
         return obs, state, reward, terminated, truncated, {}
 
     def render(self, state: EnvState, params: EnvParams) -> Array:
         """What the cells looked at have shown, and all numbers and mines."""
-        mines = jnp.pad((state.grid == MINE).astype(jnp.int32), 1)
-        size = params.board_size
-        window = [mines[i : i + size, j : j + size] for i in range(3) for j in range(3)]
+        mines, viewed = bitboard.to_cells(state.mines), bitboard.to_cells(state.viewed)
+        size, padded = params.board_size, jnp.pad(mines.astype(jnp.int32), 1)
+        window = (padded[i : i + size, j : j + size] for i in range(3) for j in range(3))
         numbers = number(reduce(add, window))
-        viewed = state.grid == VIEWED
-        truth = jnp.where(state.grid == MINE, DISC, numbers)
         paper = jnp.where(viewed[..., None], PAPER, CARD_BACK)
-        return side_by_side(
-            draw_cells(jnp.where(viewed, numbers, -1), BLACK, paper),
-            draw_cells(truth, BLACK, paper),
-        )
+        view, truth = jnp.where(viewed, numbers, -1), jnp.where(mines, DISC, numbers)
+        return side_by_side(draw_cells(view, BLACK, paper), draw_cells(truth, BLACK, paper))
 
 
 def num_clear(params: EnvParams) -> int:
@@ -126,33 +124,25 @@ def num_clear(params: EnvParams) -> int:
     return params.board_size**2 - params.num_mines
 
 
-def begin(mines: Bool[Array, "N N"]) -> EnvState:
+def begin(mines: Board) -> EnvState:
     """The first state of an episode with these ``mines``."""
     return EnvState(
-        grid=jnp.where(mines, jnp.int8(MINE), jnp.int8(CLEAR)),
-        num_viewed=jnp.int32(0),
-        time=jnp.int32(0),
+        mines=mines, viewed=jnp.zeros_like(mines), num_viewed=jnp.int32(0), time=jnp.int32(0)
     )
 
 
-def neighbourhood(cell: Any, size: int, radius: int) -> Bool[Array, "N N"]:
-    """The cells at most ``radius`` rows and columns away from ``cell``, itself included."""
-    place = jnp.arange(size)
-    rows, columns = (jnp.abs(place - cell[axis]) <= radius for axis in (0, 1))
-    return rows[:, None] & columns[None, :]
-
-
-def random_subset(key: PRNGKeyArray, num_cells: int, num_chosen: int) -> Bool[Array, "N"]:
-    """A set of ``num_chosen`` of ``num_cells`` cells, any with equal probability.
+def draw_mines(key: PRNGKeyArray, size: int, num_mines: int) -> Board:
+    """``num_mines`` of the cells of a board, any set of them with equal probability.
 
     Floyd's algorithm (Bentley & Floyd, Programming Pearls: A Sample of Brilliance, CACM 1987): the
-    draw for the i-th place is of the first ``num_cells - num_chosen + i`` cells; one that has been
-    chosen already is replaced by the last of these, which cannot have been.
+    i-th draw is among the first ``size² - num_mines + i`` cells, and one that has been drawn before
+    is replaced by the last of these, which cannot have been.
     """
-    last = jnp.arange(num_cells - num_chosen, num_cells)
-    draws = jax.random.randint(key, (num_chosen,), 0, last + 1)
-    chosen = jnp.zeros(num_cells, bool)
-    for i in range(num_chosen):
-        cell = jnp.where(chosen[draws[i]], last[i], draws[i])
-        chosen = chosen | (jnp.arange(num_cells) == cell)
-    return chosen
+    last = jnp.arange(size**2 - num_mines, size**2)
+    draws = bitboard.random_below(jax.random.bits(key, (num_mines,), jnp.uint32), last + 1)
+    mines = bitboard.empty(size)
+    for i in range(num_mines):
+        drawn = bitboard.one_cell(size, draws[i] // size, draws[i] % size)
+        replacement = bitboard.one_cell(size, last[i] // size, last[i] % size)
+        mines = mines | jnp.where(bitboard.overlap(mines, drawn), replacement, drawn)
+    return mines
