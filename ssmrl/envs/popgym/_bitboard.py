@@ -44,9 +44,9 @@ def one_cell(size: int, row: Any, column: Any) -> Board:
 
 def around(size: int, row: Any, column: Any) -> Board:
     """The up to nine cells at most one row and one column away from a cell, itself included."""
-    # 0b111, its middle at the column; what falls off the left end is cut off by the shift itself.
-    word = (jnp.uint32(7) << jnp.asarray(column).astype(jnp.uint32)) >> 1
-    return jnp.where(jnp.abs(jnp.arange(size) - row) <= 1, word & full_row(size), jnp.uint32(0))
+    middle = jnp.uint32(1) << jnp.asarray(column).astype(jnp.uint32)
+    word = (middle | middle << 1 | middle >> 1) & full_row(size)
+    return jnp.where(jnp.abs(jnp.arange(size) - row) <= 1, word, jnp.uint32(0))
 
 
 def overlap(a: Board, b: Board) -> Bool[Array, ""]:

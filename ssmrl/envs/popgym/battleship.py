@@ -66,19 +66,18 @@ class Battleship(PopGymEnv[EnvState, EnvParams]):
     }
 
     def make_params(self, **overrides: Any) -> EnvParams:
-        sizes = overrides.get("ship_sizes", ())
-        if not isinstance(sizes, (tuple, list)) or any(type(size) is not int for size in sizes):
-            raise ValueError(f"{self.name} needs ship_sizes as integers, got {sizes!r}")
-        if sizes:
+        if "ship_sizes" in overrides:
+            sizes = overrides["ship_sizes"]
+            if not isinstance(sizes, (tuple, list)) or any(type(s) is not int for s in sizes):
+                raise ValueError(f"{self.name} needs ship_sizes as integers, got {sizes!r}")
             overrides["ship_sizes"] = tuple(sizes)
         return super().make_params(**overrides)
 
     def check_params(self, params: EnvParams) -> None:
         size, taken = params.board_size, 0
-        if not 1 <= size <= bitboard.MAX_SIZE:
-            raise ValueError(
-                f"{self.name} needs 1 <= board_size <= {bitboard.MAX_SIZE}, got {params}"
-            )
+        bitboard.check_size(self.name, size)
+        if not 0 < sum(params.ship_sizes) < size**2:
+            raise ValueError(f"{self.name} needs both ships and water, got {params}")
         for ship in params.ship_sizes:
             # A row holds size // ship ships end to end, and one cell is enough to spoil each.
             if ship < 1 or taken >= size * (size // ship):
@@ -114,12 +113,12 @@ class Battleship(PopGymEnv[EnvState, EnvParams]):
         )
         num_cells, num_targets = params.board_size**2, sum(params.ship_sizes)
         reward = jnp.where(hit, 1.0 / num_targets, -1.0 / (num_cells - num_targets))
+        reward = reward.astype(jnp.float32)
         terminated, truncated = state.hits == num_targets, state.time >= num_cells
         return hit.astype(jnp.int32), state, reward, terminated, truncated, {}
 
     def render(self, state: EnvState, params: EnvParams) -> Array:
         """What the shots so far have shown, hits in red; and the ships."""
-
         ships, guesses = bitboard.to_cells(state.ships), bitboard.to_cells(state.guesses)
         ink = jnp.where(ships[..., None], BLACK, PAPER)
         ink = jnp.where((ships & guesses)[..., None], WRONG, ink)

@@ -92,16 +92,16 @@ class MineSweeper(PopGymEnv[EnvState, EnvParams]):
     ) -> Transition:
         cell = bitboard.one_cell(params.board_size, action[0], action[1])
         hit = bitboard.overlap(cell, state.mines)
-        fresh = ~hit & ~bitboard.overlap(cell, state.viewed)
+        fresh = bitboard.overlap(cell, ~(state.mines | state.viewed))
         state = EnvState(
             mines=state.mines,
-            viewed=jnp.where(hit, state.viewed, state.viewed | cell),
+            viewed=state.viewed | cell & ~state.mines,
             num_viewed=state.num_viewed + fresh,
             time=state.time + 1,
         )
         length = num_clear(params)
-        seen_before = jnp.float32(-0.5 / (length - 2))
-        reward = jnp.where(fresh, 1.0 / length, jnp.where(hit, -0.5 - 1.0 / length, seen_before))
+        cost = jnp.where(hit, 0.5 + 1.0 / length, 0.5 / (length - 2))
+        reward = jnp.where(fresh, 1.0 / length, -cost).astype(jnp.float32)
         terminated = hit | (state.num_viewed == length)
         truncated = (state.time >= length) & ~terminated
         around = bitboard.around(params.board_size, action[0], action[1])
