@@ -263,3 +263,29 @@ def blind_first_look(size, num_mines):
     """A bound on what any policy earns in MineSweeper: the first look is at any cell, unseen."""
     length = size**2 - num_mines
     return 1 - num_mines / size**2 * (1.5 + 1 / length)
+
+
+def random_shots_return(size, targets=12):
+    """What shots at random cells, with repetition, earn in Battleship: a Markov chain of hits."""
+    cells, total = size**2, 0.0
+    alive = np.eye(targets + 1)[0]  # probability of each number of hits, episodes under way
+    hit = (targets - np.arange(targets + 1)) / cells
+    for _ in range(cells):
+        alive[targets] = 0.0
+        total += (alive * (hit / targets - (1 - hit) / (cells - targets))).sum()
+        alive = alive * (1 - hit) + np.concatenate([[0.0], (alive * hit)[:-1]])
+    return total
+
+
+def random_looks_return(size, num_mines):
+    """What looks at random cells, with repetition, earn in MineSweeper: a chain of cells seen."""
+    cells = size**2
+    length, total = cells - num_mines, 0.0
+    alive = np.eye(length + 1)[0]  # probability of each number of cells seen, no mine yet
+    seen = np.arange(length + 1) / cells
+    new, mine = (length / cells) - seen, num_mines / cells
+    for _ in range(length):
+        reward = new / length - seen * 0.5 / (length - 2) - mine * (0.5 + 1 / length)
+        total += (alive * reward).sum()
+        alive = alive * seen + np.concatenate([[0.0], (alive * new)[:-1]])
+    return total

@@ -11,7 +11,7 @@ import pytest
 import ssmrl.envs
 from ssmrl.envs.popgym import DIFFICULTIES, battleship, minesweeper
 from ssmrl.envs.popgym import _bitboard as bitboard
-from tests.envs.popgym.test_cards import chi2_bound
+from tests.envs.popgym.distributions import assert_distribution
 from tests.envs.popgym.upstream import Comparison, few_and_many, upstream
 from tests.memory.cases import quick_jit
 
@@ -127,15 +127,6 @@ def ship_distribution(size, lengths):
     return boards
 
 
-def assert_distribution(observed, expected):
-    """χ² of sets of cells: a right distribution fails once in 10⁶; categories of 5 at least."""
-    total = sum(observed.values())
-    assert set(observed) <= set(expected)
-    assert min(expected.values()) * total >= 5
-    statistic = sum((observed[x] - p * total) ** 2 / (p * total) for x, p in expected.items())
-    assert statistic < chi2_bound(len(expected) - 1, 4.75)
-
-
 def as_sets(boards):
     return Counter(frozenset(map(tuple, np.argwhere(board).tolist())) for board in boards)
 
@@ -144,7 +135,8 @@ def as_sets(boards):
 def test_small_fleets_have_the_distribution_of_the_rules(size, lengths):
     """Exactly, all boards enumerated. Which ship is where within a set of cells is not seen.
 
-    20 000 boards of at most 500 sets: a share of .05 of the boards moved anywhere is found.
+    20 000 boards of at most 400 sets: where a share of .05 of them is moved from some sets to
+    others, χ² is larger by 200 at least, and that is found with probability .95.
     """
     ships = draw_ships(size, lengths, 20_000)
     assert_distribution(as_sets(ships), ship_distribution(size, lengths))
@@ -206,26 +198,34 @@ def test_mines_are_as_likely_in_every_cell(difficulty):
     assert (np.abs(boards.mean(axis=0) - expected) < 5 * error).all()
 
 
-@pytest.mark.parametrize("size", [1, 3, 8, 31, 32])
+@quick_jit
+def operations(a, b, row, column):
+    board, other = bitboard.from_cells(a), bitboard.from_cells(b)
+    size = len(board)
+    sets = {
+        "a": board,
+        "around": bitboard.around(size, row, column),
+        "cell": bitboard.one_cell(size, row, column),
+    }
+    found = jax.vmap(lambda k: jnp.stack(bitboard.find(board, k)))(jnp.arange(size**2))
+    numbers = (bitboard.count(board), bitboard.overlap(board, other), found)
+    return {name: bitboard.to_cells(x) for name, x in sets.items()}, numbers
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 32])
 def test_bitboards_are_sets_of_cells(size):
     rng = np.random.default_rng(size)
-    a, b = rng.random((2, size, size)) < 0.4
-    board = bitboard.from_cells(a)
-    assert board.dtype == jnp.uint32 and board.shape == (size,)
-    np.testing.assert_array_equal(bitboard.to_cells(board), a)
-    assert int(bitboard.count(board)) == a.sum()
-    assert bool(bitboard.overlap(board, bitboard.from_cells(b))) == (a & b).any()
-    assert not bitboard.overlap(board, bitboard.from_cells(~a))
-    assert int(bitboard.count(bitboard.empty(size))) == 0
-    index = np.arange(size)
+    a, index = rng.random((size, size)) < 0.4, np.arange(size)
     for row, column in {(0, 0), (0, size - 1), (size - 1, size - 1), (size // 2, size // 3)}:
-        near_row, near_column = abs(index - row) <= 1, abs(index - column) <= 1
-        window = bitboard.to_cells(bitboard.around(size, row, column))
-        np.testing.assert_array_equal(window, near_row[:, None] & near_column)
-        cell = bitboard.to_cells(bitboard.one_cell(size, row, column))
-        np.testing.assert_array_equal(np.argwhere(cell), [[row, column]])
-    found = jax.vmap(lambda k: bitboard.find(board, k))(jnp.arange(a.sum()))
-    np.testing.assert_array_equal(np.stack(found, axis=-1), np.argwhere(a))
+        near = (abs(index - row) <= 1)[:, None] & (abs(index - column) <= 1)
+        cell = (index == row)[:, None] & (index == column)
+        for b in (rng.random((size, size)) < 0.1, ~a, cell):
+            sets, (count, overlap, found) = operations(a, b, row, column)
+            np.testing.assert_array_equal(sets["a"], a)
+            np.testing.assert_array_equal(sets["around"], near)
+            np.testing.assert_array_equal(sets["cell"], cell)
+            assert count == a.sum() and overlap == (a & b).any()
+            np.testing.assert_array_equal(found[: a.sum()], np.argwhere(a))
 
 
 def test_random_integers_from_bits():

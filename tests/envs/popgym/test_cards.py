@@ -8,6 +8,7 @@ import pytest
 import ssmrl.envs
 from ssmrl.envs.popgym import DIFFICULTIES, concentration, count_recall
 from ssmrl.envs.popgym._deck import NUM_FACES, DeckState, shuffled_deck
+from tests.envs.popgym.distributions import chi2_bound
 from tests.envs.popgym.upstream import Comparison, few_and_many
 from tests.memory.cases import quick_jit
 
@@ -123,11 +124,6 @@ def test_decks_are_shuffled_fairly(face):
         observed = np.zeros((kinds, kinds))
         np.add.at(observed, (decks[:, i], decks[:, j]), 1)
         assert ((observed - joint) ** 2 / joint).sum() < chi2_bound(kinds**2 - 1, 5.0)
-
-
-def chi2_bound(dof, deviations):
-    """Mean and ``deviations`` standard deviations of χ², by Wilson & Hilferty's approximation."""
-    return dof * (1 - 2 / (9 * dof) + deviations * np.sqrt(2 / (9 * dof))) ** 3
 
 
 def test_several_decks_are_shuffled_together():

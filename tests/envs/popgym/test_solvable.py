@@ -10,6 +10,7 @@ import pytest
 
 import ssmrl.envs
 from tests.envs import policies_cards as policies
+from tests.envs.popgym.table import TABLE
 
 
 def easy_is_fast(rows):
@@ -19,32 +20,9 @@ def easy_is_fast(rows):
 
 def earned(policy, id_, num_envs):
     """Mean return, its standard error, and the lengths of ``num_envs`` episodes."""
-    longest = LONGEST[id_]
+    longest, *_ = TABLE[id_]
     returns, lengths = policies.first_episodes(policy, f"popgym/{id_}", num_envs, longest)
     return returns, returns.std() / np.sqrt(num_envs), lengths
-
-
-LONGEST = {
-    "autoencode_easy": 103,
-    "autoencode_medium": 207,
-    "autoencode_hard": 311,
-    "count_recall_easy": 51,
-    "count_recall_medium": 103,
-    "count_recall_hard": 207,
-    "higher_lower_easy": 51,
-    "higher_lower_medium": 103,
-    "higher_lower_hard": 155,
-    "concentration_easy": 104,
-    "concentration_medium": 208,
-    "concentration_hard": 104,
-    "battleship_easy": 64,
-    "battleship_medium": 100,
-    "battleship_hard": 144,
-    "minesweeper_easy": 14,
-    "minesweeper_medium": 30,
-    "minesweeper_hard": 54,
-}
-"""Steps of the longest episode."""
 
 
 @pytest.mark.parametrize(
@@ -63,7 +41,7 @@ LONGEST = {
 def test_a_perfect_memory_earns_one(id_, policy):
     returns, _, lengths = earned(policy, id_, 4)
     np.testing.assert_allclose(returns, 1.0, atol=1e-4)
-    assert (lengths == LONGEST[id_]).all()
+    assert (lengths == TABLE[id_][0]).all()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +117,7 @@ def test_deduction_wins_at_minesweeper(id_, floor, won):
     board = (params.board_size, params.num_mines)
     returns, error, lengths = earned(policies.deduce(*board), id_, 1024)
     assert floor < returns.mean() < policies.blind_first_look(*board) + 4 * error
-    all_seen = lengths == LONGEST[id_]
+    all_seen = lengths == TABLE[id_][0]
     assert all_seen.mean() > won
     is_won = np.isclose(returns, 1.0, atol=1e-4)
     # An episode without a mistake pays 1; a mine on the last step is the other way to its end.
