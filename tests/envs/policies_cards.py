@@ -155,28 +155,27 @@ def pair_up_return(num_cards, kinds):
     second one is paired at once or in the next turn, which costs nothing.
     """
 
-    def after(state, *changes):
-        state = list(state)
-        for kind, unseen, known in changes:
-            state[kind] = (unseen, known)
-        return mismatches(tuple(sorted(state)))
+    def changed(state, kinds):
+        return tuple(sorted(kinds.get(i, kind) for i, kind in enumerate(state)))
+
+    def turn(state, first):
+        """Mismatches expected when the first new card is of the kind ``first``."""
+        unseen, known = state[first]
+        if known:
+            return mismatches(changed(state, {first: (unseen - 1, 0)}))
+        others, total = sum(u for u, _ in state) - 1, 0.0
+        if unseen > 1:
+            total = (unseen - 1) / others * mismatches(changed(state, {first: (unseen - 2, 0)}))
+        for second, (u, k) in enumerate(state):
+            if u and second != first:
+                missed = changed(state, {first: (unseen - 1, 1), second: (u - 1, 1 - k)})
+                total += u / others * (1 + mismatches(missed))
+        return total
 
     @cache
     def mismatches(state):
         unseen = sum(u for u, _ in state)
-        total = 0.0
-        for i, (u, known) in enumerate(state):
-            if u and known:
-                total += u / unseen * after(state, (i, u - 1, 0))
-            elif u:
-                rest = [(j, v - (i == j), k) for j, (v, k) in enumerate(state)]
-                for j, v, k in rest:
-                    if v and i == j:
-                        value = after(state, (i, u - 2, 0))
-                    elif v:
-                        value = 1 + after(state, (i, u - 1, 1), (j, v - 1, 1 - k))
-                    total += u / unseen * v / (unseen - 1) * value if v else 0.0
-        return total
+        return sum(u / unseen * turn(state, i) for i, (u, _) in enumerate(state) if u)
 
     return 1 - mismatches(((num_cards // kinds, 0),) * kinds) / num_cards
 
@@ -233,7 +232,8 @@ def deduce(size, num_mines):
 
     def act(memory, obs, key):
         numbers, last = memory
-        numbers = numbers.at[last[0], last[1]].set(jnp.where(last[0] < 0, -1, obs), mode="drop")
+        # Before the first look, ``last`` is -1: the board's last cell, which stays unseen.
+        numbers = numbers.at[last[0], last[1]].set(jnp.where(last[0] < 0, -1, obs))
         viewed = numbers >= 0
         mines, safe = jnp.zeros((2, size, size), bool)
         for _ in range(4):

@@ -136,7 +136,7 @@ def num_cards(params: Any) -> int:
 
 
 def shuffled_deck(key: PRNGKeyArray, num_decks: int, face: str) -> Int8[Array, "N"]:
-    """``num_decks`` decks shuffled together, as far as their colors, suits or ranks go.
+    """``num_decks`` decks shuffled together, as far as their colours, suits or ranks go.
 
     Card ``i`` of an unshuffled deck has colour ``i % 2``, suit ``i % 4`` and rank ``i // 4``.
 

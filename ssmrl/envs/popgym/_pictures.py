@@ -115,7 +115,7 @@ def side_by_side(
 
 
 def card_symbols(cards: Array, face: str) -> tuple[Array, Array]:
-    """Symbols and ink of ``cards``, numbered by their ``face``: colors, suits or ranks.
+    """Symbols and ink of ``cards``, numbered by their ``face``: colours, suits or ranks.
 
     A negative card is blank.
     """

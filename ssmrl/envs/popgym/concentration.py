@@ -62,7 +62,7 @@ class EnvState:
 class Concentration(PopGymEnv[EnvState, EnvParams]):
     """Observation: each card's face, the largest value if face down. Action: a card's place.
 
-    1 deck by color (easy: 52 entries of 3 values), 2 by color (medium: 104 of 3) or 1 by rank
+    1 deck by colour (easy: 52 entries of 3 values), 2 by colour (medium: 104 of 3) or 1 by rank
     (hard: 52 of 14).
     """
 

@@ -50,7 +50,7 @@ class EnvState(DeckState):
 class CountRecall(DealingGame[EnvState, EnvParams]):
     """Observation: [value, query]. Action: a count, from 0 to all cards of a kind.
 
-    1 deck by color (easy: 2 kinds of 26 cards), 2 by suit (medium: 4 of 26) or 4 by rank (hard: 13
+    1 deck by colour (easy: 2 kinds of 26 cards), 2 by suit (medium: 4 of 26) or 4 by rank (hard: 13
     of 16).
     """
 
