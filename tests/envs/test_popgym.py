@@ -189,10 +189,12 @@ def test_pictures(id_):
     first = np.asarray(render(state, params))
     assert first.dtype == np.uint8 and first.ndim == 3 and first.shape[2] == 3
     assert len(np.unique(first.reshape(-1, 3), axis=0)) >= 3
+    changed = False
     for t in range(70 if "previous_hard" in id_ else 10):
         key = jax.random.key(t)
         _, state, *_ = step(key, state, env.action_space(params).sample(key), params)
-    assert (np.asarray(render(state, params)) != first).any()
+        changed |= bool((np.asarray(render(state, params)) != first).any())
+    assert changed
 
 
 def test_the_picture_tells_right_from_wrong():
