@@ -181,6 +181,27 @@ def test_an_episode_of_the_longest_length_ends_on_time(id_):
         )
 
 
+@pytest.mark.parametrize("id_", TABLE)
+@pytest.mark.parametrize("x64", [False, True])
+def test_states_keep_their_types(id_, x64):
+    """Whatever JAX's default float is: states fit a scan's carry, observations their space."""
+    env, params = ssmrl.envs.make(f"popgym/{id_}")
+    with jax.enable_x64(x64):
+        key = jax.random.key(0)
+        obs, state = jax.eval_shape(lambda key: env.reset_env(key, params), key)
+        action = jax.eval_shape(env.action_space(params).sample, key)
+        step = lambda key, state, action: env.step_env(key, state, action, params)  # noqa: E731
+        obs_after, state_after, reward, terminated, truncated, _ = jax.eval_shape(
+            step, key, state, action
+        )
+        types = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]  # noqa: E731
+        sample = jax.eval_shape(env.observation_space(params).sample, key)
+        assert types(state) == types(state_after)
+        assert types(obs) == types(obs_after) == types(sample)
+        assert types(reward) == [((), jnp.float32)]
+        assert types((terminated, truncated)) == [((), jnp.bool)] * 2
+
+
 @pytest.mark.parametrize("id_", EVERY_ID)
 def test_pictures(id_):
     env, params = ssmrl.envs.make(f"popgym/{id_}")
@@ -199,6 +220,7 @@ def test_pictures(id_):
 
 def test_the_picture_tells_right_from_wrong():
     env, params = ssmrl.envs.make("popgym/repeat_previous_easy")
+    render = quick_jit(env.render)
     _, state = env.reset(jax.random.key(0))
     for t in range(6):
         answer = env.answer(state, params)
@@ -206,7 +228,7 @@ def test_the_picture_tells_right_from_wrong():
         right = jnp.maximum(answer, 0)
         for action, frame, other in ((right, RIGHT, WRONG), ((right + 1) % 4, WRONG, RIGHT)):
             _, after, reward, *_ = env.step_env(jax.random.key(0), state, action, params)
-            colours = {tuple(c) for c in np.asarray(env.render(after, params)).reshape(-1, 3)}
+            colours = {tuple(c) for c in np.asarray(render(after, params)).reshape(-1, 3)}
             # Before k cards were seen nothing is asked: no frame, no reward.
             assert (tuple(frame) in colours) == (t >= 3) == (reward != 0)
             assert tuple(other) not in colours

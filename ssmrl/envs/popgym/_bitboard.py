@@ -56,7 +56,7 @@ def overlap(a: Board, b: Board) -> Bool[Array, ""]:
 
 def count(board: Board) -> Array:
     """Number of cells, int32[]."""
-    return jnp.sum(jax.lax.population_count(board).astype(jnp.int32))
+    return jnp.sum(jax.lax.population_count(board), dtype=jnp.int32)
 
 
 def from_cells(cells: Any) -> Board:
@@ -87,8 +87,8 @@ def find(board: Board, k: Array) -> tuple[Array, Array]:
     ``k`` must be less than the number of cells.
     """
     counts = jax.lax.population_count(board).astype(jnp.int32)
-    upto = jnp.cumsum(counts)
-    index = jnp.sum(upto <= k)
+    upto = jnp.cumsum(counts, dtype=jnp.int32)
+    index = jnp.sum(upto <= k, dtype=jnp.int32)
     word, k = board[index], k - (upto[index] - counts[index])
     bit = jnp.int32(0)
     # By halves: is it in the lower half of what is left?

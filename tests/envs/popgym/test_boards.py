@@ -236,6 +236,17 @@ def test_random_integers_from_bits():
         assert ours.tolist() == [int(b) * n >> 32 for b in bits]
 
 
+@pytest.mark.parametrize("family", ["battleship", "minesweeper", "concentration"])
+def test_the_left_half_of_a_picture_keeps_the_secret(family):
+    env, params = ssmrl.envs.make(f"popgym/{family}_easy")
+    render = quick_jit(lambda key: env.render(env.reset_env(key, params)[1], params))
+    pictures = [np.asarray(render(jax.random.key(seed))) for seed in (0, 1)]
+    assert all(picture.shape[0] % 12 == 0 for picture in pictures)
+    half = (pictures[0].shape[1] - 6) // 2
+    np.testing.assert_array_equal(pictures[0][:, :half], pictures[1][:, :half])
+    assert (pictures[0][:, half:] != pictures[1][:, half:]).any()
+
+
 @pytest.mark.parametrize(
     ("id_", "options", "message"),
     [
