@@ -108,7 +108,13 @@ def count_queries(
 ) -> Int16[Array, "N"]:
     """Entry ``t``: how many of ``values[: t + 1]`` equal ``queries[t]``.
 
-    Counted when the cards are dealt, so that a step only looks it up.
+    Counted when the cards are dealt, so that a step only looks it up; in a loop, which is several
+    times as fast as a running sum over all faces side by side.
     """
-    seen = jnp.cumsum(values[:, None] == jnp.arange(num_faces), axis=0, dtype=jnp.int16)
-    return jnp.take_along_axis(seen, queries[:, None].astype(jnp.int32), axis=1)[:, 0]
+
+    def deal_one(seen: Array, cards: tuple[Array, Array]) -> tuple[Array, Array]:
+        value, query = cards
+        seen = seen + (jnp.arange(num_faces) == value)
+        return seen, seen[query]
+
+    return jax.lax.scan(deal_one, jnp.zeros(num_faces, jnp.int16), (values, queries))[1]
