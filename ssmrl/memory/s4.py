@@ -24,7 +24,7 @@ from ssmrl.memory.base import STATE_DTYPE
 from ssmrl.memory.diagonal import log_uniform
 from ssmrl.memory.linear import join_pair, split_pair
 from ssmrl.memory.s5 import hippo_legs_eigen
-from ssmrl.memory.siso import SystemBank, doubled
+from ssmrl.memory.siso import SystemBank, as_row, doubled
 
 
 class S4(SystemBank):
@@ -65,15 +65,13 @@ class S4(SystemBank):
         A = self._dense(system)  # [H, M, M], from the left
         ones = jnp.ones((self.features,), STATE_DTYPE)
         B = split_pair(self.step(system, jnp.zeros_like(system["B"]), ones))
-        C = split_pair(system["C"].conj())  # Re(c x) = Re c Re x - Im c Im x
         columns = doubled(B, A.mT, _times, _square, steps)
-        rows = doubled(_times(C, A), A, _times, _square, steps)
-        rows, columns = jnp.moveaxis(rows, 0, 1), jnp.moveaxis(columns, 0, 1)
-        return self._kernel(system, rows[:, -1], C, steps), rows, columns
+        rows = doubled(_times(as_row(system["C"]), A), A, _times, _square, steps)
+        return jnp.moveaxis(rows, 0, 1), jnp.moveaxis(columns, 0, 1)
 
-    def _kernel(self, system, after: Array, C: Array, steps: int) -> Array:
-        """K `[H, L]`; `after` is C Ā^L and `C` is C, as real rows `[H, M]`."""
-        truncated = join_pair(C - after).conj()
+    def kernel(self, system, rows, columns):
+        steps = rows.shape[1]
+        truncated = join_pair(as_row(system["C"]) - rows[:, -1]).conj()
         turn = np.exp(-2j * np.pi * np.arange(steps // 2 + 1) / steps)
         turn = jnp.asarray(turn, system["B"].dtype)[:, None]
         step, P, B = (system[name][:, None] for name in ("step", "P", "B"))
@@ -91,13 +89,13 @@ class S4(SystemBank):
         correction *= spread_only / (1 + spread_only * cauchy(P.conj() * P))
         return jnp.fft.irfft(step[..., 0] * (cauchy(C * B) - correction), steps, axis=-1)
 
-    def advance(self, system, steps, x):
+    def advance(self, system, steps):
         power, A = None, self._dense(system)
         while steps:
             if steps & 1:
                 power = A if power is None else power @ A
             A, steps = A @ A, steps >> 1
-        return join_pair(jnp.einsum("hij,bhj->bhi", power, split_pair(x)))
+        return lambda x: join_pair(jnp.einsum("hij,bhj->bhi", power, split_pair(x)))
 
     def _dense(self, system) -> Array:
         """Ā as real matrices `[H, M, M]` over (real | imaginary)."""

@@ -18,7 +18,7 @@ from ssmrl.memory.diagonal import (
 )
 from ssmrl.memory.linear import join_pair
 from ssmrl.memory.s5 import hippo_legs_eigen
-from ssmrl.memory.siso import SystemBank, as_real, doubled
+from ssmrl.memory.siso import SystemBank, as_real, as_row, doubled
 
 INITIALIZATIONS = ("legs", "lin", "inv", "real")
 
@@ -74,13 +74,12 @@ class S4D(DiagonalOptions, SystemBank):
         decay = system["decay"]
         stack = doubled(jnp.ones_like(decay), decay, jnp.multiply, jnp.square, steps)
         stack = jnp.moveaxis(stack, 0, 1)  # [H, L, N]
-        columns = stack * system["B"][:, None]
-        kernel = jnp.sum(columns * system["C"][:, None], axis=-1).real
-        rows = (stack * (system["C"] * decay)[:, None]).conj()  # Re(c x) = Re c Re x - Im c Im x
-        return kernel, as_real(rows), as_real(columns)
+        rows = as_row(stack * (system["C"] * decay)[:, None])
+        return rows, as_real(stack * system["B"][:, None])
 
-    def advance(self, system, steps, x):
-        return lax.integer_pow(system["decay"], steps) * x
+    def advance(self, system, steps):
+        decay = lax.integer_pow(system["decay"], steps)
+        return lambda x: decay * x
 
     def _eigenvalues(self) -> np.ndarray:
         N = self.states

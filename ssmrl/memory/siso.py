@@ -5,14 +5,22 @@ Each of H features has a system of its own with N complex states,
     x[t] = Ā x[t-1] + B̄ u[t],      y[t] = Re(C x[t]) + D u[t]
 
 which is also a convolution, y = K * u with K[l] = Re(C Ā^l B̄) (Gu, Goel, Ré, "Efficiently Modeling
-Long Sequences with Structured State Spaces", 2021, section 2.4). A window in which no episode
-begins after its first step is computed by FFT, any other by the recurrence.
+Long Sequences with Structured State Spaces", 2021, section 2.4). Three ways to compute it agree:
+
+- the recurrence, whose states are N times the size of u;
+- one convolution by FFT, where no episode begins after the window's first step;
+- chunks of a few steps, each a product with a small Toeplitz matrix, states passed from chunk to
+  chunk. An episode may begin once in each chunk: the steps before it see all of the chunk, since
+  the product is causal, and those after it see the chunk without what came before.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
@@ -20,9 +28,9 @@ from ssmrl.memory.containment import contain, taint
 from ssmrl.memory.linear import Dense, join_pair, split_pair
 from ssmrl.scan import scan_in_blocks
 
-FORMS = ("auto", "recurrence", "convolution")
-BLOCK = 16
-"""Steps of the recurrence that are kept for the gradient at once."""
+FORMS = ("chunks", "convolution", "recurrence")
+CHUNK = 16
+"""Steps of a chunk, and of the recurrence that are kept for the gradient at once."""
 
 System = dict[str, Array]
 
@@ -34,8 +42,9 @@ class SystemBank(Memory):
         features: number H of systems, and width of the output.
         state_size: number of real states of each system.
         dt_min, dt_max: the step Δ of each system starts log-uniform between these.
-        form: "auto" chooses between "recurrence" and "convolution" by whether an episode begins
-            after the first step of the window. "convolution" is right only where none does.
+        form: "chunks", "convolution" or "recurrence". The recurrence takes over where one of the
+            others cannot do it: where an episode begins after the first step ("convolution"), or
+            two begin within 16 steps ("chunks").
         dtype: of the input's projection, which is there where widths differ; None means the
             input's. States are complex64 and everything that touches them is float32.
 
@@ -45,7 +54,7 @@ class SystemBank(Memory):
     state_size: int = 64
     dt_min: float = 1e-3
     dt_max: float = 1e-1
-    form: str = "auto"
+    form: str = "chunks"
     dtype: DTypeLike | None = None
 
     @property
@@ -83,17 +92,20 @@ class SystemBank(Memory):
         """Ā x + B̄ u for x `[*batch, H, N]` and u `[*batch, H]`."""
         raise NotImplementedError(f"{type(self).__name__} lacks step")
 
-    def powers(self, system: System, steps: int) -> tuple[Array, Array, Array]:
-        """What a window of L steps does, in real numbers: a state is (real | imaginary), `[M]`.
+    def powers(self, system: System, steps: int) -> tuple[Array, Array]:
+        """What L steps do to and with the state, in real numbers: (real | imaginary), `[M]`.
 
         Returns:
-            K `[H, L]`, the rows that read C Ā^(t+1) x `[H, L, M]`, and the columns Ā^k B̄
-            `[H, L, M]`.
+            The rows that read C Ā^(t+1) x, and the columns Ā^k B̄, both `[H, L, M]`.
         """
         raise NotImplementedError(f"{type(self).__name__} lacks powers")
 
-    def advance(self, system: System, steps: int, x: Array) -> Array:
-        """Ā^steps x, x `[*batch, H, N]`."""
+    def kernel(self, system: System, rows: Array, columns: Array) -> Array:
+        """K `[H, L]` from what `powers` returned."""
+        return jnp.einsum("hm,hlm->hl", as_row(system["C"]), columns)
+
+    def advance(self, system: System, steps: int) -> Callable[[Array], Array]:
+        """The map x → Ā^steps x, x `[*batch, H, N]`."""
         raise NotImplementedError(f"{type(self).__name__} lacks advance")
 
     def unroll(self, carry, x, reset, return_carries):
@@ -111,9 +123,10 @@ class SystemBank(Memory):
         if self.form == "recurrence" or u.shape[0] == 1:
             return *self._recurrence(system, carry, u, reset), None
         if self.form == "convolution":
-            return *self._convolution(system, carry, u, reset), None
-        forms = (self._recurrence, self._convolution)
-        return *lax.cond(reset[1:].any(), *forms, system, carry, u, reset), None
+            form, cannot = self._convolution, reset[1:].any()
+        else:
+            form, cannot = self._chunks, (in_chunks(reset, CHUNK).sum(axis=1) > 1).any()
+        return *lax.cond(cannot, self._recurrence, form, system, carry, u, reset), None
 
     def _recurrence(self, system, carry, u, reset, return_states=False):
         def step(x, inputs):
@@ -128,22 +141,81 @@ class SystemBank(Memory):
         if return_states:
             last, (y, states) = block(carry, (u, reset))
             return last, y, states
-        return scan_in_blocks(block, carry, (u, reset), BLOCK)
+        return scan_in_blocks(block, carry, (u, reset), CHUNK)
 
     def _convolution(self, system, carry, u, reset):
         """Right where no episode begins after the first step."""
-        L, batch = u.shape[0], u.shape[1:-1]
+        (L, *batch, H), shape = u.shape, carry.shape
         carry = jnp.where(reset[0][..., None, None], 0, carry)
-        unbroken = jnp.zeros_like(reset)
-        u, carry, tainted = contain(u, carry, unbroken)
-        u, carry = u.reshape(L, -1, self.features), carry.reshape(-1, *carry.shape[len(batch) :])
-        kernel, rows, columns = self.powers(system, L)
+        u, carry, tainted = contain(u, carry, jnp.zeros_like(reset))
+        u, carry = u.reshape(L, -1, H), carry.reshape(-1, *shape[len(batch) :])
+        rows, columns = self.powers(system, L)
+        kernel = self.kernel(system, rows, columns)
         y = fft_convolution(kernel, u) + jnp.einsum("hlm,bhm->lbh", rows, as_real(carry))
         moved = jnp.einsum("hlm,lbh->bhm", columns[:, ::-1], u)
-        moved = join_pair(moved) if self.has_complex_states else moved
-        last = self.advance(system, L, carry) + moved
-        last = taint(last.reshape(*batch, *last.shape[1:]), tainted[-1])
-        return last, taint(y.reshape(L, *batch, -1), tainted)
+        last = self.advance(system, L)(carry) + self._as_state(moved)
+        y = y.reshape(L, *batch, H)
+        return taint(last.reshape(shape), tainted[-1]), taint(y, tainted)
+
+    def _chunks(self, system, carry, u, reset):
+        """Right where at most one episode begins within each chunk."""
+        (T, *batch, H), shape = u.shape, carry.shape
+        u, carry, tainted = contain(u, carry, reset)
+        size, entries = min(T, CHUNK), math.prod(batch)
+        u, flags = u.reshape(T, entries, H), reset.reshape(T, entries)
+        carry, whole = carry.reshape(entries, *shape[-2:]), T // size * size
+        powers = self.powers(system, size)
+        last, y = self._whole_chunks(system, powers, carry, u[:whole], flags[:whole])
+        if whole < T:
+            powers = tuple(power[:, : T - whole] for power in powers)
+            last, rest = self._whole_chunks(system, powers, last, u[whole:], flags[whole:])
+            y = jnp.concatenate([y, rest])
+        y = y.reshape(T, *batch, H)
+        return taint(last.reshape(shape), tainted[-1]), taint(y, tainted)
+
+    def _whole_chunks(self, system, powers, carry, u, reset):
+        """The same for u `[T, B, H]`, T a multiple of the number of powers."""
+        rows, columns = powers
+        size = rows.shape[1]
+        toeplitz = _toeplitz(self.kernel(system, rows, columns))
+        u, flags = in_chunks(u, size), in_chunks(reset, size)
+        begun = jnp.cumsum(flags, axis=1) > 0  # [n, c, B]
+        broken = begun[:, -1]
+        # What the last state of a chunk is made of: all of it, or what its last episode has seen.
+        recent = jnp.where((begun | ~broken[:, None])[..., None], u, 0)
+        moved = self._as_state(jnp.einsum("hsm,nsbh->nbhm", columns[:, ::-1], recent))
+        before, last = self._between(system, size, carry, moved, broken)
+        unbroken = jnp.einsum("hts,nsbh->ntbh", toeplitz, u)
+        unbroken += jnp.einsum("htm,nbhm->ntbh", rows, as_real(before))
+        y = jnp.where(begun[..., None], jnp.einsum("hts,nsbh->ntbh", toeplitz, recent), unbroken)
+        return last, y.reshape(-1, *y.shape[2:])
+
+    def _between(self, system, size, carry, moved, broken):
+        """The state before every chunk `[n, B, H, N]`, and the last state `[B, H, N]`."""
+        advance = self.advance(system, size)
+
+        def step(x, inputs):
+            moved_n, broken_n = inputs
+            return jnp.where(broken_n[:, None, None], 0, advance(x)) + moved_n, x
+
+        last, before = lax.scan(step, carry, (moved, broken))
+        return before, last
+
+    def _as_state(self, x: Array) -> Array:
+        return join_pair(x) if self.has_complex_states else x
+
+
+def in_chunks(x: Array, size: int) -> Array:
+    """[T, ...] → [n, size, ...], zeros at the end."""
+    x = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(-1, size, *x.shape[1:])
+
+
+def _toeplitz(kernel: Array) -> Array:
+    """`[H, t, s]`, K[t - s] where s ≤ t, from K `[H, c]`."""
+    time = np.arange(kernel.shape[-1])
+    lag = time[:, None] - time
+    return jnp.where(lag >= 0, kernel[:, np.maximum(lag, 0)], 0)
 
 
 def fft_convolution(kernel: Array, u: Array) -> Array:
@@ -174,3 +246,8 @@ def doubled(first: Array, power: Array, multiply: Any, square: Any, steps: int) 
 def as_real(x: Array) -> Array:
     """Complex [..., N] → (real | imaginary) [..., 2N]; real numbers as they are."""
     return split_pair(x) if jnp.iscomplexobj(x) else x
+
+
+def as_row(x: Array) -> Array:
+    """The real row whose product with `as_real(state)` is Re(x state)."""
+    return as_real(x.conj())
