@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import popjaxrl_shim
 from flax import linen as nn
 
 Forward = Callable[[Any, jax.Array, jax.Array], jax.Array]
@@ -149,11 +150,98 @@ def install_memax(path: str | Path) -> None:
     sys.path.insert(0, str(root))
 
 
+def install_single(library: str, path: str | Path) -> None:
+    """Makes one of the papers' own layers importable: lindermanlab/S5, minimal-LRU or ffm.
+
+    Raises:
+        FileNotFoundError: where `path` is no clone of it.
+    """
+    files = {"s5": "s5/ssm.py", "lru": "lru/model.py", "ffm": "standalone_jax/ffm/ffa.py"}
+    file = Path(files[library])
+    sys.path.insert(0, str(_clone(path, library, str(file)) / file.parent.parent))
+    popjaxrl_shim.install_jax_aliases()  # s5/ssm.py is from the same time as popjaxrl
+    if library == "ffm":
+        # ffa.py clips with an argument a_max, which jax.numpy has renamed to max.
+        clip = jnp.clip
+        jnp.clip = lambda x, *, a_max=None, **rest: clip(x, max=a_max, **rest)
+
+
 def _clone(path: str | Path, name: str, file: str) -> Path:
     root = Path(path).resolve()
     if not (root / file).is_file():
         raise FileNotFoundError(f"{root} is not a clone of {name}: no {file}")
     return root
+
+
+def single_s5(features: int, batch: int) -> Layer:
+    """lindermanlab's S5, with as many conjugate pairs as half its features. It has no carry."""
+    ssm, start = import_module("s5.ssm"), import_module("s5.ssm_init")
+    eigenvalues, _, _, basis, _ = start.make_DPLR_HiPPO(features)
+    half = features // 2
+    eigenvalues, basis = eigenvalues[:half], basis[:, :half]
+    module = ssm.init_S5SSM(
+        H=features,
+        P=half,
+        Lambda_re_init=eigenvalues.real,
+        Lambda_im_init=eigenvalues.imag,
+        V=basis,
+        Vinv=basis.conj().T,
+        C_init="lecun_normal",
+        discretization="zoh",
+        dt_min=0.001,
+        dt_max=0.1,
+        conj_sym=True,
+        clip_eigs=False,
+        bidirectional=False,
+    )()
+    return _without_carry(module, features)
+
+
+def single_lru(features: int, batch: int) -> Layer:
+    """minimal-LRU's layer. It has no carry."""
+    return _without_carry(import_module("lru.model").LRU(features, features), features)
+
+
+def _without_carry(module: nn.Module, features: int) -> Layer:
+    """A flax layer of `[T, F]` alone, vmapped over the batch; it knows nothing of episodes."""
+    parameters = module.init(jax.random.key(0), jnp.zeros((2, features)))
+
+    def run(parameters, carry, x, reset):
+        return carry, jax.vmap(lambda x: module.apply(parameters, x))(x)
+
+    return Layer(run, parameters, None, batch_major=True)
+
+
+def single_ffm(features: int, batch: int) -> Layer:
+    """proroklab's FFM in equinox."""
+    equinox = import_module("equinox")
+    sizes = (features, features, features, TRACES, CONTEXTS)
+    module = import_module("ffm").FFM(*sizes, key=jax.random.key(0))
+    parameters, rest = equinox.partition(module, equinox.is_inexact_array)
+    carry = jnp.zeros((batch, 1, TRACES, CONTEXTS), jnp.complex64)
+
+    def run(parameters, carry, x, reset):
+        layer = equinox.combine(parameters, rest)
+        y, states = jax.vmap(type(layer).__call__, (None, 0, 0, 0))(layer, x, carry, reset)
+        return states[:, -1:], y
+
+    return Layer(run, parameters, carry, batch_major=True)
+
+
+def memax_fart(features: int, batch: int) -> Layer:
+    """memax's linear attention with keys as wide as the features."""
+    return memax_layer(_memax("semigroups.fart", "FART", features, features), features, batch)
+
+
+def memax_gdn(features: int, batch: int) -> Layer:
+    """memax's gated DeltaNet with keys as wide as the features."""
+    return memax_layer(_memax("semigroups.gdn", "GDN", features, features), features, batch)
+
+
+def memax_attention(features: int, batch: int, window: int) -> Layer:
+    """memax's attention without positions."""
+    module = _memax("semigroups.attn", "Attention", features, window, None)
+    return memax_layer(module, features, batch)
 
 
 def _memoroid(cell: str, **config: Any) -> Any:
