@@ -1,6 +1,7 @@
 """With the same weights, are our memories and the public ones the same functions?
 
-    python benchmarks/agreement.py [--s5 CLONE] [--lru CLONE] [--ffm CLONE] [--memorax ...] [--memax ...]
+    python benchmarks/agreement.py [--s5 CLONE] [--lru CLONE] [--ffm CLONE] [--memorax CLONE]
+        [--memax CLONE] [--memories NAME ...]
 
 Weights go from a peer's layer into ours (`conversions.py`), the same inputs through both. Columns:
 
@@ -153,8 +154,8 @@ def install(library: str, path: str) -> None:
         peers.install_single(library, path)
 
 
-def peer_layer(library: str, memory: str, **sizes: Any) -> Callable[[], peers.Layer]:
-    """The layer that `peers.PEERS` has."""
+def peer_layer(library: str, memory: str) -> Callable[[], peers.Layer]:
+    """What makes the layer that `peers.PEERS` has."""
     (peer,) = peers.peers_of(memory, [library])
     return lambda: peer.layer(FEATURES, STEPS, BATCH)
 
@@ -339,11 +340,10 @@ def table(results: list[dict[str, Any]]) -> None:
     """Prints the results, and what could not be compared."""
     headers = ["memory", "peer", "no resets", "resets", "NaN stays: ours", "theirs"]
     headers += ["windows: ours", "theirs"]
-    rows = [
-        [r["memory"], r["peer"], r["no_resets"], r["resets"], *r["nan_stays"]]
-        + [r["our_windows"], r["windows"]]
-        for r in results
-    ]
+    keys = ("memory", "peer", "no_resets", "resets", "our_windows", "windows")
+    rows = [[r[key] for key in keys] for r in results]
+    for row, r in zip(rows, results, strict=True):
+        row[4:4] = r["nan_stays"]
     harness.print_table(headers, rows)
     for r in results:
         figures = [r["no_resets"], r["resets"], r["windows"] or 0.0]

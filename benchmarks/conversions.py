@@ -103,18 +103,15 @@ def memorax_ffm(theirs: Named) -> Named:
 
 def equinox_ffm(theirs: Named) -> Named:
     """proroklab's and memax's, with the output gate held open: the way around is not read."""
-    p = _within(theirs)
-    a, b = (value for name, value in theirs.items() if name.split("/")[-2].endswith("params"))
-    inputs = (
-        np.concatenate([p["pre/weight"], p["linear_in/weight"]]).T,
-        np.concatenate([p["pre/bias"], p["linear_in/bias"]]),
-    )
+    p = _within({name.replace("gate_in/linear", "gate_in"): v for name, v in theirs.items()})
+    a, b = (v for name, v in theirs.items() if name.split("/")[-2] in ("params", "ffa_params"))
+    inputs = [np.concatenate([p[f"pre/{k}"], p[f"gate_in/{k}"]]) for k in ("weight", "bias")]
     features = p["mix/weight"].shape[0]
     bias = np.concatenate([np.zeros(features), np.full(features, OPEN)])
     return {
         "log_decay": np.log(np.abs(a)),
         "frequency": b,
-        **_dense("input", *inputs),
+        **_dense("input", inputs[0].T, inputs[1]),
         **_dense("read", _ffm_read(p["mix/weight"].T, len(a)), p["mix/bias"]),
         **_dense("around", np.zeros((features, 2 * features)), bias),
     }

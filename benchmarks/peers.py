@@ -163,7 +163,13 @@ def install_single(library: str, path: str | Path) -> None:
     if library == "ffm":
         # ffa.py clips with an argument a_max, which jax.numpy has renamed to max.
         clip = jnp.clip
-        jnp.clip = lambda x, *, a_max=None, **rest: clip(x, max=a_max, **rest)
+
+        def clip_to_either(x, *bounds, **named):
+            return clip(
+                x, *bounds, **{name.replace("a_max", "max"): v for name, v in named.items()}
+            )
+
+        jnp.clip = clip_to_either
 
 
 def _clone(path: str | Path, name: str, file: str) -> Path:
