@@ -7,8 +7,8 @@ Weights go from a peer's layer into ours (`conversions.py`), the same inputs thr
 
 - no resets: largest difference of the outputs over the largest output, within one episode.
 - resets: the same where episodes begin at random.
-- NaN stays: with resets and a NaN in one episode, the share of the steps of other episodes at which
-  each gives a number: ours, theirs.
+- NaN stays: with resets and a NaN in one step of every environment, the share of outputs in other
+  episodes that are numbers, ours and theirs. Below 1 a peer multiplies by 0 instead of selecting.
 - windows: the peer against itself, in one call and in two with the carry handed on; ours likewise.
 
 A peer that is another function of its inputs is compared where the two coincide; "held" says what
@@ -208,7 +208,9 @@ def zero(parameter: np.ndarray) -> np.ndarray:
 OPEN_GATE = changed(
     {"gate_out/linear/weight": zero, "gate_out/linear/bias": lambda b: zero(b) + to_ours.OPEN}
 )
-GATE_HELD = "output gate at 1, as it multiplies before the norm (paper: after)"
+GATE_HELD = (
+    "output gate at 1, as it multiplies before the norm (paper: after); its norm has ε = 1e-5"
+)
 
 COMPARISONS = (
     Comparison("s5", "s5", lambda: peers.single_s5(FEATURES, BATCH), to_ours.s5, why="no resets"),
