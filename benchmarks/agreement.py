@@ -316,7 +316,7 @@ COMPARISONS = (
         "gated_deltanet",
         lambda: peers.memax_gdn(FEATURES, BATCH),
         to_ours.memax_gated_deltanet,
-        options={"heads": 1, "conv_width": 1},
+        options={"heads": 1, "conv_width": 2},
         hold=changed(
             {
                 "w/weight": zero,

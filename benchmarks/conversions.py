@@ -252,7 +252,7 @@ def memax_gated_deltanet(theirs: Named) -> Named:
     width = 3 * p["Q/weight"].shape[0]
     return {
         "input/kernel": np.concatenate(rows).T,
-        "conv/kernel": np.ones(width),
+        "conv/kernel": np.stack([np.ones(width), np.zeros(width)]),  # this input alone
         "conv/bias": np.zeros(width),
         "step_bias": -p["alpha/bias"],
         "log_A": np.zeros(1),
