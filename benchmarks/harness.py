@@ -8,6 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,11 +113,21 @@ class Worker:
             print(line, end="", file=sys.stderr)
         raise RuntimeError(f"{' '.join(self._process.args)} ended with {self._process.wait()}")
 
-    def ask(self, request: str) -> dict[str, Any]:
-        """Sends one line and waits for the answer."""
+    def ask(self, request: str, limit: float | None = None) -> dict[str, Any]:
+        """Sends one line and waits for the answer.
+
+        Raises RuntimeError when the worker has ended, as it does after `limit` seconds.
+        """
         self._process.stdin.write(request + "\n")
         self._process.stdin.flush()
-        return self.receive()
+        if limit is None:
+            return self.receive()
+        alarm = threading.Timer(limit, self._process.kill)
+        alarm.start()
+        try:
+            return self.receive()
+        finally:
+            alarm.cancel()
 
     def close(self) -> None:
         """Ends the worker: it leaves its loop when its input closes."""
