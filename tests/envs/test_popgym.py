@@ -11,11 +11,10 @@ import pytest
 import ssmrl.envs
 from ssmrl.envs.adapters.popgym_original import FAMILIES, popgym_class
 from ssmrl.envs.popgym import DIFFICULTIES
+from ssmrl.envs.popgym._deck import DeckState
 from ssmrl.envs.popgym.position_only_cartpole import EnvState as CartPoleState
-from ssmrl.envs.popgym.repeat_first import EnvState as RepeatFirstState
-from ssmrl.envs.popgym.repeat_previous import EnvState as RepeatPreviousState
 
-CARDS = {"repeat_previous": RepeatPreviousState, "repeat_first": RepeatFirstState}
+CARDS = ("repeat_previous", "repeat_first")
 CARD_IDS = [f"{family}_{difficulty}" for family in CARDS for difficulty in DIFFICULTIES]
 CARTPOLE_IDS = [f"position_only_cartpole_{difficulty}" for difficulty in DIFFICULTIES]
 EPISODES = 20
@@ -63,7 +62,6 @@ def test_card_games_agree_with_upstream(id_, episodes):
     theirs = upstream(id_)
     env, params = ssmrl.envs.make(f"popgym/{id_}")
     run = jax.jit(partial(replay, env, params))
-    state_type = CARDS[id_.rpartition("_")[0]]
     assert env.observation_space(params).n == theirs.observation_space.n
     assert env.action_space(params).n == theirs.action_space.n
     rewarded = 0
@@ -75,13 +73,13 @@ def test_card_games_agree_with_upstream(id_, episodes):
             lambda env: env.deck.suits_idx[env.deck.idx[::-1]],
             lambda rng, t: int(rng.integers(4)),
         )
-        state = state_type(
-            suits=jnp.asarray(episode["hidden"][0], jnp.int8),
+        state = DeckState(
+            cards=jnp.asarray(episode["hidden"][0], jnp.int8),
             time=jnp.int32(0),
             last_action=jnp.int32(-1),
         )
         obs, reward, terminated, truncated = run(state, jnp.asarray(episode["action"], jnp.int32))
-        assert episode["obs"][0] == state.suits[0]
+        assert episode["obs"][0] == state.cards[0]
         np.testing.assert_array_equal(obs, episode["obs"][1:])
         np.testing.assert_allclose(reward, episode["reward"], atol=1e-6)
         np.testing.assert_array_equal(terminated, episode["terminated"])
@@ -190,7 +188,7 @@ def test_decks_are_shuffled_fairly(family):
     """Each deck has 13 cards a suit, and any suit is as likely as any other at any place."""
     venv = ssmrl.envs.make_vector(f"popgym/{family}_easy", 4000)
     _, state = venv.reset(jax.random.key(0))
-    suits = np.asarray(state.inner.env.suits)
+    suits = np.asarray(state.inner.env.cards)
     counts = np.stack([(suits == suit).sum(axis=1) for suit in range(4)])
     assert (counts == 13).all() and suits.dtype == np.int8
     # χ² with 3 degrees of freedom at each of 52 places: 30 is exceeded once in 700 000.

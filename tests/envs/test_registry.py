@@ -81,11 +81,14 @@ def test_parameters_are_options():
     assert (params.k, params.num_decks) == (8, 2)
     with pytest.raises(ValueError, match="did you mean 'num_decks'"):
         make("popgym/repeat_previous_easy", num_deck=2)
-    for options in ({"k": 52}, {"k": 0}, {"num_decks": 0}):
+    for options in ({"k": 52}, {"k": 0}):
         with pytest.raises(ValueError, match="1 <= k < 52"):
             make("popgym/repeat_previous_easy", **options)
     with pytest.raises(ValueError, match="at least one deck"):
         make("popgym/repeat_first_easy", num_decks=0)
+    for value in (1.5, True, "2"):
+        with pytest.raises(ValueError, match=f"needs an integer num_decks, got {value!r}"):
+            make("popgym/repeat_first_easy", num_decks=value)
     with pytest.raises(ValueError, match="at least one step"):
         make("popgym/position_only_cartpole_easy", max_episode_length=0)
     with pytest.raises(ValueError, match="easy, medium, hard"):

@@ -258,10 +258,10 @@ def test_gymnax_style_loop():
         assert {"final_observation", "terminated", "truncated"} <= set(info)
         assert bool(terminated) == (t == 50) and not truncated
         if t == 50:
-            assert state.time == 0 and obs == state.suits[0]
+            assert state.time == 0 and obs == state.cards[0]
     assert state.time == 1
     assert env.num_actions == 4 and env.name == "RepeatPreviousEasy"
-    assert env.reset(jax.random.key(0))[1].suits.shape == (52,)
+    assert env.reset(jax.random.key(0))[1].cards.shape == (52,)
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, True])

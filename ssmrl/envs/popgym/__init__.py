@@ -7,13 +7,12 @@ Three of its sixteen families so far, each at three difficulties: :class:`Repeat
 
 from __future__ import annotations
 
+from ssmrl.envs.popgym._base import DIFFICULTIES
 from ssmrl.envs.popgym.position_only_cartpole import PositionOnlyCartPole
 from ssmrl.envs.popgym.repeat_first import RepeatFirst
 from ssmrl.envs.popgym.repeat_previous import RepeatPrevious
 
 __all__ = ["DIFFICULTIES", "FAMILIES", "PositionOnlyCartPole", "RepeatFirst", "RepeatPrevious"]
-
-DIFFICULTIES = ("easy", "medium", "hard")
 
 FAMILIES = {
     "position_only_cartpole": PositionOnlyCartPole,

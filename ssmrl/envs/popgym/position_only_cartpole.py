@@ -27,8 +27,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from ssmrl.envs.environment import Environment, Leaf, Transition
-from ssmrl.envs.popgym._difficulty import params_for
+from ssmrl.envs.environment import Leaf, Transition
+from ssmrl.envs.popgym._base import PopGymEnv
 from ssmrl.envs.spaces import Box, Discrete
 
 
@@ -55,14 +55,10 @@ class EnvState:
     time: Leaf
 
 
-class PositionOnlyCartPole(Environment[EnvState, EnvParams]):
+class PositionOnlyCartPole(PopGymEnv[EnvState, EnvParams]):
     """Observation: ``[x, θ]`` (m, rad), float32. Action: push left (0) or right (1).
 
-    Args:
-        difficulty: ``"easy"`` (200 steps), ``"medium"`` (400) or ``"hard"`` (600).
-
-    Raises:
-        ValueError: for another difficulty.
+    200 steps (easy), 400 (medium) or 600 (hard).
     """
 
     PARAMS: ClassVar[dict[str, EnvParams]] = {
@@ -71,28 +67,9 @@ class PositionOnlyCartPole(Environment[EnvState, EnvParams]):
         "hard": EnvParams(max_episode_length=600),
     }
 
-    def __init__(self, difficulty: str = "easy"):
-        self.difficulty = difficulty
-        self._params = params_for(self.PARAMS, difficulty)
-
-    @property
-    def name(self) -> str:
-        return f"PositionOnlyCartPole{self.difficulty.capitalize()}"
-
-    @property
-    def default_params(self) -> EnvParams:
-        return self._params
-
-    def make_params(self, **overrides: Any) -> EnvParams:
-        """As the base class does.
-
-        Raises:
-            ValueError: also if an episode would have no step.
-        """
-        params = super().make_params(**overrides)
+    def check_params(self, params: EnvParams) -> None:
         if params.max_episode_length < 1:
             raise ValueError(f"{self.name} needs at least one step an episode, got {params}")
-        return params
 
     def observation_space(self, params: EnvParams) -> Box:
         # Twice the thresholds, so that the observation that ends an episode is inside.
