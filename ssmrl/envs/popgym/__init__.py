@@ -1,22 +1,48 @@
 """POPGym's environments in JAX, rule for rule those of the ``popgym`` package.
 
-Three of its sixteen families so far, each at three difficulties: :class:`RepeatPrevious`,
-:class:`RepeatFirst`, :class:`PositionOnlyCartPole`. The package's own environments are reached as
+Each family at three difficulties. The package's own environments are reached as
 ``popgym_original/<id>`` under the same ids.
 """
 
 from __future__ import annotations
 
 from ssmrl.envs.popgym._base import DIFFICULTIES
+from ssmrl.envs.popgym.labyrinth_escape import LabyrinthEscape
+from ssmrl.envs.popgym.labyrinth_explore import LabyrinthExplore
+from ssmrl.envs.popgym.multiarmed_bandit import MultiarmedBandit
+from ssmrl.envs.popgym.noisy_position_only_cartpole import NoisyPositionOnlyCartPole
+from ssmrl.envs.popgym.noisy_position_only_pendulum import NoisyPositionOnlyPendulum
 from ssmrl.envs.popgym.position_only_cartpole import PositionOnlyCartPole
+from ssmrl.envs.popgym.position_only_pendulum import PositionOnlyPendulum
 from ssmrl.envs.popgym.repeat_first import RepeatFirst
 from ssmrl.envs.popgym.repeat_previous import RepeatPrevious
+from ssmrl.envs.popgym.velocity_only_cartpole import VelocityOnlyCartPole
 
-__all__ = ["DIFFICULTIES", "FAMILIES", "PositionOnlyCartPole", "RepeatFirst", "RepeatPrevious"]
+__all__ = [
+    "DIFFICULTIES",
+    "FAMILIES",
+    "LabyrinthEscape",
+    "LabyrinthExplore",
+    "MultiarmedBandit",
+    "NoisyPositionOnlyCartPole",
+    "NoisyPositionOnlyPendulum",
+    "PositionOnlyCartPole",
+    "PositionOnlyPendulum",
+    "RepeatFirst",
+    "RepeatPrevious",
+    "VelocityOnlyCartPole",
+]
 
 FAMILIES = {
+    "labyrinth_escape": LabyrinthEscape,
+    "labyrinth_explore": LabyrinthExplore,
+    "multiarmed_bandit": MultiarmedBandit,
+    "noisy_position_only_cartpole": NoisyPositionOnlyCartPole,
+    "noisy_position_only_pendulum": NoisyPositionOnlyPendulum,
     "position_only_cartpole": PositionOnlyCartPole,
+    "position_only_pendulum": PositionOnlyPendulum,
     "repeat_first": RepeatFirst,
     "repeat_previous": RepeatPrevious,
+    "velocity_only_cartpole": VelocityOnlyCartPole,
 }
 """Canonical family name to class; ids are ``<family>_<difficulty>``."""
