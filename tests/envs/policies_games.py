@@ -14,6 +14,7 @@ import numpy as np
 import ssmrl.envs
 from ssmrl.envs.batching import select
 from ssmrl.envs.popgym import _cartpole, position_only_pendulum
+from tests.memory.cases import quick_jit
 
 Policy = namedtuple("Policy", "begin act")
 
@@ -25,7 +26,7 @@ def first_episodes(policy, id_, num_envs, steps, seed=0, **options):
     """
     venv = ssmrl.envs.make_vector(id_, num_envs, **options)
 
-    @jax.jit
+    @quick_jit
     def run(key):
         obs, state = venv.reset(key)
 

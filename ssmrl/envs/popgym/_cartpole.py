@@ -28,9 +28,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from ssmrl.envs.drawing import BLACK, GREY, ORANGE, canvas, gauges, paint, pixel_grid, rod
 from ssmrl.envs.environment import Leaf, Transition
 from ssmrl.envs.popgym._base import PopGymEnv
-from ssmrl.envs.popgym._drawing import BLACK, GREY, ORANGE, canvas, gauges, paint, pixel_grid, rod
 from ssmrl.envs.spaces import Discrete
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int, Int8, PRNGKeyArray, UInt8
 
+from ssmrl.envs.drawing import side_by_side
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.popgym._base import PopGymEnv
-from ssmrl.envs.popgym._drawing import side_by_side
 from ssmrl.envs.popgym._maze import WALL, entrances, hunt_and_kill
 from ssmrl.envs.spaces import Discrete, MultiDiscrete
 

@@ -21,9 +21,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, PRNGKeyArray, UInt8
 
+from ssmrl.envs.drawing import BLUE, GREEN, RED, canvas, paint, pixel_grid, side_by_side
 from ssmrl.envs.environment import Leaf, Transition
 from ssmrl.envs.popgym._base import PopGymEnv
-from ssmrl.envs.popgym._drawing import BLUE, GREEN, RED, canvas, paint, pixel_grid, side_by_side
 from ssmrl.envs.spaces import Discrete
 
 

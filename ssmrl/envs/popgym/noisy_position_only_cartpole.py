@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from flax import struct
 from jaxtyping import Array
 
+from ssmrl.envs.drawing import side_by_side
 from ssmrl.envs.popgym import _cartpole
 from ssmrl.envs.popgym._cartpole import draw, positions
-from ssmrl.envs.popgym._drawing import side_by_side
 from ssmrl.envs.popgym._noise import NoisyObservations
 from ssmrl.envs.popgym.position_only_cartpole import PositionOnlyCartPole
 

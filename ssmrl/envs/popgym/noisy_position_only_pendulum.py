@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
+from ssmrl.envs.drawing import side_by_side
 from ssmrl.envs.popgym import position_only_pendulum
-from ssmrl.envs.popgym._drawing import side_by_side
 from ssmrl.envs.popgym._noise import NoisyObservations
 from ssmrl.envs.popgym.position_only_pendulum import PositionOnlyPendulum, draw
 

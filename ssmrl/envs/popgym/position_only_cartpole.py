@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Array, Float
 
+from ssmrl.envs.drawing import side_by_side
 from ssmrl.envs.popgym._cartpole import (
     CartPole,
     EnvParams,
@@ -23,7 +24,6 @@ from ssmrl.envs.popgym._cartpole import (
     positions,
     velocities,
 )
-from ssmrl.envs.popgym._drawing import side_by_side
 from ssmrl.envs.spaces import Box
 
 

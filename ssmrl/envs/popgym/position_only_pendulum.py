@@ -31,9 +31,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from ssmrl.envs.environment import Leaf, Transition
-from ssmrl.envs.popgym._base import PopGymEnv
-from ssmrl.envs.popgym._drawing import (
+from ssmrl.envs.drawing import (
     BLACK,
     ORANGE,
     canvas,
@@ -43,6 +41,8 @@ from ssmrl.envs.popgym._drawing import (
     rod,
     side_by_side,
 )
+from ssmrl.envs.environment import Leaf, Transition
+from ssmrl.envs.popgym._base import PopGymEnv
 from ssmrl.envs.spaces import Box
 
 HALF_COST = 16.2736044 / 2

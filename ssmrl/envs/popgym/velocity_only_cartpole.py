@@ -18,6 +18,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from ssmrl.envs.drawing import side_by_side
+from ssmrl.envs.environment import Leaf
 from ssmrl.envs.popgym import _cartpole
 from ssmrl.envs.popgym._cartpole import (
     CartPole,
@@ -27,7 +29,6 @@ from ssmrl.envs.popgym._cartpole import (
     positions,
     velocities,
 )
-from ssmrl.envs.popgym._drawing import side_by_side
 from ssmrl.envs.spaces import Box
 
 
@@ -35,7 +36,7 @@ from ssmrl.envs.spaces import Box
 class EnvParams(_cartpole.EnvParams):
     """``positions_at_reset``: the first observation is of positions, as in the package."""
 
-    positions_at_reset: bool = struct.field(pytree_node=False, default=True)
+    positions_at_reset: Leaf = struct.field(pytree_node=False, default=True)
 
 
 class VelocityOnlyCartPole(CartPole[EnvParams]):
