@@ -114,6 +114,13 @@ def test_replacing_in_blocks_branches_under_vmap_and_draws_no_more_than_it_must(
     together = jax.jit(jax.vmap(jax.vmap(f)))(jnp.asarray(x))
     jax.effects_barrier()
     np.testing.assert_array_equal(together, np.where(x < 0, 10.0 * np.arange(9), x))
+    (loop,) = [
+        equation
+        for equation in jax.make_jaxpr(jax.vmap(jax.vmap(f)))(x).jaxpr.eqns
+        if equation.primitive.name == "while"
+    ]
+    # A batched predicate would have made the loop's counter one for each program.
+    assert loop.outvars[0].aval.shape == ()
     # Two turns, for the program with three marked entries; six programs each.
     assert len(drawn) == 2 * 6 and all(len(index) == 2 for index in drawn)
 

@@ -41,8 +41,7 @@ EXPLORED, _AGENT = 4, 5
 
 @struct.dataclass
 class EnvParams:
-    """A maze of ``maze_size`` columns and rows (and one more), played for at most
-    ``max_episode_length - 1`` steps."""
+    """Mazes of ``maze_size + 1`` rows and columns, ``max_episode_length - 1`` steps at most."""
 
     maze_size: int = struct.field(pytree_node=False, default=10)
     max_episode_length: Leaf = 1024

@@ -20,10 +20,17 @@ from ssmrl.envs.popgym.multiarmed_bandit import EnvState as BanditState
 from ssmrl.envs.popgym.position_only_pendulum import EnvState as PendulumState
 from ssmrl.envs.popgym.position_only_pendulum import wrap
 from tests.envs.test_popgym import bang_bang, few_and_many, record, replay, upstream
+from tests.memory.cases import quick_jit
 
 
 def ids(*families):
     return [f"{family}_{difficulty}" for family in families for difficulty in DIFFICULTIES]
+
+
+def easy_and_slow(table):
+    """The easy ids by default, the others, which differ in a parameter, in the slow tests."""
+    slow = pytest.mark.slow
+    return [pytest.param(id_, marks=() if id_.endswith("easy") else slow) for id_ in table]
 
 
 class Injected:
@@ -50,7 +57,7 @@ class Injected:
 @cache  # one compilation for all episodes
 def batched_step(id_):
     env, params = ssmrl.envs.make(f"popgym/{id_}")
-    return jax.jit(jax.vmap(lambda key, state, action: env.step_env(key, state, action, params)))
+    return quick_jit(jax.vmap(lambda key, state, action: env.step_env(key, state, action, params)))
 
 
 def assert_steps_agree(id_, episode, states, keys):
@@ -183,7 +190,9 @@ def test_first_states_of_the_pendulum():
     np.testing.assert_allclose(obs, np.stack([np.cos(angle), np.sin(angle)], 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("id_", ids("noisy_position_only_cartpole", "noisy_position_only_pendulum"))
+@pytest.mark.parametrize(
+    "id_", easy_and_slow(ids("noisy_position_only_cartpole", "noisy_position_only_pendulum"))
+)
 def test_noise_is_normal_at_reset_and_in_steps_and_clipped(id_):
     """Kolmogorov-Smirnov over 100,000 draws, p > 1e-4.
 
@@ -196,7 +205,7 @@ def test_noise_is_normal_at_reset_and_in_steps_and_clipped(id_):
     for entry in (noise.ravel(), (noise[:, 0] + noise[:, 1]) / np.sqrt(2)):
         assert stats.kstest(entry, stats.norm.cdf).pvalue > 1e-4
 
-    @jax.jit
+    @quick_jit
     @jax.vmap
     def reset_and_step(key):
         first, before = env.reset_env(key, params)
@@ -235,12 +244,11 @@ def test_payouts_are_uniform_and_paid_as_often_as_they_say():
 @pytest.mark.parametrize("positions_at_reset", [True, False])
 def test_velocity_only_shows_positions_at_reset_unless_told_not_to(positions_at_reset):
     options = {} if positions_at_reset else {"positions_at_reset": False}
-    venv = ssmrl.envs.make_vector("popgym/velocity_only_cartpole_easy", 64, **options)
-    obs, state = jax.jit(venv.reset)(jax.random.key(0))
-    shown = [0, 2] if positions_at_reset else [1, 3]
-    np.testing.assert_array_equal(obs, state.inner.env.physics[:, shown])
-    obs, state, *_ = jax.jit(venv.step)(state, jnp.zeros(64, jnp.int32))
-    np.testing.assert_array_equal(obs, state.inner.env.physics[:, [1, 3]])
+    env, params = ssmrl.envs.make("popgym/velocity_only_cartpole_easy", **options)
+    obs, state = quick_jit(lambda key: env.reset_env(key, params))(jax.random.key(0))
+    np.testing.assert_array_equal(obs, state.physics[0 if positions_at_reset else 1 :: 2])
+    obs, state, *_ = quick_jit(lambda s: env.step_env(jax.random.key(0), s, 1, params))(state)
+    np.testing.assert_array_equal(obs, state.physics[1::2])
     theirs = upstream("velocity_only_cartpole_easy")
     first, _ = theirs.reset(seed=0)
     np.testing.assert_allclose(first, np.array(theirs.state)[[0, 2]], atol=1e-7)

@@ -11,16 +11,11 @@ import ssmrl.envs
 from ssmrl.envs.adapters.popgym_original import FAMILIES, popgym_class
 from ssmrl.envs.popgym import DIFFICULTIES
 from tests.envs import policies_games as policies
+from tests.envs.popgym.test_control import easy_and_slow
 from tests.memory.cases import quick_jit
 
 IDS = [f"{family}_{difficulty}" for family in policies.POLICIES for difficulty in DIFFICULTIES]
 EASY_IDS = [id_ for id_ in IDS if id_.endswith("easy")]
-
-
-def easy_and_slow(table):
-    """The easy ids by default, the others in the slow tests."""
-    slow = pytest.mark.slow
-    return [pytest.param(id_, marks=() if id_.endswith("easy") else slow) for id_ in table]
 
 
 def num_steps(id_):

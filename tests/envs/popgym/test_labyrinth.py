@@ -18,6 +18,7 @@ from ssmrl.envs.popgym._labyrinth import observe as eager_observe
 from ssmrl.envs.popgym._maze import FREE, WALL, _geometric, entrances, hunt_and_kill
 from ssmrl.envs.popgym.labyrinth_explore import EnvState as ExploreState
 from tests.envs.test_popgym import few_and_many, record, replay, upstream
+from tests.memory.cases import quick_jit
 
 FAMILIES = ("labyrinth_escape", "labyrinth_explore")
 IDS = [f"{family}_{difficulty}" for family in FAMILIES for difficulty in DIFFICULTIES]
@@ -102,7 +103,7 @@ def first_state(id_, maze, position):
 @pytest.mark.parametrize("id_", IDS)
 def test_labyrinths_agree_with_upstream_over_whole_episodes(id_, episodes):
     env, params = ssmrl.envs.make(f"popgym/{id_}")
-    run = jax.jit(partial(replay, env, params))
+    run = quick_jit(partial(replay, env, params))
     ends = Counter()
     for seed in range(episodes):
         random.seed(seed)  # mazelib's generator; the package does not pass the seed on
@@ -124,11 +125,9 @@ def test_labyrinths_agree_with_upstream_over_whole_episodes(id_, episodes):
     assert ends[True, False] > episodes / 2 and ends[False, True] > 0
 
 
-@pytest.mark.parametrize("num_cells", [3, 5])
-def test_mazes_are_trees_that_leave_out_few_cells(num_cells):
-    """Free squares connected without loops, walls around; without access as often as mazelib's."""
-    keys = jax.random.split(jax.random.key(0), 200)
-    mazes = np.asarray(jax.jit(jax.vmap(lambda key: hunt_and_kill(key, num_cells)))(keys))
+def test_mazes_are_trees_that_leave_out_few_cells():
+    """Free squares connected without loops, walls around."""
+    mazes = our_mazes(5, 200)
     assert set(np.unique(mazes)) == {FREE, WALL} and mazes.dtype == np.int8
     for maze in mazes:
         cells = maze[1::2, 1::2] == FREE
@@ -150,7 +149,7 @@ def mazelib_mazes(num_cells, count, hunt_order="random"):
 
 
 def our_mazes(num_cells, count):
-    draw = jax.jit(jax.vmap(lambda key: hunt_and_kill(key, num_cells)))
+    draw = quick_jit(jax.vmap(lambda key: hunt_and_kill(key, num_cells)))
     return np.asarray(draw(jax.random.split(jax.random.key(1), count)))
 
 
@@ -241,7 +240,7 @@ def test_entrances_are_opposite_and_uniform():
 def test_an_episode_begins_at_an_entrance(family):
     env, params = ssmrl.envs.make(f"popgym/{family}_easy")
     keys = jax.random.split(jax.random.key(3), 100)
-    obs, state = jax.jit(jax.vmap(env.reset_env, (0, None)))(keys, params)
+    obs, state = quick_jit(jax.vmap(env.reset_env, (0, None)))(keys, params)
     mazes, positions = np.asarray(state.maze), np.asarray(state.position)
     assert (mazes[np.arange(100), *positions.T] == START).all()
     assert ((mazes == START).sum((1, 2)) == 1).all() and (np.asarray(obs)[:, 9] == 4).all()
