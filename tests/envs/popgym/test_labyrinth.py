@@ -199,13 +199,13 @@ def statistics(mazes):
 def test_published_mazes_are_drawn_as_mazelib_draws_them(num_cells):
     """Dead ends, ways from corner to corner, cells left out: χ² tests, each p > 1e-4.
 
-    Power: hunting in mazelib's other order changes the dead ends, with p < 1e-12 at this size.
+    Power: hunting in mazelib's other order changes the dead ends, with p < 1e-6 at this size.
     """
     ours, theirs = our_mazes(num_cells, 4000), mazelib_mazes(num_cells, 2000)
     other = mazelib_mazes(num_cells, 2000, "serpentine")
     for mine, yours in zip(statistics(ours), statistics(theirs), strict=True):
         assert two_sample_p(mine, yours) > 1e-4
-    assert two_sample_p(statistics(ours)[0], statistics(other)[0]) < 1e-12
+    assert two_sample_p(statistics(ours)[0], statistics(other)[0]) < 1e-6
 
 
 def test_waiting_times_are_geometric():
