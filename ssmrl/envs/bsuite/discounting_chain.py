@@ -72,6 +72,7 @@ class DiscountingChain(Environment[EnvState, EnvParams]):
         state = EnvState(context, state.time + 1)
         amount = jnp.where(context == params.mapping_seed % len(REWARD_TIMES), 1.1, 1.0)
         reward = jnp.where(state.time == jnp.asarray(REWARD_TIMES)[context], amount, 0.0)
+        reward = reward.astype(jnp.float32)
         is_last = state.time >= EPISODE_LENGTH
         return observe(state), state, reward, is_last, jnp.zeros_like(is_last), {}
 

@@ -91,7 +91,7 @@ class MemoryChain(Environment[EnvState, EnvParams]):
         obs = self.observe(state, params)  # before the step, as in the package
         is_last = state.time >= params.memory_length
         is_right = jnp.asarray(action == state.context[state.query])
-        reward = jnp.where(is_last, jnp.where(is_right, 1.0, -1.0), 0.0)
+        reward = jnp.where(is_last, jnp.where(is_right, 1.0, -1.0), 0.0).astype(jnp.float32)
         info = {"regret": jnp.where(is_last & ~is_right, jnp.float32(2.0), jnp.float32(0.0))}
         state = EnvState(state.context, state.query, state.time + 1)
         return obs, state, reward, is_last, jnp.zeros_like(is_last), info

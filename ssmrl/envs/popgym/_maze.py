@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8, PRNGKeyArray
 from ssmrl.envs.environment import Leaf
 
 FREE, WALL = 0, 1
-_DIRECTIONS = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
+_DIRECTIONS = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]], np.int32)
 """Rows and columns of a step up, down, left, right."""
 
 
@@ -41,10 +41,10 @@ def hunt_and_kill(key: PRNGKeyArray, num_cells: int) -> Int8[Array, "H W"]:
     """
     size = 2 * num_cells + 1
     key_cell, key_turns = jax.random.split(key)
-    cell = jax.random.randint(key_cell, (2,), 0, num_cells)
+    cell = jax.random.randint(key_cell, (2,), 0, num_cells, jnp.int32)
     grid = jnp.full((size, size), WALL, jnp.int8).at[*(2 * cell + 1)].set(FREE)
     # The last index: which open end, how many draws it took, which neighbour.
-    uniform = jax.random.uniform(key_turns, (num_cells**2 - 1, 3))
+    uniform = jax.random.uniform(key_turns, (num_cells**2 - 1, 3), jnp.float32)
     carry = (grid, cell, jnp.float32(size**2))
     return jax.lax.scan(_open_one_passage, carry, uniform)[0][0]
 
@@ -61,9 +61,10 @@ def _open_one_passage(carry: tuple[Leaf, Leaf, Leaf], uniform: Float[Array, "3"]
     unvisited_neighbours = _unvisited_neighbours(visited)
     open_ends = visited & unvisited_neighbours.any(axis=0)
     is_stuck = ~open_ends[*cell]
-    num_open = open_ends.sum()
-    draws = draws - jnp.where(is_stuck, _geometric(uniform[1], num_open / open_ends.size), 0.0)
-    hunted = jnp.stack(jnp.unravel_index(_pick(open_ends.ravel(), uniform[0]), open_ends.shape))
+    num_open = open_ends.sum(dtype=jnp.int32)
+    waiting = _geometric(uniform[1], num_open.astype(jnp.float32) / open_ends.size)
+    draws = draws - jnp.where(is_stuck, waiting, 0.0)
+    hunted = jnp.stack(jnp.divmod(_pick(open_ends.ravel(), uniform[0]), open_ends.shape[1]))
     begin = jnp.where(is_stuck, hunted, cell)
     step = jnp.asarray(_DIRECTIONS)[_pick(unvisited_neighbours[:, *begin], uniform[2])]
     # Once all draws are used up, or all cells visited, nothing is opened any more.
@@ -83,10 +84,10 @@ def _unvisited_neighbours(visited: Bool[Array, "n n"]) -> Bool[Array, "4 n n"]:
 
 def _pick(mask: Bool[Array, "N"], uniform: Array) -> Int[Array, ""]:
     """The index of one of the True entries, each as likely; 0 if there is none."""
-    count = mask.sum()
+    count = mask.sum(dtype=jnp.int32)
     # A uniform close to 1 can round up to count.
     rank = jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
-    return jnp.argmax(jnp.cumsum(mask) > rank)
+    return jnp.argmax(jnp.cumsum(mask) > rank).astype(jnp.int32)
 
 
 def _geometric(uniform: Array, probability: Array) -> Float[Array, ""]:
@@ -101,9 +102,9 @@ def entrances(key: PRNGKeyArray, num_cells: int) -> tuple[Int[Array, "2"], Int[A
     The side of the first is uniform among four, and so is each place among those of its side.
     """
     key_side, key_places = jax.random.split(key)
-    side = jax.random.randint(key_side, (), 0, 4)
-    along = 2 * jax.random.randint(key_places, (2,), 0, num_cells) + 1
+    side = jax.random.randint(key_side, (), 0, 4, jnp.int32)
+    along = 2 * jax.random.randint(key_places, (2,), 0, num_cells, jnp.int32) + 1
     last = 2 * num_cells
-    across = jnp.where(side % 2 == 0, jnp.array([0, last]), jnp.array([last, 0]))
+    across = jnp.where(side % 2 == 0, jnp.array([0, last]), jnp.array([last, 0])).astype(jnp.int32)
     start, end = jnp.where(side < 2, jnp.stack([across, along]), jnp.stack([along, across])).T
     return start, end

@@ -9,6 +9,8 @@ import pytest
 
 import ssmrl.envs
 from ssmrl.envs.adapters.popgym_original import FAMILIES, popgym_class
+from ssmrl.envs.batching import strip_weak_types
+from ssmrl.envs.bsuite import EXPERIMENTS
 from ssmrl.envs.popgym import DIFFICULTIES
 from tests.envs import policies_games as policies
 from tests.envs.popgym.test_control import easy_and_slow
@@ -162,6 +164,26 @@ def test_a_policy_with_a_memory_solves_it(id_):
     returns, _ = policies.first_episodes(policy, f"popgym/{id_}", 64, steps)
     assert returns.mean() >= SOLVED[id_] - 1e-4
     assert returns.max() <= 1 + 1e-4
+
+
+NAMES = [f"popgym/{id_}" for id_ in EASY_IDS] + [f"bsuite/{id_}" for id_ in EXPERIMENTS]
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_states_keep_their_types(name, x64):
+    """What a scan carries; rewards are float32 whatever the default float."""
+
+    def reset_and_step(key):
+        env, params = ssmrl.envs.make(name)
+        first = strip_weak_types(env.reset_env(key, params))
+        action = env.action_space(params).sample(key)
+        obs, state, reward, *_ = strip_weak_types(env.step_env(key, first[1], action, params))
+        return first, (obs, state), reward
+
+    with jax.enable_x64(x64):
+        first, second, reward = jax.eval_shape(reset_and_step, jax.random.key(0))
+    assert first == second and reward.dtype == jnp.float32
 
 
 def test_parameters():
