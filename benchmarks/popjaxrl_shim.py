@@ -109,3 +109,6 @@ class _OldEnvironment:
         fresh = self.reset_env(reset_key, params)
         obs, state = jax.tree.map(partial(jnp.where, done), fresh, (obs, state))
         return obs, state, reward, done, info
+
+    def discount(self, state, params):
+        return jax.lax.select(self.is_terminal(state, params), 0.0, 1.0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import numbers
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -117,9 +118,25 @@ class Environment(abc.ABC, Generic[State, Params]):
         """The default parameters with some fields replaced.
 
         Raises:
-            ValueError: for a field that does not exist, naming the near match.
+            ValueError: for a field that does not exist, naming the near match; for one that must be
+                an integer and is not; for values that make no game (see :meth:`check_params`).
         """
-        return replace_fields(self.name, self.default_params, overrides)
+        for field, value in overrides.items():
+            if type(getattr(self.default_params, field, None)) is int:
+                if not is_integer(value):
+                    raise ValueError(f"{self.name} needs an integer {field}, got {value!r}")
+                overrides[field] = int(value)
+        params = replace_fields(self.name, self.default_params, overrides)
+        self.check_params(params)
+        return params
+
+    def check_params(self, params: Params) -> None:
+        """Raise a ValueError that says what is needed if ``params`` make no game."""
+
+
+def is_integer(value: Any) -> bool:
+    """Whether ``value`` is an integer, numpy's included, and no truth value."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def replace_fields(name: str, params: Any, overrides: dict[str, Any]) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ssmrl.envs import popgym
+from ssmrl.envs import bsuite, popgym
 from ssmrl.envs.adapters import brax, gymnasium, gymnax, popgym_original
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.registry import register, register_suite
@@ -15,6 +16,7 @@ def register_all() -> None:
     """Register every suite; called once, on import."""
     _register_popgym()
     _register_popgym_original()
+    _register_bsuite()
     for id_, gymnax_id in gymnax.ENVIRONMENTS.items():
         factory = partial(gymnax.make_gymnax, gymnax_id)
         register(f"gymnax/{id_}", factory, aliases=(f"gymnax/{gymnax_id}",))
@@ -41,3 +43,15 @@ def _register_popgym_original() -> None:
                 popgym_original.make_popgym_original, f"{name}{difficulty.capitalize()}"
             )
             register(f"popgym_original/{family}_{difficulty}", factory, is_host=True)
+
+
+def _register_bsuite() -> None:
+    for id_, experiment in bsuite.EXPERIMENTS.items():
+        register(f"bsuite/{id_}", partial(_make_bsuite, experiment.make))
+        for number, setting in enumerate(experiment.settings):
+            register(f"bsuite/{id_}/{number}", partial(_make_bsuite, experiment.make, **setting))
+
+
+def _make_bsuite(make: Callable[[], Environment], **options: Any) -> tuple[Environment, Any]:
+    env = make()
+    return env, env.make_params(**options)

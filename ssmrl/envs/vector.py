@@ -9,6 +9,7 @@ observation where the episode ended; what it ended with is in ``info["final_obse
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
-from ssmrl.envs.batching import any_across_batch, select, strip_weak_types
+from ssmrl.envs.batching import any_across_batch, replace_in_blocks, strip_weak_types
 from ssmrl.envs.environment import Environment, Leaf
 from ssmrl.envs.spaces import Space
 
@@ -87,9 +88,23 @@ def check_num_envs(num_envs: int) -> int:
     Raises:
         ValueError: unless it is a positive integer.
     """
-    if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-        raise ValueError(f"num_envs must be a positive integer, got {num_envs!r}")
-    return int(num_envs)
+    return check_positive("num_envs", num_envs)
+
+
+def check_positive(name: str, value: int) -> int:
+    """``value``, of the argument ``name``.
+
+    Raises:
+        ValueError: unless it is a positive integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return int(value)
+
+
+RESET_BLOCKS = {"cpu": 8, "default": 1024}
+"""Environments that are reset at a time, by platform. A processor pays for each of them, so that
+few idle ones may be in a block; an accelerator pays for the number of blocks."""
 
 
 @struct.dataclass
@@ -102,28 +117,42 @@ class VectorState:
 
 
 class JaxVectorEnv(VectorEnv):
-    """A JAX environment, vmapped, that draws new episodes only in steps in which one ended.
+    """A JAX environment, vmapped, that draws new episodes only where one ended.
 
-    gymnax draws a new episode for every environment at every step and mostly throws it away. Here a
-    ``lax.cond`` guards the draw, on a predicate that stays unbatched when the agent is vmapped over
-    seeds (:func:`ssmrl.envs.any_across_batch`).
+    gymnax draws a new episode for every environment at every step and mostly throws it away. Here
+    those that ended are gathered into blocks of a fixed size, and only as many blocks are drawn as
+    it takes, most often none (:func:`ssmrl.envs.batching.replace_in_blocks`). What is drawn does
+    not depend on the block: environment ``i`` resets from its own key and clock.
 
     Args:
         env: the environment.
         params: its parameters, None for the default ones.
         num_envs: how many.
+        name: canonical name; the environment's own if left out.
+        reset_block: how many environments are reset at a time. None: :data:`RESET_BLOCKS`.
 
     Raises:
-        ValueError: if ``num_envs`` is not a positive integer.
+        ValueError: if ``num_envs`` or ``reset_block`` is not a positive integer.
     """
 
-    def __init__(self, env: Environment, params: Any, num_envs: int, *, name: str | None = None):
+    def __init__(
+        self,
+        env: Environment,
+        params: Any,
+        num_envs: int,
+        *,
+        name: str | None = None,
+        reset_block: int | None = None,
+    ):
         self.env = env
         self.params = env.default_params if params is None else params
         self.num_envs = check_num_envs(num_envs)
         self.name = name or env.name
         self.observation_space = env.observation_space(self.params)
         self.action_space = env.action_space(self.params)
+        if reset_block is not None:
+            check_positive("reset_block", reset_block)
+        self.reset_block = reset_block
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, VectorState]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.num_envs))
@@ -143,15 +172,29 @@ class JaxVectorEnv(VectorEnv):
         final_obs, env_state, reward, terminated, truncated, info = strip_weak_types(transition)
         done = terminated | truncated
 
-        def begin_episodes() -> tuple[Any, Any]:
-            return select(done, self._reset_envs(state.key, time), (final_obs, env_state))
-
         obs, env_state = jax.lax.cond(
-            any_across_batch(done), begin_episodes, lambda: (final_obs, env_state)
+            any_across_batch(done),
+            lambda: self._begin_episodes(done, state.key, time, (final_obs, env_state)),
+            lambda: (final_obs, env_state),
         )
         state = VectorState(env=env_state, key=state.key, time=time)
         info = {**info, "final_observation": final_obs}
         return obs, state, reward.astype(jnp.float32), terminated, truncated, info
+
+    def _begin_episodes(self, done: Array, keys: Array, time: Array, old: Any) -> tuple[Any, Any]:
+        """``old``, observations and states, with new episodes where ``done``."""
+
+        def draw(index: Array) -> tuple[Any, Any]:
+            return self._reset_envs(keys[index], time[index])
+
+        def in_blocks_of(block_size: int) -> Callable[[Any], Any]:
+            return lambda old: replace_in_blocks(done, draw, old, block_size)
+
+        if self.reset_block is not None or self.num_envs <= min(RESET_BLOCKS.values()):
+            return in_blocks_of(self.reset_block or self.num_envs)(old)
+        # Only the branch of the platform that the program is for gets compiled.
+        branches = {platform: in_blocks_of(size) for platform, size in RESET_BLOCKS.items()}
+        return jax.lax.platform_dependent(old, **branches)
 
     def _reset_envs(self, keys: Array, time: UInt32[Array, "B"]) -> tuple[Any, Any]:
         keys = jax.vmap(jax.random.fold_in)(keys, 2 * time)

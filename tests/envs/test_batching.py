@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssmrl.envs import any_across_batch
-from ssmrl.envs.batching import select, strip_weak_types
+from ssmrl.envs.batching import replace_in_blocks, select, strip_weak_types
 
 
 def primitives(jaxpr):
@@ -76,6 +76,59 @@ def test_select_broadcasts_the_mask_over_every_leaf():
     out = select(jnp.array([True, False]), a, b)
     np.testing.assert_array_equal(out["x"], [[1, 1, 1], [0, 0, 0]])
     assert out["k"][0] == a["k"][0] and out["k"][1] == b["k"][1]
+
+
+def in_blocks(block_size):
+    """Replaces entry i of x by 10 i, and its typed key by key i, where x is negative."""
+
+    def replace(x, key):
+        draw = lambda index: (10.0 * index, jax.vmap(jax.random.key)(index))  # noqa: E731
+        return replace_in_blocks(x < 0, draw, (x, key), block_size)
+
+    return replace
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 4, 7, 50])
+@pytest.mark.parametrize("marked", [[], [6], [0, 2, 3], [1, 2, 3, 4, 5], range(7)])
+def test_replaced_in_blocks_is_replaced_at_once(block_size, marked):
+    x = np.arange(1.0, 8.0, dtype=np.float32)
+    x[list(marked)] *= -1
+    keys = jax.random.split(jax.random.key(9), 7)
+    values, new_keys = jax.jit(in_blocks(block_size))(jnp.asarray(x), keys)
+    np.testing.assert_array_equal(values, np.where(x < 0, 10.0 * np.arange(7), x))
+    expected = select(jnp.asarray(x < 0), jax.vmap(jax.random.key)(jnp.arange(7)), keys)
+    assert (new_keys == expected).all()
+
+
+def test_replacing_in_blocks_branches_under_vmap_and_draws_no_more_than_it_must():
+    drawn = []
+
+    def draw(index):
+        jax.debug.callback(drawn.append, index)
+        return 10.0 * index
+
+    f = lambda x: replace_in_blocks(x < 0, draw, x, 2)  # noqa: E731
+    x = np.ones((2, 3, 9), np.float32)
+    x[0, 1, [4, 7, 8]] = -1
+    x[1, 2, 0] = -1
+    together = jax.jit(jax.vmap(jax.vmap(f)))(jnp.asarray(x))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(together, np.where(x < 0, 10.0 * np.arange(9), x))
+    (loop,) = [
+        equation
+        for equation in jax.make_jaxpr(jax.vmap(jax.vmap(f)))(x).jaxpr.eqns
+        if equation.primitive.name == "while"
+    ]
+    # A batched predicate would have made the loop's counter one for each program.
+    assert loop.outvars[0].aval.shape == ()
+    # Two turns, for the program with three marked entries; six programs each.
+    assert len(drawn) == 2 * 6 and all(len(index) == 2 for index in drawn)
+
+
+def test_gradients_pass_the_entries_that_are_kept():
+    f = lambda x: (replace_in_blocks(x < 0, lambda i: 10.0 * i, x, 2) ** 2).sum()  # noqa: E731
+    x = jnp.array([1.0, -2.0, 3.0, -4.0, -5.0])
+    np.testing.assert_array_equal(jax.jit(jax.grad(f))(x), [2.0, 0.0, 6.0, 0.0, 0.0])
 
 
 def test_strip_weak_types():

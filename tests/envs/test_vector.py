@@ -141,6 +141,43 @@ def test_an_environments_episodes_do_not_depend_on_how_many_there_are():
         assert (np.asarray(other[1][0]) != np.asarray(few[1][0])).any()
 
 
+@pytest.mark.parametrize("block", [1, 3, 32])
+def test_episodes_do_not_depend_on_how_many_are_drawn_at_a_time(block):
+    """Nor does their number: 32 is what whole batches, drawn at once, would be."""
+    env, params = ssmrl.envs.make("popgym/position_only_cartpole_easy")
+    actions = np.random.default_rng(0).integers(0, 2, (60, 12))
+    blocks = play(JaxVectorEnv(env, params, 12, reset_block=block), actions)
+    default = play(JaxVectorEnv(env, params, 12), actions)
+    done = blocks[1][2]
+    assert done.sum() > 12 and (np.asarray(done).sum(axis=1) > 1).any()
+    for a, b in zip(jax.tree.leaves(blocks), jax.tree.leaves(default), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_gradients_pass_through_auto_resets():
+    """A loop of unknown length has no reverse mode; what is differentiated must avoid it."""
+
+    class Leaky(Counting):
+        """The reward is the observation, which is the sum of the actions so far."""
+
+        def reset_env(self, key, params):
+            return super().reset_env(key, params)[0][:1], jnp.zeros(2)
+
+        def step_env(self, key, state, action, params):
+            state = state + jnp.stack([action[0], 1.0])
+            return state[:1], state, state[0], state[1] >= 3, False, {}
+
+    venv = JaxVectorEnv(Leaky(continuous=True), None, 20, reset_block=4)
+
+    def total(actions):
+        body = lambda state, action: venv.step(state, action)[1:3]  # noqa: E731
+        return jax.lax.scan(body, venv.reset(jax.random.key(0))[1], actions)[1].sum()
+
+    gradient = jax.jit(jax.grad(total))(jnp.ones((6, 20, 2)))
+    # An action counts in its own step and in those that follow until the third.
+    np.testing.assert_array_equal(gradient[..., 0], np.tile([[3], [2], [1]] * 2, (1, 20)))
+
+
 def popgym(id_):
     return lambda n: ssmrl.envs.make_vector(f"popgym/{id_}", n)
 
@@ -231,6 +268,12 @@ def test_gymnax_style_loop():
 def test_impossible_numbers_of_environments(num_envs):
     with pytest.raises(ValueError, match="num_envs must be a positive integer"):
         ssmrl.envs.make_vector("popgym/repeat_first_easy", num_envs)
+
+
+@pytest.mark.parametrize("block", [0, -4, True])
+def test_impossible_blocks(block):
+    with pytest.raises(ValueError, match="reset_block must be a positive integer"):
+        JaxVectorEnv(Counting(), None, 3, reset_block=block)
 
 
 def test_wrappers_are_in_order_and_pass_on_what_they_are():

@@ -1,16 +1,6 @@
 """PositionOnlyCartPole: balance a pole on a cart, seeing positions but no velocities.
 
-Every step pays ``1 / max_episode_length``, the one that drops the pole included. The episode
-terminates when the cart leaves ±2.4 m or the pole ±12°, and is truncated after
-``max_episode_length`` steps (both can happen at once).
-
-Equations of motion: Barto, Sutton & Anderson (1983) without friction, in the corrected form of
-Florian (2007), integrated by Euler's explicit method, as gymnasium's CartPole does. With the cart's
-mass m_c, the pole's mass m_p and half-length l, force F and M = m_c + m_p:
-
-    s = (F + m_p l θ̇² sin θ) / M
-    θ̈ = (g sin θ - cos θ · s) / (l (4/3 - m_p cos² θ / M))
-    ẍ = s - m_p l θ̈ cos θ / M
+Physics, rewards and ends of episodes: :mod:`ssmrl.envs.popgym._cartpole`.
 
 Source: Morad et al., POPGym: Benchmarking Partially Observable Reinforcement Learning (ICLR 2023);
 the rules are those of the ``popgym`` package.
@@ -18,124 +8,46 @@ the rules are those of the ``popgym`` package.
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float
 
-from ssmrl.envs.environment import Leaf, Transition
-from ssmrl.envs.popgym._base import PopGymEnv
-from ssmrl.envs.spaces import Box, Discrete
-
-
-@struct.dataclass
-class EnvParams:
-    """Numbers in SI units; angles in radians, ``length`` is half the pole's."""
-
-    max_episode_length: Leaf = 200
-    gravity: Leaf = 9.8
-    cart_mass: Leaf = 1.0
-    pole_mass: Leaf = 0.1
-    length: Leaf = 0.5
-    force: Leaf = 10.0
-    seconds_per_step: Leaf = 0.02
-    x_threshold: Leaf = 2.4
-    theta_threshold: Leaf = 12 * 2 * math.pi / 360
+from ssmrl.envs.drawing import side_by_side
+from ssmrl.envs.popgym._cartpole import (
+    CartPole,
+    EnvParams,
+    EnvState,
+    draw,
+    draw_velocities,
+    positions,
+    velocities,
+)
+from ssmrl.envs.spaces import Box
 
 
-@struct.dataclass
-class EnvState:
-    """``physics`` is [x, ẋ, θ, θ̇] in JAX's default float: under x64 float64, as upstream."""
-
-    physics: Leaf
-    time: Leaf
-
-
-class PositionOnlyCartPole(PopGymEnv[EnvState, EnvParams]):
+class PositionOnlyCartPole(CartPole[EnvParams]):
     """Observation: ``[x, θ]`` (m, rad), float32. Action: push left (0) or right (1).
 
     200 steps (easy), 400 (medium) or 600 (hard).
     """
 
-    PARAMS: ClassVar[dict[str, EnvParams]] = {
+    PARAMS: ClassVar[Mapping[str, EnvParams]] = {
         "easy": EnvParams(max_episode_length=200),
         "medium": EnvParams(max_episode_length=400),
         "hard": EnvParams(max_episode_length=600),
     }
-
-    def check_params(self, params: EnvParams) -> None:
-        if params.max_episode_length < 1:
-            raise ValueError(f"{self.name} needs at least one step an episode, got {params}")
 
     def observation_space(self, params: EnvParams) -> Box:
         # Twice the thresholds, so that the observation that ends an episode is inside.
         high = 2 * np.array([params.x_threshold, params.theta_threshold], np.float32)
         return Box(-high, high, (2,), np.float32)
 
-    def action_space(self, params: EnvParams) -> Discrete:
-        return Discrete(2)
-
-    def reset_env(self, key: PRNGKeyArray, params: EnvParams) -> tuple[Array, EnvState]:
-        physics = jax.random.uniform(key, (4,), jnp.result_type(float), -0.05, 0.05)
-        return observe(physics), EnvState(physics=physics, time=jnp.int32(0))
-
-    def step_env(
-        self, key: PRNGKeyArray, state: EnvState, action: Any, params: EnvParams
-    ) -> Transition:
-        physics = integrate(state.physics, action, params)
-        time = state.time + 1
-        fallen = (jnp.abs(physics[0]) > params.x_threshold) | (
-            jnp.abs(physics[2]) > params.theta_threshold
-        )
-        reward = jnp.asarray(1.0 / params.max_episode_length, jnp.float32)
-        truncated = time >= params.max_episode_length
-        return observe(physics), EnvState(physics, time), reward, fallen, truncated, {}
+    def observe(self, physics: Float[Array, "4"], params: EnvParams) -> Float[Array, "2"]:
+        return positions(physics)
 
     def render(self, state: EnvState, params: EnvParams) -> Array:
-        """The cart on its track, the ends of which are where the episode ends."""
-        return draw(state.physics[0], state.physics[2], params)
-
-
-def observe(physics: Float[Array, "4"]) -> Float[Array, "2"]:
-    """``[x, θ]`` of ``[x, ẋ, θ, θ̇]``, in float32."""
-    return jnp.stack([physics[0], physics[2]]).astype(jnp.float32)
-
-
-def integrate(physics: Float[Array, "4"], action: Any, params: EnvParams) -> Float[Array, "4"]:
-    """``[x, ẋ, θ, θ̇]`` one step of ``seconds_per_step`` later."""
-    _, x_dot, theta, theta_dot = physics
-    mass = params.cart_mass + params.pole_mass
-    moment = params.pole_mass * params.length
-    sin, cos = jnp.sin(theta), jnp.cos(theta)
-    force = jnp.where(action == 1, params.force, -params.force).astype(physics.dtype)
-    shared = (force + moment * theta_dot**2 * sin) / mass
-    theta_acc = (params.gravity * sin - cos * shared) / (
-        params.length * (4.0 / 3.0 - params.pole_mass * cos**2 / mass)
-    )
-    x_acc = shared - moment * theta_acc * cos / mass
-    return physics + params.seconds_per_step * jnp.stack([x_dot, x_acc, theta_dot, theta_acc])
-
-
-def draw(x: Array, theta: Array, params: EnvParams) -> UInt8[Array, "64 128 3"]:
-    """Cart and pole as a picture: 128 pixels are as wide as the track and a little more."""
-    height, width, ground = 64, 128, 48.0
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
-    scale = 0.45 * width / params.x_threshold
-    cart = width / 2 + x * scale
-    on_cart = (jnp.abs(columns - cart) < 8) & (jnp.abs(rows - ground) < 4)
-    # Distance from each pixel to the pole, a segment from the cart's top.
-    length = 2 * params.length * scale
-    along_x, along_y = jnp.sin(theta), -jnp.cos(theta)
-    dx, dy = columns - cart, rows - (ground - 4)
-    along = jnp.clip(dx * along_x + dy * along_y, 0, length)
-    on_pole = (dx - along * along_x) ** 2 + (dy - along * along_y) ** 2 < 1.5**2
-    edge = params.x_threshold * scale
-    on_track = (np.abs(rows - ground - 5) < 1) & (np.abs(columns - width / 2) < edge)
-    picture = jnp.full((height, width, 3), 255, jnp.uint8)
-    for where, colour in ((on_track, 140), (on_cart, 30)):
-        picture = jnp.where(where[..., None], jnp.uint8(colour), picture)
-    return jnp.where(on_pole[..., None], jnp.asarray([200, 120, 60], jnp.uint8), picture)
+        """The cart, which is what the agent sees, beside gauges of the velocities."""
+        view = draw(positions(state.physics), params)
+        return side_by_side(view, draw_velocities(velocities(state.physics)))
