@@ -4,50 +4,14 @@ A policy is a pair: ``begin(obs)`` gives the memory at an episode's first observ
 obs, key)`` the memory after it and the action. Both are for one environment.
 """
 
-from collections import namedtuple
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import ssmrl.envs
-from ssmrl.envs.batching import select
 from ssmrl.envs.popgym import _cartpole, position_only_pendulum
-from tests.memory.cases import quick_jit
-
-Policy = namedtuple("Policy", "begin act")
-
-
-def first_episodes(policy, id_, num_envs, steps, seed=0, **options):
-    """Returns and lengths f32, i32 ``[num_envs]`` of each environment's first episode.
-
-    The first alone, so that short episodes do not count more often than long ones.
-    """
-    venv = ssmrl.envs.make_vector(id_, num_envs, **options)
-
-    @quick_jit
-    def run(key):
-        obs, state = venv.reset(key)
-
-        def body(carry, key):
-            obs, state, memory, over, total, length = carry
-            memory, action = jax.vmap(policy.act)(memory, obs, jax.random.split(key, num_envs))
-            obs, state, _, _, _, info = venv.step(state, action)
-            episode = info["episode"]
-            memory = select(episode["done"], jax.vmap(policy.begin)(obs), memory)
-            now = episode["done"] & ~over
-            total = jnp.where(now, episode["return"], total)
-            length = jnp.where(now, episode["length"], length)
-            return (obs, state, memory, over | now, total, length), None
-
-        zeros = jnp.zeros(num_envs)
-        carry = (obs, state, jax.vmap(policy.begin)(obs), zeros > 0, zeros, zeros.astype(jnp.int32))
-        return jax.lax.scan(body, carry, jax.random.split(jax.random.fold_in(key, 1), steps))[0][3:]
-
-    over, total, length = jax.device_get(run(jax.random.key(seed)))
-    assert over.all()
-    return total, length
+from tests.envs.policies_cards import Policy
 
 
 def random(space):

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from ssmrl.memory import list_memories, make_memory
-from tests.memory.cases import SMALL, every_memory
+from tests.memory.cases import SMALL, every_memory_in_time
 
 SYMBOLS, LENGTH, LAG = 4, 12, 3
 BATCH, STEPS, TESTED = 32, 1500, 4096
@@ -25,11 +25,39 @@ LATEST_START = LENGTH - 1 - LAG  # the last step has an answer in both tasks
 CHANCE = 1 / SYMBOLS
 FIVE_SIGMA = 5 * np.sqrt(CHANCE * (1 - CHANCE) / TESTED)
 
-# Accuracies (first, lagged) that a memory must reach. Over ten seeds both had at least 0.999.
+# Accuracies (first, lagged) that a memory must reach; chance is 0.25. Below the worst of three
+# seeds (ten for gru and s5) by a margin. Sums over the episode without positions or strong decays
+# are good at the first and poor at the lag, as theory has it; small states (ffm, shm) hold little.
+SURE = (0.99, 0.99)
 FLOORS = {
-    "gru": (0.99, 0.99),
-    "s5": (0.99, 0.99),
+    "aaren": (0.99, 0.38),
+    "deltanet": SURE,
+    "dss": (0.99, 0.95),
+    "ffm": (0.6, 0.42),
+    "frame_stack": None,  # three frames: the lag is one more
+    "gated_deltanet": SURE,
+    "gateloop": (0.7, 0.75),
+    "gla": (0.95, 0.45),
+    "gru": SURE,
+    "hgrn2": (0.95, 0.75),
+    "linear_attention": (0.95, 0.42),
+    "lmu": (0.7, 0.9),
+    "longhorn": SURE,
+    "lru": SURE,
+    "lstm": SURE,
+    "mamba": SURE,
+    "mamba2": SURE,
+    "mingru": (0.95, 0.8),
+    "minlstm": (0.95, 0.8),
+    "mlstm": (0.95, 0.42),
     "none": None,  # and this one must stay at chance
+    "retnet": (0.95, 0.7),
+    "rglru": SURE,
+    "s4": (0.99, 0.98),
+    "s4d": (0.99, 0.98),
+    "s5": SURE,
+    "shm": (0.42, 0.38),
+    "transformer": (0.35, 0.99),  # a window of four
 }
 
 
@@ -88,9 +116,11 @@ def accuracies_after_training(model, key):
     return correct[-1].mean(0), exists[-1].all()
 
 
-@every_memory
+@every_memory_in_time
 def test_it_remembers(name):
     options = SMALL.get(name, {}) | {"features": 32}
+    if "heads" in options:
+        options["heads"] = 4
     memory = make_memory(name, **options)
     accuracies, complete = accuracies_after_training(Reporter(memory), jax.random.key(0))
     assert complete  # every score counts

@@ -13,6 +13,7 @@ from ssmrl.envs.batching import strip_weak_types
 from ssmrl.envs.bsuite import EXPERIMENTS
 from ssmrl.envs.popgym import DIFFICULTIES
 from tests.envs import policies_games as policies
+from tests.envs.policies_cards import first_episodes
 from tests.envs.popgym.test_control import easy_and_slow
 from tests.memory.cases import quick_jit
 
@@ -119,7 +120,7 @@ def test_random_return(id_):
     expected, uncertainty = RANDOM_RETURN[id_]
     space = ssmrl.envs.make_vector(f"popgym/{id_}", 1).action_space
     policy = policies.random(space)
-    returns, _ = policies.first_episodes(policy, f"popgym/{id_}", 4096, num_steps(id_))
+    returns, _ = first_episodes(policy, f"popgym/{id_}", 4096, num_steps(id_))
     error = np.hypot(returns.std() / np.sqrt(len(returns)), uncertainty)
     assert abs(returns.mean() - expected) <= 4 * error
 
@@ -161,7 +162,7 @@ def test_a_policy_with_a_memory_solves_it(id_):
     steps = num_steps(id_)
     if "labyrinth" in id_:  # two squares a passage, each passed at most twice, and the ends
         steps = 4 * (params.maze_size // 2) ** 2 + 4
-    returns, _ = policies.first_episodes(policy, f"popgym/{id_}", 64, steps)
+    returns, _ = first_episodes(policy, f"popgym/{id_}", 64, steps)
     assert returns.mean() >= SOLVED[id_] - 1e-4
     assert returns.max() <= 1 + 1e-4
 
