@@ -167,8 +167,8 @@ class SystemBank(Memory):
         powers = self.powers(system, size)
         last, y = self._whole_chunks(system, powers, carry, u[:whole], flags[:whole])
         if whole < T:
-            powers = tuple(power[:, : T - whole] for power in powers)
-            last, rest = self._whole_chunks(system, powers, last, u[whole:], flags[whole:])
+            rows, columns = (power[:, : T - whole] for power in powers)
+            last, rest = self._whole_chunks(system, (rows, columns), last, u[whole:], flags[whole:])
             y = jnp.concatenate([y, rest])
         y = y.reshape(T, *batch, H)
         return taint(last.reshape(shape), tainted[-1]), taint(y, tainted)
