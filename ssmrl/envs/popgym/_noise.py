@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import jax
@@ -32,9 +33,13 @@ class NoisyObservations(PopGymEnv[Any, Any]):
         if params.noise_sigma < 0:
             raise ValueError(f"{self.name} needs noise_sigma >= 0, got {params}")
 
+    @abc.abstractmethod
+    def observation_bound(self, params: Any) -> Float[Array, "N"]:
+        """The largest observation, in numbers that may be traced as ``params`` may."""
+
     def noise(self, key: PRNGKeyArray, params: Any) -> Float[Array, "N"]:
         """What is added to an observation, before it is clipped."""
-        shape = self.observation_space(params).shape
+        shape = self.observation_space(self.default_params).shape
         return params.noise_sigma * jax.random.normal(key, shape, jnp.float32)
 
     def reset_env(self, key: PRNGKeyArray, params: Any) -> tuple[Array, Any]:
@@ -51,5 +56,5 @@ class NoisyObservations(PopGymEnv[Any, Any]):
         return obs, NoisyState(hidden, obs), reward, terminated, truncated, info
 
     def _disturb(self, key: PRNGKeyArray, obs: Any, params: Any) -> Array:
-        space = self.observation_space(params)
-        return jnp.clip(obs + self.noise(key, params), space.low, space.high)
+        bound = self.observation_bound(params)
+        return jnp.clip(obs + self.noise(key, params), -bound, bound)

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
 from ssmrl.envs.drawing import side_by_side
+from ssmrl.envs.environment import Leaf
 from ssmrl.envs.popgym import _cartpole
 from ssmrl.envs.popgym._cartpole import draw, positions
 from ssmrl.envs.popgym._noise import NoisyObservations
@@ -26,7 +28,7 @@ from ssmrl.envs.popgym.position_only_cartpole import PositionOnlyCartPole
 class EnvParams(_cartpole.EnvParams):
     """``noise_sigma``: standard deviation of the noise, in m for ``x`` and in rad for ``θ``."""
 
-    noise_sigma: float = 0.1
+    noise_sigma: Leaf = 0.1
 
 
 class NoisyPositionOnlyCartPole(NoisyObservations, PositionOnlyCartPole):
@@ -40,6 +42,9 @@ class NoisyPositionOnlyCartPole(NoisyObservations, PositionOnlyCartPole):
         "medium": EnvParams(noise_sigma=0.2),
         "hard": EnvParams(noise_sigma=0.3),
     }
+
+    def observation_bound(self, params: Any) -> Array:
+        return 2 * jnp.stack([params.x_threshold, params.theta_threshold]).astype(jnp.float32)
 
     def render(self, state: Any, params: Any) -> Array:
         """The cart where it is observed beside the cart where it is."""

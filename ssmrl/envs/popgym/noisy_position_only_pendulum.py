@@ -17,6 +17,7 @@ from flax import struct
 from jaxtyping import Array
 
 from ssmrl.envs.drawing import side_by_side
+from ssmrl.envs.environment import Leaf
 from ssmrl.envs.popgym import position_only_pendulum
 from ssmrl.envs.popgym._noise import NoisyObservations
 from ssmrl.envs.popgym.position_only_pendulum import PositionOnlyPendulum, draw
@@ -26,7 +27,7 @@ from ssmrl.envs.popgym.position_only_pendulum import PositionOnlyPendulum, draw
 class EnvParams(position_only_pendulum.EnvParams):
     """``noise_sigma``: standard deviation of the noise on ``cos θ`` and on ``sin θ``."""
 
-    noise_sigma: float = 0.1
+    noise_sigma: Leaf = 0.1
 
 
 class NoisyPositionOnlyPendulum(NoisyObservations, PositionOnlyPendulum):
@@ -40,6 +41,9 @@ class NoisyPositionOnlyPendulum(NoisyObservations, PositionOnlyPendulum):
         "medium": EnvParams(noise_sigma=0.2),
         "hard": EnvParams(noise_sigma=0.3),
     }
+
+    def observation_bound(self, params: Any) -> Array:
+        return jnp.ones(2, jnp.float32)
 
     def render(self, state: Any, params: Any) -> Array:
         """The pendulum where it is observed beside the pendulum where it is."""

@@ -1,0 +1,72 @@
+"""Films every environment's picture under random actions: python docs/gallery.py
+
+The agent's view is on the left of each picture, the hidden truth on the right.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from ssmrl.envs import list_envs, make
+
+HERE = Path(__file__).parent
+PICTURES = HERE / "gallery"
+STEPS, SIDE = 24, 320
+
+
+def filmed() -> list[str]:
+    """Of every family the easiest, and bsuite's experiments."""
+    names = list_envs()
+    popgym = [name for name in names if name.startswith("popgym/") and name.endswith("_easy")]
+    return popgym + [name for name in names if name.startswith("bsuite/") and name.count("/") == 1]
+
+
+def frames(name: str, steps: int = STEPS, seed: int = 0) -> np.ndarray:
+    """An episode's beginning, uint8 `[frames, H, W, 3]`; ends where the episode does."""
+    env, params = make(name)
+    space = env.action_space(params)
+
+    @jax.jit
+    def film(key):
+        reset_key, key = jax.random.split(key)
+        _, state = env.reset(reset_key, params)
+
+        def step(state, key):
+            action_key, step_key = jax.random.split(key)
+            action = space.sample(action_key)
+            _, after, _, terminated, truncated, _ = env.step_env(step_key, state, action, params)
+            return after, (env.render(state, params), terminated | truncated)
+
+        return jax.lax.scan(step, state, jax.random.split(key, steps))[1]
+
+    pictures, done = film(jax.random.key(seed))
+    last = int(np.argmax(done)) + 1 if np.any(done) else steps
+    return np.asarray(pictures[:last])
+
+
+def write_gif(pictures: np.ndarray, path: Path) -> None:
+    """Enlarged by a whole factor, five pictures a second."""
+    factor = max(1, SIDE // pictures.shape[2])
+    large = pictures.repeat(factor, axis=1).repeat(factor, axis=2)
+    images = [Image.fromarray(picture).quantize(32) for picture in large]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=200, loop=0)
+
+
+def main() -> int:
+    """Write the films and the page that shows them; returns the exit code."""
+    PICTURES.mkdir(exist_ok=True)
+    lines = ["# Gallery", "", __doc__.split("\n\n")[1], ""]
+    for name in filmed():
+        file = f"{name.replace('/', '-')}.gif"
+        write_gif(frames(name), PICTURES / file)
+        lines += [f"## {name}", "", f"![{name}](gallery/{file})", ""]
+        print(name, (PICTURES / file).stat().st_size)
+    (HERE / "gallery.md").write_text("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
