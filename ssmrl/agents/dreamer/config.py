@@ -62,6 +62,8 @@ class DreamerConfig:
             two observations (the one acted on, and the one that the step led to).
         replay_context: start windows from the carries that acting had there, kept in the replay
             buffer, instead of starting each afresh. The buffer then holds a carry per step.
+        reward_scale: factor on rewards. Near 0 the bins of two-hot codes are 0.17 apart: rewards
+            much smaller than that are learned faster when scaled up. Returns are reported unscaled.
         posterior: "parallel" for q(z|o), trained in one scan, or "recurrent" for q(z|h, o).
         policy_inputs: what actor and critic read beside z: "output" h, "hidden" the memory's
             state, or "full" for both.
@@ -100,6 +102,7 @@ class DreamerConfig:
     train_ratio: float = 32.0
     replay_capacity: int = 200_000
     replay_context: bool = False
+    reward_scale: float = 1.0
     posterior: str = "parallel"
     policy_inputs: str = "output"
     lr: float = 4e-5
@@ -159,6 +162,7 @@ class DreamerConfig:
         for name in ("beta1", "beta2", "unimix"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("clip", self.clip > 0, "positive")
+        self._require("reward_scale", 0 < self.reward_scale < math.inf, "positive")
         self._require("train_ratio", 0 < self.train_ratio < math.inf, "positive")
         self._require("horizon", self.horizon > 1, "above 1")
         self._require("bins", self.bins >= 3 and self.bins % 2 == 1, "odd and at least 3")

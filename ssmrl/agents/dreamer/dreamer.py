@@ -218,7 +218,7 @@ class Dreamer:
             reset=acting.reset,
             context=acting.carry if self.config.replay_context else None,
             action=carry.action,
-            reward=reward,
+            reward=reward * self.config.reward_scale,
             terminated=terminated,
             truncated=truncated,
             final_observation=info["final_observation"],
