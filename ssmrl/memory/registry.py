@@ -12,6 +12,7 @@ import jax
 
 from ssmrl.memory.base import Memory, ScanMemory
 from ssmrl.memory.block import ResidualBlock, Stack
+from ssmrl.memory.block_gru import BlockGRU
 from ssmrl.memory.gru import GRU
 from ssmrl.memory.none import NoMemory
 from ssmrl.memory.s5 import S5
@@ -34,6 +35,7 @@ BARE = {"residual": False, "norm": "none", "activation": "none", "glu": "none"}
 GATED = {"residual": True, "norm": "pre", "activation": "gelu", "glu": "full"}
 
 _REGISTRY: dict[str, Entry] = {
+    "block_gru": Entry(BlockGRU, BARE),
     "gru": Entry(GRU, BARE),
     "none": Entry(NoMemory, GATED, layers=2),
     "s5": Entry(S5, GATED, layers=2),
