@@ -10,6 +10,8 @@ learning": with J blocks h = (h₁ … h_J), and the input x (already embedded),
 The shift of z lets a new state go on for longer. Norms are root-mean-square.
 """
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -24,7 +26,7 @@ class BlockGRU(Memory):
 
     Attributes:
         features: width H of the state and the output, a multiple of `blocks`.
-        blocks: J.
+        blocks: J; None means 8, or as many of those 8 as divide H.
         summary: width of s; None means H / 8.
         learned_initial_carry: start episodes from a learned state instead of zeros.
         dtype: of the matrix products' factors; None means the input's. The state is float32.
@@ -32,17 +34,24 @@ class BlockGRU(Memory):
     Carry: float32 `[*batch, H]`.
     """
 
-    blocks: int = 8
+    blocks: int | None = None
     summary: int | None = None
     learned_initial_carry: bool = False
     dtype: DTypeLike | None = None
 
-    def initialize_carry(self, batch_shape: tuple[int, ...]) -> Array:
-        if self.blocks < 1 or self.features % self.blocks:
+    @property
+    def block_count(self) -> int:
+        """J."""
+        count = math.gcd(8, self.features) if self.blocks is None else self.blocks
+        if count < 1 or self.features % count:
             raise ValueError(
-                f"BlockGRU: features {self.features} must be a multiple of blocks {self.blocks}"
+                f"BlockGRU: features {self.features} must be a multiple of blocks {count}"
             )
-        return jnp.zeros((*batch_shape, self.features), STATE_DTYPE)
+        return count
+
+    def initialize_carry(self, batch_shape: tuple[int, ...]) -> Array:
+        width = self.block_count * (self.features // self.block_count)  # raises unless it divides
+        return jnp.zeros((*batch_shape, width), STATE_DTYPE)
 
     def unroll(self, carry, x, reset, return_carries):
         H = self.features
@@ -61,7 +70,7 @@ class BlockGRU(Memory):
 
     def _step(self, h: Array, x: Array) -> Array:
         """The next state `[*batch, H]`."""
-        H, J = self.features, self.blocks
+        H, J = self.features, self.block_count
         dtype = x.dtype if self.dtype is None else self.dtype
         summary = max(1, H // 8) if self.summary is None else self.summary
         s = nn.Dense(summary, dtype=dtype, name="summarize")(h)

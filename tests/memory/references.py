@@ -67,6 +67,38 @@ def gru(params, options, x, reset, h):
     return h, np.stack(outputs)
 
 
+def silu_of_rms_norm(params, x):
+    """SiLU behind a root-mean-square normalisation, with 1e-4 added to the square."""
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-4) * params["scale"]
+    return x * sigmoid(x)
+
+
+def block_gru(params, options, x, reset, h):
+    """Hafner et al. 2023: each block of the state sees itself, a summary of all, and the input."""
+    H = options["features"]
+    J = options["blocks"] or np.gcd(8, H)
+    blocks = [slice(j * H // J, (j + 1) * H // J) for j in range(J)]
+    outputs = []
+    for x_t, reset_t in zip(x, reset, strict=True):
+        h = started(options, params, reset_t, h)
+        s = silu_of_rms_norm(params["norm_summary"], dense(params["summarize"], h))
+        g = [
+            np.concatenate([h[:, block], s, x_t], -1) @ params["hidden"][j]
+            + params["hidden_bias"][j]
+            for j, block in enumerate(blocks)
+        ]
+        g = silu_of_rms_norm(params["norm_hidden"], np.concatenate(g, -1))
+        new = np.empty_like(h)
+        for j, block in enumerate(blocks):
+            gates = g[:, block] @ params["gates"][j] + params["gates_bias"][j]
+            r, c, z = np.split(gates, 3, axis=-1)
+            z = sigmoid(z - 1)
+            new[:, block] = z * np.tanh(sigmoid(r) * c) + (1 - z) * h[:, block]
+        h = new
+        outputs.append(h)
+    return h, np.stack(outputs)
+
+
 def s5_discrete(params, options):
     """Λ̄ `[N]` and B̄ `[N, F]`: zero-order hold (Smith et al. 2023, equation 6) or bilinear."""
     N = params["log_decay"].shape[0]
@@ -105,7 +137,7 @@ def s5(params, options, x, reset, h):
     return h[:, :N], np.stack(outputs)
 
 
-REFERENCES = {"gru": gru, "none": none, "s5": s5}
+REFERENCES = {"block_gru": block_gru, "gru": gru, "none": none, "s5": s5}
 
 
 def block(reference, params, options, x, reset, carry):

@@ -34,7 +34,7 @@ class Size:
 
 # The names are rounded numbers of parameters of DreamerV3 with pictures of 64 × 64 pixels.
 SIZES = {
-    "nano": Size(deter=128, hidden=64, classes=8, depth=4, units=64, variables=8, layers=1),
+    "nano": Size(deter=128, hidden=128, classes=8, depth=4, units=128, variables=4, layers=1),
     "1m": Size(512, 64, 4, 4, 64),
     "12m": Size(2048, 256, 16, 16, 256),
     "25m": Size(3072, 384, 24, 24, 384),
