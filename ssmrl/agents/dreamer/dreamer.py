@@ -29,6 +29,7 @@ from ssmrl.agents.dreamer.behaviour import (
 )
 from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.agents.dreamer.losses import two_hot_mean
+from ssmrl.agents.dreamer.observations import as_picture, most_likely
 from ssmrl.agents.dreamer.replay import Batch, Replay, Step
 from ssmrl.agents.dreamer.world_model import Latent, Start, WorldModel, initial_start
 from ssmrl.agents.laprop import laprop
@@ -39,6 +40,7 @@ from ssmrl.envs.environment import Leaf
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, make_memory
 from ssmrl.networks.distributions import parameter_size
+from ssmrl.networks.encoders import is_picture, leaves
 
 Metrics = dict[str, Array]
 
@@ -372,6 +374,32 @@ class Dreamer:
         acting = ActingState(env=None, observation=observation, reset=reset, carry=carry)
         carry, _ = self._act(state.params, acting, key, greedy=greedy)
         return carry, carry.action
+
+    def open_loop(self, state: TrainState, observation, action, context: int):
+        """What the world model predicts of an episode of which it sees the beginning.
+
+        Every draw is the most likely value. See `ssmrl.training.agent.PredictingAgent`.
+        """
+        world: Any = partial(self.world.apply, state.params["world"])
+        beginning = jax.tree.map(lambda x: x[:context, None], (observation, action))
+        reset = (jnp.arange(context) == 0)[:, None]
+        start = initial_start(self.memory, self.config, 1)
+        seen = world(start, *beginning, reset, jnp.zeros(()), method="observe").latent
+
+        def step(latent, action):
+            latent = world(latent, action[None], 0.0, method="imagine")
+            return latent, latent.features
+
+        last = jax.tree.map(lambda x: x[-1], seen)
+        _, imagined = lax.scan(step, last, action[context:])
+        features = jnp.concatenate([seen.features, imagined])[:, 0]
+        space = self.env.observation_space
+        truth = [
+            as_picture(value) if is_picture(part) else value
+            for part, value in leaves(space, observation)
+        ]
+        predicted = most_likely(space, world(features, method="decode"))
+        return list(zip(truth, predicted, strict=True))
 
 
 # ------------------------------------------------------------------------------------ helpers

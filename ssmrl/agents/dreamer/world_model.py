@@ -162,7 +162,7 @@ class WorldModel(nn.Module):
 
     # ........................................................................ imagining
 
-    def imagine(self, latent: Latent, action: Any, noise: Array) -> Latent:
+    def imagine(self, latent: Latent, action: Any, noise: Array | float) -> Latent:
         """The next latent `[N, ...]` after an action `[N, ...]`, from the prior.
 
         Args:

@@ -66,11 +66,11 @@ def observe(memory: str, posterior: str):
 
 
 def draw_sequence(seed: int = 0):
-    """observation `[T, B, 3]`, action `[T, B, 2]`, and Gumbel noise `[T, B, 8, 8]`."""
+    """observation `[T, B, 3]`, action `[T, B, 2]`, and Gumbel noise `[T, B, 4, 8]`."""
     rng = np.random.default_rng(seed)
     observation = jnp.float32(rng.normal(size=(T, B, 3)))
     action = jnp.float32(rng.uniform(-1, 1, (T, B, 2)))
-    return observation, action, jnp.float32(rng.gumbel(size=(T, B, 8, 8)))
+    return observation, action, jnp.float32(rng.gumbel(size=(T, B, 4, 8)))
 
 
 def used_start(model, seed: int = 1) -> Start:

@@ -17,8 +17,8 @@ from tests.memory.cases import quick_jit
 
 @pytest.mark.parametrize(
     ("memory", "sizes"),
-    # z has 64 numbers, h 16; a state of S5 has 4 complex ones, a GRU's 16, none has none.
-    [("s5", (80, 72, 88)), ("gru", (80, 80, 96)), ("none", (80, 64, 80))],
+    # z has 32 numbers, h 16; a state of S5 has 4 complex ones, a GRU's 16, none has none.
+    [("s5", (48, 40, 56)), ("gru", (48, 48, 64)), ("none", (48, 32, 48))],
 )
 def test_policy_features(memory, sizes):
     model, _ = cases.world_model(memory)
@@ -27,15 +27,15 @@ def test_policy_features(memory, sizes):
         lambda x: jnp.asarray(rng.normal(size=(3, 5, *x.shape)), x.dtype),
         model.memory.initialize_carry(()),
     )
-    latent = Latent(carry, jnp.float32(rng.normal(size=(3, 5, 16))), jnp.zeros((3, 5, 8, 8)))
+    latent = Latent(carry, jnp.float32(rng.normal(size=(3, 5, 16))), jnp.zeros((3, 5, 4, 8)))
     for inputs, size in zip(("output", "hidden", "full"), sizes, strict=True):
         features = policy_features(model.memory, latent, inputs)
         assert features.shape == (3, 5, size)
         if inputs in ("output", "full"):
-            np.testing.assert_array_equal(features[..., 64:80], latent.h)
+            np.testing.assert_array_equal(features[..., 32:48], latent.h)
     if memory == "s5":
         states = jax.tree.leaves(carry)[0]
-        parts = features[..., 80:].reshape(3, 5, 4, 2)
+        parts = features[..., 48:].reshape(3, 5, 4, 2)
         np.testing.assert_array_equal(parts[..., 0] + 1j * parts[..., 1], states)
 
 

@@ -175,6 +175,22 @@ def test_windows_can_go_on_from_stored_carries():
             np.testing.assert_array_equal(batch.action[0, i], steps.action[t - 1, b])
 
 
+def test_open_loop_predictions_see_the_context_only():
+    agent, state, _ = scripted()
+    rng = np.random.default_rng(0)
+    observation = jnp.float32(rng.normal(size=(7, 3)))
+    action = jnp.asarray(rng.integers(0, 2, (7, 2)), jnp.int32)
+    predict = quick_jit(agent.open_loop, static_argnames="context")
+    [(truth, predicted)] = predict(state, observation, action, context=3)
+    np.testing.assert_array_equal(truth, observation)
+    assert predicted.shape == (7, 3)
+    [(_, again)] = predict(state, observation.at[3:].add(1.0), action, context=3)
+    np.testing.assert_array_equal(again, predicted)
+    [(_, other)] = predict(state, observation, action.at[4].set(1 - action[4]), context=3)
+    np.testing.assert_array_equal(other[:4], predicted[:4])
+    assert (other[4:] != predicted[4:]).any()
+
+
 # ------------------------------------------------------------------------------------- slow
 
 

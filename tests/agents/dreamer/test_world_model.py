@@ -32,7 +32,7 @@ def step_by_hand(model, params, first, carry, z, observation, action, noise):
         return model.apply(params, x, method=lambda m, x: getattr(m, name)(x))
 
     def log_probability(logits):
-        return unimix(logits.reshape(8, 8), 0.01)
+        return unimix(logits.reshape(4, 8), 0.01)
 
     if first:
         carry, z, action = model.memory.initialize_carry((1,)), 0 * z, 0 * action
@@ -149,7 +149,7 @@ def test_imagination_goes_on_as_observation_does(memory, posterior):
 def test_memory_input_is_masked_where_an_episode_begins():
     """NaN in what came before a reset must not get through: chosen, not multiplied by 0."""
     model, params = cases.world_model("s5", "parallel")
-    z, action = jnp.full((1, 8, 8), jnp.nan), jnp.full((1, 2), jnp.nan)
+    z, action = jnp.full((1, 4, 8), jnp.nan), jnp.full((1, 2), jnp.nan)
     u = model.apply(params, z, action, jnp.array([True]), method="_memory_input")
     assert np.isfinite(u).all()
 
