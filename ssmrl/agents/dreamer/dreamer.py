@@ -269,14 +269,14 @@ class Dreamer:
     def _loss(self, slow_critic, ranges, context, batch: Batch, key: Array, params):
         """The sum of all losses; also the new range of returns, and metrics."""
         c = self.config
-        key_latent, key_imagine, key_entropy = jax.random.split(key, 3)
+        key_latent, key_starts, key_imagine, key_entropy = jax.random.split(key, 4)
         start = initial_start(self.memory, c, c.batch_size)
         if context is not None:
             start = Start(context.memory, context.z)
         noise = jax.random.gumbel(key_latent, (c.batch_length, *start.z.shape))
         world: Any = partial(self.world.apply, params["world"])
         latent, losses = world(start, batch, noise, method="losses")
-        chosen, starts = self._choose_starts(latent, key_imagine)
+        chosen, starts = self._choose_starts(latent, key_starts)
         imagined = self._imagine(params, starts, key_imagine)
         critic: Any = self.critic.apply
         behaviour, ranges, returns, metrics = imagination_losses(
