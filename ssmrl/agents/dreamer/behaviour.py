@@ -150,9 +150,17 @@ class ReturnRange:
         return cls(jnp.zeros(()), jnp.zeros(()))
 
     def update(self, returns: Array, rate: float) -> "ReturnRange":
-        """Move both by `rate` towards the percentiles of `returns`."""
+        """Move both by `rate` towards the percentiles of `returns`.
+
+        Returns that hold NaN or infinity are left out: they would spoil all that follow.
+        """
         low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
-        return ReturnRange((1 - rate) * self.low + rate * low, (1 - rate) * self.high + rate * high)
+        finite = jnp.isfinite(returns).all()
+
+        def towards(old, new):
+            return jnp.where(finite, (1 - rate) * old + rate * new, old)
+
+        return ReturnRange(towards(self.low, low), towards(self.high, high))
 
     @property
     def scale(self) -> Array:

@@ -115,6 +115,8 @@ def test_return_range_by_hand():
         ranges = ranges.update(returns, 0.1)
     np.testing.assert_allclose([ranges.low, ranges.high], [0.19 * 5, 0.19 * 95], rtol=1e-5)
     np.testing.assert_allclose(ranges.scale, 0.19 * 90, rtol=1e-5)
+    spoiled = ranges.update(returns.at[3].set(jnp.nan), 0.1)
+    assert (spoiled.low, spoiled.high) == (ranges.low, ranges.high)
 
 
 def test_imagination_losses_by_hand():
