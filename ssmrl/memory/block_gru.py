@@ -27,7 +27,7 @@ class BlockGRU(Memory):
     Attributes:
         features: width H of the state and the output, a multiple of `blocks`.
         blocks: J; None means 8, or as many of those 8 as divide H.
-        summary: width of s; None means H / 8.
+        summary: width of s; None means H / 8, at least 4 (the norm of one number is its sign).
         learned_initial_carry: start episodes from a learned state instead of zeros.
         dtype: of the matrix products' factors; None means the input's. The state is float32.
 
@@ -72,7 +72,7 @@ class BlockGRU(Memory):
         """The next state `[*batch, H]`."""
         H, J = self.features, self.block_count
         dtype = x.dtype if self.dtype is None else self.dtype
-        summary = max(1, H // 8) if self.summary is None else self.summary
+        summary = max(4, H // 8) if self.summary is None else self.summary
         s = nn.Dense(summary, dtype=dtype, name="summarize")(h)
         s = nn.silu(nn.RMSNorm(EPSILON, dtype=dtype, name="norm_summary")(s))
         shared = jnp.concatenate([s, x.astype(dtype)], -1)[..., None, :]

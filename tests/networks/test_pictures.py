@@ -22,7 +22,7 @@ def test_channels_of_each_halving(height, width, counts):
     assert channel_counts(height, width, 2) == counts
 
 
-@pytest.mark.parametrize("shape", [(16, 16, 3), (9, 12, 1)])
+@pytest.mark.parametrize("shape", [(9, 12, 1), pytest.param((16, 16, 3), marks=pytest.mark.slow)])
 def test_pictures_keep_their_shape(shape):
     """Odd sizes too, with any leading axes; values stay between 0 and 1."""
     encoder, decoder = PictureEncoder(2), PictureDecoder(shape, 2, 8)

@@ -38,6 +38,7 @@ def scripted(memory: str = "s5", **options):
     """An agent of a scripted environment, its first state, and its compiled iteration."""
     env = Scripted(TERMINATED, TRUNCATED, action_space=spaces.MultiDiscrete([2, 3]))
     defaults = {"batch_length": 12, "imagination_starts": 5, "train_ratio": 2.0}
+    defaults["reward_scale"] = 3.0
     agent = small_agent(env, memory, **(defaults | options))
     return agent, quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
 
@@ -50,7 +51,7 @@ def test_it_is_an_agent():
 
 def test_what_is_stored_is_what_happened():
     """Rows of the environment's tables; final observations where episodes ended."""
-    agent, state, _ = scripted(reward_scale=3.0)
+    agent, state, _ = scripted()
     env = agent.env.unwrapped
     keys = jax.random.split(jax.random.key(1), 8)
     _, (steps, _) = quick_jit(partial(lax.scan, partial(agent._collect_step, state.params)))(
@@ -127,6 +128,26 @@ def test_greedy_acting_needs_no_luck():
     assert (play(0, False) != play(1, False)).any()
 
 
+def test_open_loop_predictions_see_the_context_only():
+    agent, state, _ = scripted()
+    rng = np.random.default_rng(0)
+    observation = jnp.float32(rng.normal(size=(7, 3)))
+    action = jnp.asarray(rng.integers(0, 2, (7, 2)), jnp.int32)
+    predict = quick_jit(agent.open_loop, static_argnames="context")
+    [(truth, predicted)] = predict(state, observation, action, context=3)
+    np.testing.assert_array_equal(truth, observation)
+    assert predicted.shape == (7, 3)
+    [(_, again)] = predict(state, observation.at[3:].add(1.0), action, context=3)
+    np.testing.assert_array_equal(again, predicted)
+    [(_, other)] = predict(state, observation, action.at[4].set(1 - action[4]), context=3)
+    np.testing.assert_array_equal(other[:4], predicted[:4])
+    assert (other[4:] != predicted[4:]).any()
+
+
+# ------------------------------------------------------------------------------------- slow
+
+
+@pytest.mark.slow
 def test_behaviour_does_not_move_the_world_model():
     agent, state, iteration = scripted()
     state, _ = iteration(iteration(state)[0])
@@ -147,51 +168,6 @@ def test_behaviour_does_not_move_the_world_model():
     assert not any(x.any() for x in jax.tree.leaves(got["world"]))
     assert any(x.any() for x in jax.tree.leaves(got["actor"]))
     assert any(x.any() for x in jax.tree.leaves(got["critic"]))
-
-
-def test_windows_can_go_on_from_stored_carries():
-    agent, state, _ = scripted(replay_context=True)
-    keys = jax.random.split(jax.random.key(1), 24)
-    _, (steps, _) = quick_jit(partial(lax.scan, partial(agent._collect_step, state.params)))(
-        state.acting, keys
-    )
-    replay = agent.replay.add(state.replay, steps)
-    context, batch = agent.replay.sample(replay, jax.random.key(2))
-    for i in range(agent.config.batch_size):
-        seen = (steps.observation == batch.observation[0, i]).all(-1)
-        [(t, b), *_] = [
-            (t, b)
-            for t, b in np.argwhere(seen)
-            if all(
-                (x[t, b] == y[i]).all()
-                for x, y in zip(
-                    jax.tree.leaves(steps.context), jax.tree.leaves(context), strict=True
-                )
-            )
-        ]
-        assert batch.reset[0, i] == steps.reset[t, b]
-        np.testing.assert_array_equal(batch.action[0, i], steps.context.action[t, b])
-        if t:
-            np.testing.assert_array_equal(batch.action[0, i], steps.action[t - 1, b])
-
-
-def test_open_loop_predictions_see_the_context_only():
-    agent, state, _ = scripted()
-    rng = np.random.default_rng(0)
-    observation = jnp.float32(rng.normal(size=(7, 3)))
-    action = jnp.asarray(rng.integers(0, 2, (7, 2)), jnp.int32)
-    predict = quick_jit(agent.open_loop, static_argnames="context")
-    [(truth, predicted)] = predict(state, observation, action, context=3)
-    np.testing.assert_array_equal(truth, observation)
-    assert predicted.shape == (7, 3)
-    [(_, again)] = predict(state, observation.at[3:].add(1.0), action, context=3)
-    np.testing.assert_array_equal(again, predicted)
-    [(_, other)] = predict(state, observation, action.at[4].set(1 - action[4]), context=3)
-    np.testing.assert_array_equal(other[:4], predicted[:4])
-    assert (other[4:] != predicted[4:]).any()
-
-
-# ------------------------------------------------------------------------------------- slow
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ssmrl.agents.dreamer import DreamerConfig
+from ssmrl.agents.dreamer.dreamer import Carry
 from ssmrl.agents.dreamer.replay import Replay, Step, unfold
 from tests.agents.scripted import flags
 
@@ -165,3 +166,22 @@ def test_windows_are_contiguous_and_the_oldest_steps_are_gone(filled):
         assert set(np.asarray(batch.observation[0]) // 1000) == {0, 1, 2}
         np.testing.assert_array_equal(batch.action[1:], batch.observation[:-1])
         assert batch.reset[0].all() and not batch.reset[1:].any()
+
+
+def test_windows_can_go_on_from_stored_carries():
+    """The carry at a window's start, and the action in front of it; nothing is started afresh."""
+
+    def with_context(t):
+        steps = numbered(t)
+        return steps.replace(context=Carry((steps.action + 0.5,), steps.action, steps.action - 1))
+
+    replay = Replay(CONFIG)
+    state = replay.init(jax.tree.map(lambda x: x[0], with_context(0)))
+    for t in (1, 5, 9):
+        state = replay.add(state, with_context(t))
+    context, batch = replay.sample(state, jax.random.key(0))
+    assert not batch.reset.any() and not batch.known[0].any() and batch.known[1:].all()
+    first = batch.observation[0]
+    np.testing.assert_array_equal(context.memory[0], first + 0.5)
+    np.testing.assert_array_equal(context.z, first)
+    np.testing.assert_array_equal(batch.action, batch.observation - 1)

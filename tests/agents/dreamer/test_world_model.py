@@ -237,7 +237,10 @@ SPACES = {
 
 @pytest.mark.parametrize(
     ("name", "actions"),
-    [("everything", spaces.MultiDiscrete([2, 3])), ("pictures", spaces.Discrete(3))],
+    [
+        ("everything", spaces.MultiDiscrete([2, 3])),
+        pytest.param("pictures", spaces.Discrete(3), marks=pytest.mark.slow),
+    ],
 )
 def test_any_observations_and_actions(name, actions):
     space = SPACES[name]
