@@ -4,7 +4,12 @@ import difflib
 from importlib import import_module
 from typing import Any
 
-_AGENTS = {"ppo": ("ssmrl.agents.ppo", "PPOConfig", "make_ppo")}
+_AGENTS = {
+    "dreamer": ("ssmrl.agents.dreamer", "DreamerConfig", "make_dreamer"),
+    "dreamerv3": ("ssmrl.agents.dreamer", "DreamerV3Config", "make_dreamer"),
+    "ppo": ("ssmrl.agents.ppo", "PPOConfig", "make_ppo"),
+    "r2i": ("ssmrl.agents.dreamer", "R2IConfig", "make_dreamer"),
+}
 
 
 class UnknownAgentError(ValueError):

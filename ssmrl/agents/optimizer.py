@@ -70,14 +70,14 @@ def make_optimizer(
     names = memory.all_ssm_parameters()
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
-        optax.multi_transform(groups, lambda params: _label(params, names)),
+        optax.multi_transform(groups, lambda params: label_ssm_parameters(params, names)),
     )
     if skip_nonfinite:
         optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=2**31 - 1)
     return optimizer, schedule
 
 
-def _label(params: Any, ssm_names: frozenset[str]) -> Any:
+def label_ssm_parameters(params: Any, ssm_names: frozenset[str]) -> Any:
     """The group of each parameter: "ssm" below "memory" under one of these names, or "default"."""
 
     def label(path, _):

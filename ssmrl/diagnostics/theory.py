@@ -35,7 +35,7 @@ _HADAMARD = (
 )
 
 STATE_TRACKING = {
-    **dict.fromkeys(("gru", "lstm"), _ANY),
+    **dict.fromkeys(("block_gru", "gru", "lstm"), _ANY),
     **dict.fromkeys(("frame_stack", "none"), _WINDOW),
     **dict.fromkeys(("deltanet", "gated_deltanet"), _DELTA),
     "gateloop": _COMMUTING,

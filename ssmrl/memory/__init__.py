@@ -11,6 +11,7 @@ Needs only jax, flax and numpy.
 from ssmrl.memory.aaren import Aaren
 from ssmrl.memory.base import AssociativeMemory, Memory, ScanMemory
 from ssmrl.memory.block import ResidualBlock, Stack
+from ssmrl.memory.block_gru import BlockGRU
 from ssmrl.memory.deltanet import DeltaNet, GatedDeltaNet
 from ssmrl.memory.dss import DSS
 from ssmrl.memory.ffm import FFM
@@ -62,6 +63,7 @@ __all__ = [
     "SHM",
     "Aaren",
     "AssociativeMemory",
+    "BlockGRU",
     "DeltaNet",
     "FrameStack",
     "GateLoop",

@@ -13,6 +13,7 @@ import jax
 from ssmrl.memory.aaren import Aaren
 from ssmrl.memory.base import Memory
 from ssmrl.memory.block import ResidualBlock, Stack
+from ssmrl.memory.block_gru import BlockGRU
 from ssmrl.memory.deltanet import DeltaNet, GatedDeltaNet
 from ssmrl.memory.dss import DSS
 from ssmrl.memory.ffm import FFM
@@ -71,6 +72,7 @@ GATED = RESIDUAL | {"activation": "gelu", "glu": "full"}
 
 _REGISTRY: dict[str, Entry] = {
     "aaren": Entry(Aaren, GATED, layers=2),
+    "block_gru": Entry(BlockGRU, BARE),
     "deltanet": Entry(DeltaNet, GATED, layers=2),
     "dss": Entry(DSS, GATED, layers=2),
     "ffm": Entry(FFM, BARE),

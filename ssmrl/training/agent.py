@@ -86,3 +86,25 @@ class RestartableAgent(Protocol):
     def restart(self, state: State, key: jax.Array) -> State:
         """``state`` with freshly reset environments and fresh carries."""
         ...
+
+
+@runtime_checkable
+class PredictingAgent(Protocol):
+    """An agent with a world model that can be watched predicting (optional)."""
+
+    def open_loop(
+        self, state: State, observation: Any, action: Any, context: int
+    ) -> list[tuple[jax.Array, jax.Array]]:
+        """See the first observations of an episode, and predict the rest from the actions alone.
+
+        Args:
+            state: what ``init`` or ``iteration`` returned; only read.
+            observation: leaves ``[T, ...]``, of one episode from its beginning.
+            action: leaves ``[T, ...]``; the one that led to each observation, the first unused.
+            context: how many observations are seen, at least 1 and less than T.
+
+        Returns:
+            For each elementary part of the observation, what was and what the model says,
+            ``[T, ...]``; pictures as floats from 0 to 1.
+        """
+        ...

@@ -23,7 +23,8 @@ CURVE, EVALUATIONS, VIDEOS = "curve.png", "eval.json", "video"
 # What decides the state's shape or its bits: a run is resumed only with these unchanged.
 _IDENTITY = ("agent", "memory", "env", "seed", "seeds")
 _VERSIONS = (
-    *("ssmrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "distrax", "numpy"),
+    *("ssmrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "distrax", "flashbax"),
+    "numpy",
     *("gymnax", "brax", "gymnasium", "popgym", "mujoco"),
 )
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from ssmrl.training.agent import PredictingAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
@@ -32,6 +33,7 @@ from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, summarise
 from ssmrl.training.loggers import check_logger, make_logger
 from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
+from ssmrl.training.prediction_video import record_prediction
 from ssmrl.training.progress import Reporter, make_reporter
 from ssmrl.training.run import (
     RunFolder,
@@ -340,6 +342,13 @@ def evaluate_run(
             record["video"] = str(
                 record_episode(loaded.agent, state, one, path, key=key, greedy=config.greedy)
             )
+            if isinstance(loaded.agent, PredictingAgent):
+                path = path.with_name(f"{path.name}-prediction")
+                record["prediction"] = str(
+                    record_prediction(
+                        loaded.agent, state, one, path, key=key, context=config.video_context
+                    )
+                )
     _append_record(loaded.run.evaluations, record)
     return record
 
@@ -395,5 +404,6 @@ def print_evaluation(record: dict[str, Any]) -> None:
     table.add_row("steps an episode", f"{record['length']:.1f}")
     print(f"{record['run']}, step {record['step']:,}")
     Console().print(table)
-    if "video" in record:
-        print(record["video"])
+    for name in ("video", "prediction"):
+        if name in record:
+            print(record[name])

@@ -59,9 +59,9 @@ def record_episode(
     _play(agent, state, venv, key, greedy, max_steps, draw, lines)
     path.parent.mkdir(parents=True, exist_ok=True)
     if frames:
-        return _write_gif(path.with_name(f"{path.name}.gif"), frames, frame_seconds)
+        return write_gif(path.with_name(f"{path.name}.gif"), frames, frame_seconds)
     path = path.with_name(f"{path.name}.txt")
-    path.write_text("\n".join(lines) + "\n")
+    path.writedescribe("\n".join(lines) + "\n")
     return path
 
 
@@ -85,11 +85,11 @@ def _play(
         draw(env_state)
         key, act_key = jax.random.split(key)
         carry, action = act(state, carry, observation, reset, act_key, greedy=greedy)
-        seen = _text(observation)
+        seen = describe(observation)
         observation, env_state, reward, _, _, info = step(env_state, action)
         total += float(reward[0])
         lines.append(
-            f"{time:>5}  sees {seen}  does {_text(action)}  "
+            f"{time:>5}  sees {seen}  does {describe(action)}  "
             f"reward {float(reward[0]):+.4f}  return {total:+.4f}"
         )
         reset = info["episode"]["done"]
@@ -98,13 +98,14 @@ def _play(
             return
 
 
-def _text(value: Any) -> str:
-    """The one environment's value on one line."""
+def describe(value: Any) -> str:
+    """The one environment's value (leaves ``[1, ...]``) on one line."""
     leaves = [np.asarray(leaf)[0] for leaf in jax.tree.leaves(value)]
     return " ".join(np.array2string(leaf, precision=3, max_line_width=10_000) for leaf in leaves)
 
 
-def _write_gif(path: Path, frames: list[np.ndarray], frame_seconds: float) -> Path:
+def write_gif(path: Path, frames: list[np.ndarray], frame_seconds: float) -> Path:
+    """Frames uint8 ``[H, W, 3]`` of one size as an endless GIF; small ones are enlarged."""
     images = []
     for frame in frames:
         scale = max(1, _SMALLEST_SIDE // min(frame.shape[:2]))

@@ -41,7 +41,7 @@ def test_it_lowers_for_accelerators(name, platform):
 
 # A loop over time on an accelerator is a defect wherever the recurrence is associative; these are
 # the memories that have one by nature: a nonlinear recurrence, or a product from chunk to chunk.
-LOOPS = {"gru", "lstm", "deltanet", "gated_deltanet"}
+LOOPS = {"block_gru", "gru", "lstm", "deltanet", "gated_deltanet"}
 # And these run as a recurrence where an episode begins inside the window.
 RECURRENCES = {"s4", "s4d", "dss"}
 

@@ -158,6 +158,7 @@ def test_an_unknown_option_names_the_nearest(name):
 
 # options → what the message must say
 IMPOSSIBLE = [
+    ("block_gru", {"features": 12, "blocks": 8}, ["features 12", "blocks 8"]),
     ("gru", {"features": 0}, ["features=0", "at least 1"]),
     ("gru", {"layers": 0}, ["layers=0", "at least 1"]),
     ("none", {"features": -1}, ["features=-1", "at least 1"]),

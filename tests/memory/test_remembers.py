@@ -31,6 +31,7 @@ FIVE_SIGMA = 5 * np.sqrt(CHANCE * (1 - CHANCE) / TESTED)
 SURE = (0.99, 0.99)
 FLOORS = {
     "aaren": (0.99, 0.38),
+    "block_gru": SURE,
     "deltanet": SURE,
     "dss": (0.99, 0.95),
     "ffm": (0.6, 0.42),

@@ -28,6 +28,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer
+from ssmrl.agents.rollout import add_time, episode_metrics
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Box, Space
@@ -642,26 +643,6 @@ def make_ppo(
         )
     memory = make_memory(**asdict(memory_config))
     return PPO(config, memory, env, total_steps=total_steps, skip_nonfinite=skip_nonfinite)
-
-
-def add_time(tree: Any) -> Any:
-    """Leaves `[B, ...]` as a sequence of one step, `[1, B, ...]`."""
-    return jax.tree.map(lambda x: x[None], tree)
-
-
-def episode_metrics(episode: dict[str, Array]) -> Metrics:
-    """Mean return and length of the episodes that ended in a rollout; NaN where none did."""
-    done = episode["done"]
-    count = done.sum()
-
-    def mean(x):
-        return jnp.where(count > 0, jnp.where(done, x, 0).sum() / jnp.maximum(count, 1), jnp.nan)
-
-    return {
-        "episodes": count.astype(jnp.float32),
-        "episode_return": mean(episode["return"]),
-        "episode_length": mean(episode["length"].astype(jnp.float32)),
-    }
 
 
 def _take_windows(windows: Window, chosen: Array) -> Window:

@@ -21,6 +21,7 @@ from tests.memory.references.linear import (
     shm,
 )
 from tests.memory.references.recurrent import (
+    block_gru,
     ffm,
     frame_stack,
     gateloop,
@@ -45,6 +46,7 @@ from tests.memory.references.statespace import (
 
 REFERENCES = {
     "aaren": aaren,
+    "block_gru": block_gru,
     "deltanet": deltanet,
     "dss": dss,
     "ffm": ffm,

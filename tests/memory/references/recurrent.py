@@ -46,6 +46,36 @@ def gru(params, options, x, reset, carry):
     return unroll(step, x, reset, carry, cell_start(params, options, ["h"]))
 
 
+def block_gru(params, options, x, reset, carry):
+    """Hafner et al. 2023: each block of the state sees itself, a summary of all, and the input."""
+    H = options["features"]
+    J = options["blocks"] or np.gcd(8, H)
+    start = params["initial_carry"] if options["learned_initial_carry"] else None
+
+    def normed(name, x):
+        return silu(x / np.sqrt((x**2).mean() + 1e-4) * params[name]["scale"])
+
+    def block_dense(name, inputs):
+        kernels, biases = params[name], params[f"{name}_bias"]
+        return [v @ W + b for v, W, b in zip(inputs, kernels, biases, strict=True)]
+
+    def step(h, x):
+        s = normed("norm_summary", dense(params["summarize"], h))
+        seen = [np.concatenate([part, s, x]) for part in np.split(h, J)]
+        g = normed("norm_hidden", np.concatenate(block_dense("hidden", seen)))
+        r, c, z = (
+            np.concatenate(gate)
+            for gate in zip(
+                *(np.split(v, 3) for v in block_dense("gates", np.split(g, J))), strict=True
+            )
+        )
+        update = sigmoid(z - 1)
+        h = update * np.tanh(sigmoid(r) * c) + (1 - update) * h
+        return h, h
+
+    return unroll(step, x, reset, carry, start)
+
+
 def lstm(params, options, x, reset, carry):
     """Gers et al. 2000, equations 2 to 7 without peepholes; 1 is added to the forget gate's bias.
 

@@ -1,0 +1,245 @@
+"""Actor and critic, learned from what the world model imagines.
+
+DreamerV3 (Hafner et al. 2023), section "Actor critic learning": REINFORCE on λ-returns that are
+normalised by their range, and a critic of two-hot codes, regularised towards its own average.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array, lax
+
+from ssmrl.agents.dreamer.config import DreamerConfig
+from ssmrl.agents.dreamer.losses import lambda_returns, two_hot_loss, two_hot_mean, unimix
+from ssmrl.agents.dreamer.observations import split_logits
+from ssmrl.agents.dreamer.world_model import Latent, flatten_z
+from ssmrl.envs.environment import Leaf
+from ssmrl.envs.spaces import Box, Space
+from ssmrl.memory import Memory
+from ssmrl.networks.distributions import action_distribution, parameter_size
+from ssmrl.networks.normed import NormedMLP
+
+
+def policy_features(memory: Memory, latent: Latent, inputs: str) -> Array:
+    """What actor and critic read, `[*leading, K]`: z, and as `inputs` says
+
+    "output": h, the memory's output; "hidden": x, the memory's state as real numbers; "full": both
+    (Samsami et al. 2024, section 3.2). A memory without state has an x of no numbers.
+    """
+    parts = [flatten_z(latent.z)]
+    if inputs in ("output", "full"):
+        parts.append(latent.h.astype(jnp.float32))
+    if inputs in ("hidden", "full") and jax.tree.leaves(latent.memory):
+        parts.append(memory.state_features(latent.memory))
+    return jnp.concatenate(parts, -1)
+
+
+class Actor(nn.Module):
+    """Policy features `[*leading, K]` → a distribution over actions."""
+
+    space: Space
+    config: DreamerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Array) -> Any:
+        c, size, outputs = self.config, self.config.sizes, parameter_size(self.space)
+        is_box = isinstance(self.space, Box)
+        heads = 2 * outputs if is_box else outputs
+        x = NormedMLP(size.layers, size.units, heads, 0.01, dtype=self.dtype)(features)
+        if is_box:
+            mean, spread = jnp.split(x, 2, axis=-1)
+            std = c.min_std + (c.max_std - c.min_std) * nn.sigmoid(spread + 2)
+            return action_distribution(self.space, mean, jnp.log(std))
+        parts = [unimix(part, c.unimix) for part in split_logits(self.space, x)]
+        return action_distribution(self.space, jnp.concatenate(parts, -1))
+
+
+class Critic(nn.Module):
+    """Policy features `[*leading, K]` → logits `[*leading, bins]` of the value's two-hot code."""
+
+    config: DreamerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        c, size = self.config, self.config.sizes
+        return NormedMLP(size.layers, size.units, c.bins, 0.0, dtype=self.dtype)(features)
+
+
+# ------------------------------------------------------------------------------- imagination
+
+
+@struct.dataclass
+class Imagined:
+    """Trajectories of H + 1 states from N starts. Nothing here has a gradient."""
+
+    policy_features: Leaf
+    """`[H + 1, N, K]`."""
+    raw_action: Leaf
+    """`[H, N, ...]`, taken in all states but the last."""
+    reward: Leaf
+    """`[H + 1, N]`, on arrival in each state."""
+    discount: Leaf
+    """`[H + 1, N]`, γ times the probability that the episode goes on at each state."""
+
+    @property
+    def weight(self) -> Array:
+        """How much each state counts `[H + 1, N]`: nothing once the episode has ended."""
+        return jnp.cumprod(self.discount, axis=0)
+
+
+def imagine(
+    dream: Callable[[Latent, Any, Array], Latent],
+    predict: Callable[[Array], tuple[Array, Array]],
+    act: Callable[[Latent], tuple[Array, Any]],
+    start: Latent,
+    config: DreamerConfig,
+    key: Array,
+) -> Imagined:
+    """Follow the policy in the world model for H steps.
+
+    Args:
+        dream: (latent, action, noise) → the next latent, `WorldModel.imagine`.
+        predict: features → reward and discount, `WorldModel.predict`.
+        act: latent → policy features and the distribution over actions.
+        start: latents `[N, ...]`.
+        config: hyperparameters.
+        key: of the draws of actions and latents.
+    """
+
+    def step(latent, key):
+        key_action, key_latent = jax.random.split(key)
+        features, distribution = act(latent)
+        raw = distribution.sample(seed=key_action)
+        noise = jax.random.gumbel(key_latent, latent.z.shape)
+        following = dream(latent, distribution.action(raw), noise)
+        return following, (latent.features, features, raw)
+
+    keys = jax.random.split(key, config.imagination_length)
+    end, (features, policy, raw) = lax.scan(step, start, keys)
+    reward, discount = predict(jnp.concatenate([features, end.features[None]]))
+    if not config.continue_discount:
+        discount = discount * config.discount
+    imagined = Imagined(
+        policy_features=jnp.concatenate([policy, act(end)[0][None]]),
+        raw_action=raw,
+        reward=reward,
+        discount=discount,
+    )
+    return lax.stop_gradient(imagined)
+
+
+# ------------------------------------------------------------------------------------ losses
+
+
+@struct.dataclass
+class ReturnRange:
+    """Running 5th and 95th percentile of imagined returns."""
+
+    low: Leaf
+    high: Leaf
+
+    @classmethod
+    def zeros(cls) -> "ReturnRange":
+        """Before any return."""
+        return cls(jnp.zeros(()), jnp.zeros(()))
+
+    def update(self, returns: Array, rate: float) -> "ReturnRange":
+        """Move both by `rate` towards the percentiles of `returns`.
+
+        Returns that hold NaN or infinity are left out: they would spoil all that follow.
+        """
+        low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
+        finite = jnp.isfinite(returns).all()
+
+        def towards(old, new):
+            return jnp.where(finite, (1 - rate) * old + rate * new, old)
+
+        return ReturnRange(towards(self.low, low), towards(self.high, high))
+
+    @property
+    def scale(self) -> Array:
+        """What returns are divided by: their range, at least 1, so that noise stays small."""
+        return jnp.maximum(1.0, self.high - self.low)
+
+
+def critic_loss(logits: Array, slow_logits: Array, returns: Array, slow_weight: float) -> Array:
+    """Cross-entropy `[...]` towards the returns, and towards the slow critic's own prediction."""
+    towards_returns = two_hot_loss(logits, lax.stop_gradient(returns))
+    slow = lax.stop_gradient(two_hot_mean(slow_logits))
+    return towards_returns + slow_weight * two_hot_loss(logits, slow)
+
+
+def imagination_losses(
+    imagined: Imagined,
+    distribution: Any,
+    logits: Array,
+    slow_logits: Array,
+    ranges: ReturnRange,
+    config: DreamerConfig,
+    key: Array,
+) -> tuple[dict[str, Array], ReturnRange, Array, dict[str, Array]]:
+    """Losses of actor and critic on imagined trajectories.
+
+    Args:
+        imagined: the trajectories.
+        distribution: the actor's, on all states but the last.
+        logits, slow_logits: of critic and slow critic `[H + 1, N, bins]`.
+        ranges: the running percentiles of returns.
+        config: hyperparameters.
+        key: for entropies that have to be estimated.
+
+    Returns:
+        losses `[H, N]` by name, the new percentiles, the returns `[H, N]`, and metrics.
+    """
+    c = config
+    value = lax.stop_gradient(two_hot_mean(logits))
+    last = jnp.zeros_like(value, bool)
+    returns = lambda_returns(imagined.reward, imagined.discount, value, last, c.return_lambda)
+    ranges = ranges.update(returns, c.return_rate)
+    advantage = (returns - value[:-1]) / ranges.scale
+    entropy = distribution.entropy(seed=key)
+    gain = distribution.log_prob(imagined.raw_action) * advantage
+    weight = imagined.weight[:-1]
+    losses = {
+        "policy": -weight * (gain + c.entropy_coefficient * entropy),
+        "value": weight * critic_loss(logits[:-1], slow_logits[:-1], returns, c.slow_critic_weight),
+    }
+    metrics = {
+        "entropy": entropy.mean(),
+        "imagined/return": returns.mean(),
+        "imagined/reward": imagined.reward[1:].mean(),
+        "imagined/value": value.mean(),
+        "imagined/return_range": ranges.scale,
+        "imagined/advantage": jnp.abs(advantage).mean(),
+    }
+    return losses, ranges, returns, metrics
+
+
+def replay_value_loss(
+    reward: Array,
+    terminated: Array,
+    last: Array,
+    bootstrap: Array,
+    logits: Array,
+    slow_logits: Array,
+    config: DreamerConfig,
+) -> Array:
+    """The critic's loss on the replayed steps themselves, `[T - 1, B]`.
+
+    Args:
+        reward, terminated, last: `[T, B]`, see `replay.Batch`.
+        bootstrap: `[T, B]`, an estimate of the return from each state.
+        logits, slow_logits: of critic and slow critic `[T, B, bins]`.
+        config: hyperparameters.
+    """
+    discount = config.discount * (1.0 - terminated)
+    returns = lambda_returns(reward, discount, bootstrap, last, config.return_lambda)
+    loss = critic_loss(logits[:-1], slow_logits[:-1], returns, config.slow_critic_weight)
+    # Behind an episode's last observation comes another episode: no return leads there.
+    return jnp.where(last[:-1], 0.0, loss)

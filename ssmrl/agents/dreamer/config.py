@@ -1,0 +1,244 @@
+"""Hyperparameters of Dreamer, its sizes, and the published agents that are configurations of it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+POSTERIORS = ("parallel", "recurrent")
+POLICY_INPUTS = ("output", "hidden", "full")
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths of all networks.
+
+    Attributes:
+        deter: width of the memory's output h.
+        hidden: of the memory's input and of the layers behind the prior and the posterior.
+        classes: of each of the latent's categoricals.
+        depth: unit of the convolutions' channels.
+        units: of all other layers.
+        variables: number of categoricals in the latent z.
+        layers: hidden layers of encoder, decoder, actor and critic.
+    """
+
+    deter: int
+    hidden: int
+    classes: int
+    depth: int
+    units: int
+    variables: int = 32
+    layers: int = 3
+
+
+# The names are rounded numbers of parameters of DreamerV3 with pictures of 64 × 64 pixels.
+SIZES = {
+    "nano": Size(deter=128, hidden=128, classes=8, depth=4, units=128, variables=4, layers=1),
+    "1m": Size(512, 64, 4, 4, 64),
+    "12m": Size(2048, 256, 16, 16, 256),
+    "25m": Size(3072, 384, 24, 24, 384),
+    "50m": Size(4096, 512, 32, 32, 512),
+    "100m": Size(6144, 768, 48, 48, 768),
+    "200m": Size(8192, 1024, 64, 64, 1024),
+    "400m": Size(12288, 1536, 96, 96, 1536),
+}
+
+
+@dataclass(frozen=True)
+class DreamerConfig:
+    """Hyperparameters of Dreamer; the defaults are DreamerV3's, with a parallel posterior.
+
+    Attributes:
+        size: widths of all networks, one of `SIZES`; its `deter` becomes `memory.features`.
+        deter: width of the memory instead of the size's; None for the size's.
+        num_envs: environments stepped side by side.
+        rollout_length: steps of each environment per iteration.
+        batch_size: windows in each update.
+        batch_length: steps in each window.
+        train_ratio: replayed steps per environment step. It must make a whole number of updates
+            per iteration: train_ratio * num_envs * rollout_length / (batch_size * batch_length).
+        replay_capacity: environment steps that the replay buffer holds; each takes the memory of
+            two observations (the one acted on, and the one that the step led to).
+        replay_context: start windows from the carries that acting had there, kept in the replay
+            buffer, instead of starting each afresh. The buffer then holds a carry per step.
+        reward_scale: factor on rewards. Near 0 the bins of two-hot codes are 0.17 apart: rewards
+            much smaller than that are learned faster when scaled up. Returns are reported unscaled.
+        posterior: "parallel" for q(z|o), trained in one scan, or "recurrent" for q(z|h, o).
+        policy_inputs: what actor and critic read beside z: "output" h, "hidden" the memory's
+            state, or "full" for both.
+        lr: learning rate.
+        warmup: updates until it is reached.
+        ssm_lr_scale: factor on the learning rate of parameters that set a memory's time scales.
+        clip: adaptive gradient clipping; gradients of a tensor are scaled down to this share of
+            the tensor's norm.
+        beta1, beta2, eps: of LaProp.
+        dynamics_weight, representation_weight: of the two KL losses.
+        free_bits: nats below which KL losses have no gradient.
+        replay_value_weight: of the critic's loss on replayed steps; 0 leaves it out.
+        unimix: share of the uniform in the latent's and the policy's categoricals.
+        bins: of the two-hot codes of rewards and values.
+        horizon: γ = 1 - 1 / horizon.
+        continue_discount: let the continue head predict γ times the probability of going on.
+        return_lambda: λ of the returns.
+        imagination_length: H, steps imagined from each start.
+        imagination_starts: imagine from so many states of each batch, drawn at random; None for
+            all of them, as published, which is most of the cost of an update.
+        entropy_coefficient: weight of the policy's entropy.
+        return_rate: of the running percentiles (5 and 95) that returns are normalised by.
+        slow_critic_rate: of the critic's running average, which regularises it.
+        slow_critic_weight: weight of that regulariser.
+        min_std, max_std: of continuous actions.
+        compute_dtype: of activations: "float32", "bfloat16", or "auto": bfloat16 except on CPUs.
+    """
+
+    name: str = "dreamer"
+    size: str = "12m"
+    deter: int | None = None
+    num_envs: int = 16
+    rollout_length: int = 16
+    batch_size: int = 16
+    batch_length: int = 64
+    train_ratio: float = 32.0
+    replay_capacity: int = 200_000
+    replay_context: bool = False
+    reward_scale: float = 1.0
+    posterior: str = "parallel"
+    policy_inputs: str = "output"
+    lr: float = 4e-5
+    warmup: int = 1000
+    ssm_lr_scale: float = 1.0
+    clip: float = 0.3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-20
+    dynamics_weight: float = 1.0
+    representation_weight: float = 0.1
+    free_bits: float = 1.0
+    replay_value_weight: float = 0.3
+    unimix: float = 0.01
+    bins: int = 255
+    horizon: int = 333
+    continue_discount: bool = True
+    return_lambda: float = 0.95
+    imagination_length: int = 15
+    imagination_starts: int | None = None
+    entropy_coefficient: float = 3e-4
+    return_rate: float = 0.01
+    slow_critic_rate: float = 0.02
+    slow_critic_weight: float = 1.0
+    min_std: float = 0.1
+    max_std: float = 1.0
+    compute_dtype: str = "auto"
+
+    def __post_init__(self):
+        self._check_choices()
+        self._check_numbers()
+        self._check_replay()
+
+    def _check_choices(self):
+        choices = {
+            "size": tuple(SIZES),
+            "posterior": POSTERIORS,
+            "policy_inputs": POLICY_INPUTS,
+            "compute_dtype": DTYPES,
+        }
+        for name, known in choices.items():
+            self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+
+    def _check_numbers(self):
+        counts = ("num_envs", "rollout_length", "batch_size", "batch_length", "imagination_length")
+        for name in counts:
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("deter", "imagination_starts"):
+            value = getattr(self, name)
+            self._require(name, value is None or value >= 1, "at least 1, or null")
+        rates = ("lr", "warmup", "ssm_lr_scale", "eps", "free_bits", "entropy_coefficient")
+        losses = ("dynamics", "representation", "replay_value", "slow_critic")
+        for name in (*rates, *(f"{loss}_weight" for loss in losses)):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
+        for name in ("return_lambda", "return_rate", "slow_critic_rate"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("beta1", "beta2", "unimix"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require("clip", self.clip > 0, "positive")
+        self._require("reward_scale", 0 < self.reward_scale < math.inf, "positive")
+        self._require("train_ratio", 0 < self.train_ratio < math.inf, "positive")
+        self._require("horizon", self.horizon > 1, "above 1")
+        self._require("bins", self.bins >= 3 and self.bins % 2 == 1, "odd and at least 3")
+        self._require("min_std", 0 < self.min_std <= self.max_std, "positive, at most max_std")
+
+    def _check_replay(self):
+        expected = "enough for a whole number of updates per iteration, at least 1: a multiple of "
+        step = self.batch_size * self.batch_length / self.steps_per_iteration
+        updates = self.train_ratio / step
+        whole = updates >= 1 and math.isclose(updates, round(updates))
+        self._require("train_ratio", whole, f"{expected}{step:g}")
+        per_env = self.replay_capacity // self.num_envs
+        longest = max(self.batch_length, self.rollout_length)
+        low = longest * self.num_envs
+        self._require("replay_capacity", per_env >= longest, f"at least {low} for its windows")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"agent.{name} must be {expected}, got {getattr(self, name)}")
+
+    @property
+    def sizes(self) -> Size:
+        """The widths that `size` names."""
+        return SIZES[self.size]
+
+    @property
+    def discount(self) -> float:
+        """γ."""
+        return 1 - 1 / self.horizon
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps in one iteration."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Gradient steps in one iteration."""
+        replayed = self.train_ratio * self.steps_per_iteration
+        return round(replayed / (self.batch_size * self.batch_length))
+
+    def memory_width(self, memory_config: Any) -> int:
+        """Width of the memory's output: `deter`, or else the size's.
+
+        Raises:
+            ValueError: where `memory.features` was given and is another; the agent's size sets it.
+        """
+        width = self.deter or self.sizes.deter
+        default = type(memory_config)().features
+        if memory_config.features not in (default, width):
+            raise ValueError(
+                f"memory.features={memory_config.features}, but agent.size={self.size} sets it to "
+                f"{width}; leave it out, or give agent.deter={memory_config.features}"
+            )
+        return width
+
+
+@dataclass(frozen=True)
+class R2IConfig(DreamerConfig):
+    """Recall to Imagine (Samsami et al. 2024): Dreamer on a state space model.
+
+    Use it with memory=r2i, whose blocks are the published ones. Policies read the memory's state,
+    as they did on POPGym and bsuite; on Memory Maze it was agent.policy_inputs=full.
+    """
+
+    name: str = "r2i"
+    policy_inputs: str = "hidden"
+    dynamics_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class DreamerV3Config(DreamerConfig):
+    """DreamerV3 (Hafner et al. 2023): Dreamer with the posterior q(z|h, o).
+
+    Use it with memory=block_gru, the published recurrence.
+    """
+
+    name: str = "dreamerv3"
+    posterior: str = "recurrent"

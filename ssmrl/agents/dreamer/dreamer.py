@@ -1,0 +1,446 @@
+"""Dreamer: a world model on any memory, and a policy learned inside it. In one file, to read down.
+
+Hafner et al., "Mastering Diverse Domains through World Models" (2023), the newest version's single
+loss and optimiser; with the parallel posterior, S4WM (Deng et al. 2023) and R2I (Samsami et al.
+2024). Reading order: what changes, the loss, one update, collecting, the agent's interface.
+
+Each iteration steps the environments, adds what happened to the replay buffer, and makes a fixed
+number of updates on windows of it; all of that is one program.
+"""
+
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import Array, lax
+
+from ssmrl.agents.dreamer.behaviour import (
+    Actor,
+    Critic,
+    ReturnRange,
+    imagination_losses,
+    imagine,
+    policy_features,
+    replay_value_loss,
+)
+from ssmrl.agents.dreamer.config import DreamerConfig
+from ssmrl.agents.dreamer.losses import two_hot_mean
+from ssmrl.agents.dreamer.observations import as_picture, most_likely
+from ssmrl.agents.dreamer.replay import Batch, Replay, Step
+from ssmrl.agents.dreamer.world_model import Latent, Start, WorldModel, initial_start
+from ssmrl.agents.laprop import laprop
+from ssmrl.agents.optimizer import label_ssm_parameters
+from ssmrl.agents.rollout import add_time, episode_metrics
+from ssmrl.envs.batching import any_across_batch
+from ssmrl.envs.environment import Leaf
+from ssmrl.envs.vector import VectorEnv
+from ssmrl.memory import Memory, make_memory
+from ssmrl.networks.distributions import parameter_size
+from ssmrl.networks.encoders import is_picture, leaves
+
+Metrics = dict[str, Array]
+
+
+# --------------------------------------------------------------------------------------- data
+
+
+@struct.dataclass
+class Carry:
+    """What acting hands from step to step. Leaves `[B, ...]`."""
+
+    memory: Any
+    z: Leaf
+    action: Leaf
+    """The last one; without meaning before an episode's first."""
+
+
+@struct.dataclass
+class ActingState:
+    """The environments and the agent in them. Leading axis of arrays: the environments."""
+
+    env: Any
+    observation: Any
+    reset: Leaf
+    """bool [B]: `observation` begins an episode."""
+    carry: Carry
+    """Before `observation`."""
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training needs to go on: the unit of checkpoints."""
+
+    params: dict[str, Any]
+    """Of "world", "actor" and "critic"."""
+    slow_critic: Any
+    """Running average of the critic's parameters."""
+    returns: ReturnRange
+    optimizer: Any
+    replay: Any
+    acting: ActingState
+    key: Leaf
+
+
+# -------------------------------------------------------------------------------------- agent
+
+
+class Dreamer:
+    """Dreamer with any memory, on any batched environment.
+
+    Args:
+        config: hyperparameters.
+        memory: the world model's backbone.
+        env: environments to train in; `env.num_envs` must be `config.num_envs`.
+        skip_nonfinite: leave out updates whose gradient is not finite.
+
+    Raises:
+        ValueError: where the environment does not fit the configuration.
+    """
+
+    def __init__(
+        self,
+        config: DreamerConfig,
+        memory: Memory,
+        env: VectorEnv,
+        *,
+        skip_nonfinite: bool = False,
+    ):
+        if env.num_envs != config.num_envs:
+            raise ValueError(
+                f"the environment has {env.num_envs} copies, agent.num_envs is {config.num_envs}"
+            )
+        parameter_size(env.action_space)  # raises for actions that cannot be drawn
+        self.config, self.memory, self.env = config, memory, env
+        dtype = compute_dtype(config.compute_dtype)
+        self.world = WorldModel(env.observation_space, env.action_space, memory, config, dtype)
+        self.actor = Actor(env.action_space, config, dtype)
+        self.critic = Critic(config, dtype)
+        self.replay = Replay(config)
+        self.optimizer = make_dreamer_optimizer(config, memory, skip_nonfinite=skip_nonfinite)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps in one iteration."""
+        return self.config.steps_per_iteration
+
+    # ........................................................................ beginning
+
+    def init(self, key: Array) -> TrainState:
+        """The state before training, from one key."""
+        key_env, key_params, key = jax.random.split(key, 3)
+        acting = self._begin_episodes(key_env)
+        params = self._init_params(key_params, acting)
+        # The shapes and dtypes of one step, without taking it.
+        step = jax.eval_shape(partial(self._collect_step, params), acting, key)[1][0]
+        step = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), step)
+        return TrainState(
+            params=params,
+            slow_critic=params["critic"],
+            returns=ReturnRange.zeros(),
+            optimizer=self.optimizer.init(params),
+            replay=self.replay.init(step),
+            acting=acting,
+            key=key,
+        )
+
+    def _init_params(self, key: Array, acting: ActingState) -> dict[str, Any]:
+        keys = jax.random.split(key, 3)
+        start = Start(acting.carry.memory, acting.carry.z)
+        inputs = add_time((acting.observation, acting.carry.action, acting.reset))
+        noise = jnp.zeros(())
+        (latent, *_), world = self.world.init_with_output(keys[0], start, *inputs, noise)
+        features = policy_features(self.memory, latent, self.config.policy_inputs)
+        return {
+            "world": world,
+            "actor": self.actor.init(keys[1], features),
+            "critic": self.critic.init(keys[2], features),
+        }
+
+    def _begin_episodes(self, key: Array) -> ActingState:
+        observation, env_state = self.env.reset(key)
+        return ActingState(
+            env=env_state,
+            observation=observation,
+            reset=jnp.ones(self.config.num_envs, bool),
+            carry=self.initialize_carry(self.config.num_envs),
+        )
+
+    def restart(self, state: TrainState, key: Array) -> TrainState:
+        """`state` with new episodes in all environments; for those that no checkpoint can hold."""
+        return state.replace(acting=self._begin_episodes(key))
+
+    # ........................................................................ one iteration
+
+    def iteration(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """Collect a rollout into the replay buffer, then update on windows of it.
+
+        Returns:
+            the new state, and metrics as scalars; means over episodes are NaN where none ended.
+            Until the buffer holds a whole window there are no updates, and losses are 0.
+        """
+        key, key_collect, key_update = jax.random.split(state.key, 3)
+        collect = partial(self._collect_step, state.params)
+        keys = jax.random.split(key_collect, self.config.rollout_length)
+        acting, (steps, episode) = lax.scan(collect, state.acting, keys)
+        replay = self.replay.add(state.replay, steps)
+        state = state.replace(acting=acting, replay=replay, key=key)
+        learned = (state.params, state.slow_critic, state.returns, state.optimizer)
+
+        def update():
+            keys = jax.random.split(key_update, self.config.updates_per_iteration)
+            new, metrics = lax.scan(partial(self._update, replay), learned, keys)
+            return new, jax.tree.map(jnp.mean, metrics)
+
+        def wait():
+            _, metrics = jax.eval_shape(update)
+            return learned, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+        ready = any_across_batch(self.replay.ready(replay))
+        learned, metrics = lax.cond(ready, update, wait)
+        params, slow_critic, returns, optimizer = learned
+        state = state.replace(
+            params=params, slow_critic=slow_critic, returns=returns, optimizer=optimizer
+        )
+        metrics["updates"] = jnp.where(ready, float(self.config.updates_per_iteration), 0.0)
+        return state, metrics | episode_metrics(episode)
+
+    # ........................................................................ collecting
+
+    def _collect_step(self, params, acting: ActingState, key: Array):
+        carry, _ = self._act(params, acting, key, greedy=False)
+        observation, env_state, reward, terminated, truncated, info = self.env.step(
+            acting.env, carry.action
+        )
+        step = Step(
+            observation=acting.observation,
+            reset=acting.reset,
+            context=acting.carry if self.config.replay_context else None,
+            action=carry.action,
+            reward=reward * self.config.reward_scale,
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=info["final_observation"],
+        )
+        acting = ActingState(
+            env=env_state, observation=observation, reset=terminated | truncated, carry=carry
+        )
+        return acting, (step, info["episode"])
+
+    def _act(self, params, acting: ActingState, key: Array, *, greedy: bool) -> tuple[Carry, Any]:
+        """The carry behind the observation, its action included, and the latent."""
+        key_latent, key_action = jax.random.split(key)
+        carry = acting.carry
+        noise = 0.0 if greedy else jax.random.gumbel(key_latent, carry.z.shape)
+        inputs = add_time((acting.observation, carry.action, acting.reset))
+        seen: Any = self.world.apply(
+            params["world"], Start(carry.memory, carry.z), *inputs, noise, method="observe"
+        )
+        latent = jax.tree.map(lambda x: x[0], seen.latent)
+        distribution = self._policy(params["actor"], latent)[1]
+        raw = distribution.mode() if greedy else distribution.sample(seed=key_action)
+        return Carry(latent.memory, latent.z, distribution.action(raw)), latent
+
+    def _policy(self, params, latent: Latent) -> tuple[Array, Any]:
+        """What the actor reads, and its distribution over actions."""
+        features = policy_features(self.memory, latent, self.config.policy_inputs)
+        return features, self.actor.apply(params, features)
+
+    # ........................................................................ updating
+
+    def _update(self, replay, learned, key: Array):
+        """One gradient step on one batch of windows."""
+        params, slow_critic, returns, optimizer = learned
+        key_sample, key_loss = jax.random.split(key)
+        start, batch = self.replay.sample(replay, key_sample)
+        loss = partial(self._loss, slow_critic, returns, start, batch, key_loss)
+        gradient, (returns, metrics) = jax.grad(loss, has_aux=True)(params)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        updates, optimizer = self.optimizer.update(gradient, optimizer, params)
+        params = optax.apply_updates(params, updates)
+        slow_critic = optax.incremental_update(
+            params["critic"], slow_critic, self.config.slow_critic_rate
+        )
+        return (params, slow_critic, returns, optimizer), metrics
+
+    def _loss(self, slow_critic, ranges, context, batch: Batch, key: Array, params):
+        """The sum of all losses; also the new range of returns, and metrics."""
+        c = self.config
+        key_latent, key_starts, key_imagine, key_entropy = jax.random.split(key, 4)
+        start = initial_start(self.memory, c, c.batch_size)
+        if context is not None:
+            start = Start(context.memory, context.z)
+        noise = jax.random.gumbel(key_latent, (c.batch_length, *start.z.shape))
+        world: Any = partial(self.world.apply, params["world"])
+        latent, losses = world(start, batch, noise, method="losses")
+        chosen, starts = self._choose_starts(latent, key_starts)
+        imagined = self._imagine(params, starts, key_imagine)
+        critic: Any = self.critic.apply
+        behaviour, ranges, returns, metrics = imagination_losses(
+            imagined,
+            self.actor.apply(params["actor"], imagined.policy_features[:-1]),
+            critic(params["critic"], imagined.policy_features),
+            critic(slow_critic, imagined.policy_features),
+            ranges,
+            c,
+            key_entropy,
+        )
+        losses |= behaviour
+        if c.replay_value_weight > 0:
+            losses["replay_value"] = self._replay_value_loss(
+                params["critic"], slow_critic, latent, batch, chosen, returns[0]
+            )
+        means = {name: value.mean() for name, value in losses.items()}
+        total = sum(self._weight(name) * value for name, value in means.items())
+        metrics |= {f"loss/{name}": value for name, value in means.items()}
+        return total, (ranges, metrics | {"loss/total": total})
+
+    def _weight(self, name: str) -> float:
+        """The weight of a loss in their sum."""
+        c = self.config
+        weights = {
+            "dynamics": c.dynamics_weight,
+            "representation": c.representation_weight,
+            "replay_value": c.replay_value_weight,
+        }
+        return weights.get(name, 1.0)
+
+    def _choose_starts(self, latent: Latent, key: Array) -> tuple[Array, Latent]:
+        """Where imagination starts: places in the flattened batch `[N]`, and latents `[N, ...]`."""
+        c = self.config
+        count = c.batch_length * c.batch_size
+        flat = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), lax.stop_gradient(latent))
+        if c.imagination_starts is None or c.imagination_starts >= count:
+            return jnp.arange(count), flat
+        chosen = jax.random.permutation(key, count)[: c.imagination_starts]
+        return chosen, jax.tree.map(lambda x: x[chosen], flat)
+
+    def _imagine(self, params, starts: Latent, key: Array):
+        """Trajectories without a gradient: REINFORCE differentiates the policy's density alone."""
+        params = lax.stop_gradient(params)
+        world: Any = partial(self.world.apply, params["world"])
+        return imagine(
+            partial(world, method="imagine"),
+            partial(world, method="predict"),
+            partial(self._policy, params["actor"]),
+            starts,
+            self.config,
+            key,
+        )
+
+    def _replay_value_loss(self, critic, slow_critic, latent, batch: Batch, chosen, returns):
+        """On replayed steps; bootstraps are imagined returns, or values where none was imagined."""
+        features = policy_features(self.memory, latent, self.config.policy_inputs)
+        logits: Any = self.critic.apply(critic, features)
+        value = lax.stop_gradient(two_hot_mean(logits))
+        bootstrap = value.reshape(-1).at[chosen].set(returns).reshape(value.shape)
+        slow_logits: Any = self.critic.apply(slow_critic, features)
+        return replay_value_loss(
+            batch.reward,
+            batch.terminated,
+            batch.last,
+            bootstrap,
+            logits,
+            slow_logits,
+            self.config,
+        )
+
+    # ........................................................................ acting
+
+    def initialize_carry(self, batch_size: int) -> Carry:
+        """The carry for new episodes; the first call of `act` must come with resets."""
+        start = initial_start(self.memory, self.config, batch_size)
+        space: Any = self.env.action_space
+        action = jnp.zeros((batch_size, *space.shape), space.dtype)
+        return Carry(start.memory, start.z, action)
+
+    def act(self, state: TrainState, carry, observation, reset: Array, key: Array, *, greedy: bool):
+        """One action for each environment of a batch.
+
+        Args:
+            state: the training state, for its parameters.
+            carry: from `initialize_carry` or the previous call.
+            observation: leaves `[B, ...]`.
+            reset: bool `[B]`, True where the observation begins an episode.
+            key: randomness; unused when greedy.
+            greedy: the most likely latent and action instead of samples.
+
+        Returns:
+            the new carry and actions `[B, ...]` for the environment.
+        """
+        acting = ActingState(env=None, observation=observation, reset=reset, carry=carry)
+        carry, _ = self._act(state.params, acting, key, greedy=greedy)
+        return carry, carry.action
+
+    def open_loop(self, state: TrainState, observation, action, context: int):
+        """What the world model predicts of an episode of which it sees the beginning.
+
+        Every draw is the most likely value. See `ssmrl.training.agent.PredictingAgent`.
+        """
+        world: Any = partial(self.world.apply, state.params["world"])
+        beginning = jax.tree.map(lambda x: x[:context, None], (observation, action))
+        reset = (jnp.arange(context) == 0)[:, None]
+        start = initial_start(self.memory, self.config, 1)
+        seen = world(start, *beginning, reset, jnp.zeros(()), method="observe").latent
+
+        def step(latent, action):
+            latent = world(latent, action[None], 0.0, method="imagine")
+            return latent, latent.features
+
+        last = jax.tree.map(lambda x: x[-1], seen)
+        _, imagined = lax.scan(step, last, action[context:])
+        features = jnp.concatenate([seen.features, imagined])[:, 0]
+        space = self.env.observation_space
+        truth = [
+            as_picture(value) if is_picture(part) else value
+            for part, value in leaves(space, observation)
+        ]
+        predicted = most_likely(space, world(features, method="decode"))
+        return list(zip(truth, predicted, strict=True))
+
+
+# ------------------------------------------------------------------------------------ helpers
+
+
+def make_dreamer(
+    config: DreamerConfig, memory_config: Any, env: VectorEnv, *, total_steps: int, skip_nonfinite
+) -> Dreamer:
+    """Dreamer from its configuration and an instance of `ssmrl.memory.memory_config(name)`."""
+    del total_steps  # nothing is scheduled over the training
+    memory_config = replace(memory_config, features=config.memory_width(memory_config))
+    memory = make_memory(**asdict(memory_config))
+    return Dreamer(config, memory, env, skip_nonfinite=skip_nonfinite)
+
+
+def make_dreamer_optimizer(
+    config: DreamerConfig, memory: Memory, *, skip_nonfinite: bool
+) -> optax.GradientTransformation:
+    """LaProp with a warm-up, and a group of its own for a memory's time scales."""
+    warmup = optax.linear_schedule(0.0, 1.0, config.warmup)
+
+    def group(lr: float) -> optax.GradientTransformation:
+        return laprop(
+            # The first update is the first of the warm-up, not one of size 0.
+            lambda count: lr * (warmup(count + 1) if config.warmup else 1.0),
+            beta1=config.beta1,
+            beta2=config.beta2,
+            eps=config.eps,
+            clip=config.clip,
+        )
+
+    groups = {"default": group(config.lr), "ssm": group(config.lr * config.ssm_lr_scale)}
+    names = memory.all_ssm_parameters()
+    optimizer = optax.multi_transform(groups, lambda params: label_ssm_parameters(params, names))
+    if skip_nonfinite:
+        optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=2**31 - 1)
+    return optimizer
+
+
+def compute_dtype(name: str) -> Any:
+    """The dtype of activations; "auto" is bfloat16 except on CPUs, which have no units for it."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)

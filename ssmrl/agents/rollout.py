@@ -1,0 +1,27 @@
+"""What agents share when they collect experience."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def add_time(tree: Any) -> Any:
+    """Leaves `[B, ...]` as a sequence of one step, `[1, B, ...]`."""
+    return jax.tree.map(lambda x: x[None], tree)
+
+
+def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
+    """Mean return and length of the episodes that ended in a rollout; NaN where none did."""
+    done = episode["done"]
+    count = done.sum()
+
+    def mean(x):
+        return jnp.where(count > 0, jnp.where(done, x, 0).sum() / jnp.maximum(count, 1), jnp.nan)
+
+    return {
+        "episodes": count.astype(jnp.float32),
+        "episode_return": mean(episode["return"]),
+        "episode_length": mean(episode["length"].astype(jnp.float32)),
+    }

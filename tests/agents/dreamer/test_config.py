@@ -1,0 +1,91 @@
+"""Options, sizes, and the agents that are configurations of Dreamer."""
+
+import re
+
+import numpy as np
+import pytest
+
+from ssmrl.agents import agent_config, list_agents, make_agent
+from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig
+from ssmrl.envs import EpisodeStatistics, spaces
+from ssmrl.memory import memory_config
+from tests.agents.scripted import Scripted
+
+BAD = [
+    ("size", "2m", "one of nano, 1m"),
+    ("posterior", "serial", "one of parallel, recurrent"),
+    ("policy_inputs", "state", "one of output, hidden, full"),
+    ("compute_dtype", "float16", "one of auto, float32, bfloat16"),
+    ("num_envs", 0, "at least 1"),
+    ("batch_length", 0, "at least 1"),
+    ("imagination_length", 0, "at least 1"),
+    ("imagination_starts", 0, "at least 1, or null"),
+    ("deter", 0, "at least 1, or null"),
+    ("lr", -1.0, "at least 0"),
+    ("free_bits", float("nan"), "at least 0"),
+    ("return_lambda", 1.1, "between 0 and 1"),
+    ("unimix", 1.0, "at least 0 and below 1"),
+    ("clip", 0.0, "positive"),
+    ("reward_scale", 0.0, "positive"),
+    ("train_ratio", 0.0, "positive"),
+    ("train_ratio", 2.0, "a whole number of updates per iteration, at least 1: a multiple of 4"),
+    ("train_ratio", 30.0, "a multiple of 4"),
+    ("replay_capacity", 1000, "at least 1024 for its windows"),
+    ("horizon", 1, "above 1"),
+    ("bins", 254, "odd and at least 3"),
+    ("min_std", 2.0, "positive, at most max_std"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), BAD)
+def test_bad_values(name, value, expected):
+    message = rf"^agent\.{name} must be .*{re.escape(expected)}.*, got {value}$"
+    with pytest.raises(ValueError, match=message):
+        DreamerConfig(**{name: value})
+
+
+def test_every_option_is_explained():
+    for name in DreamerConfig.__dataclass_fields__:
+        assert name == "name" or re.search(rf"\b{name}\b", DreamerConfig.__doc__ or ""), name
+
+
+def test_updates_per_iteration():
+    config = DreamerConfig(num_envs=8, rollout_length=32, batch_size=4, batch_length=16)
+    assert config.steps_per_iteration == 256
+    assert config.updates_per_iteration == 256 * 32 // (4 * 16)
+
+
+def test_published_agents_are_configurations():
+    assert {"dreamer", "dreamerv3", "r2i"} <= set(list_agents())
+    assert agent_config("r2i") is R2IConfig and agent_config("dreamerv3") is DreamerV3Config
+    v3, r2i = DreamerV3Config(), R2IConfig()
+    assert (v3.posterior, v3.policy_inputs, v3.dynamics_weight) == ("recurrent", "output", 1.0)
+    assert (r2i.posterior, r2i.policy_inputs, r2i.dynamics_weight) == ("parallel", "hidden", 0.5)
+
+
+def make(config, memory="gru", env=None, **memory_options):
+    env = env or Scripted(np.zeros((4, config.num_envs)), np.zeros((4, config.num_envs)))
+    memory_cfg = memory_config(memory)(**memory_options)
+    return make_agent(config, memory_cfg, EpisodeStatistics(env), total_steps=1000)
+
+
+def test_the_size_sets_the_memory():
+    assert make(DreamerConfig(size="1m")).memory.features == 512
+    assert make(DreamerConfig(size="nano", deter=24)).memory.features == 24
+    assert make(DreamerConfig(size="nano", deter=24), features=24).memory.features == 24
+    message = r"memory\.features=99, but agent\.size=nano sets it to 128; .* agent\.deter=99"
+    with pytest.raises(ValueError, match=message):
+        make(DreamerConfig(size="nano"), features=99)
+
+
+def test_environments_that_do_not_fit():
+    env = Scripted(np.zeros((4, 3)), np.zeros((4, 3)))
+    with pytest.raises(ValueError, match=r"environment has 3 copies, agent\.num_envs is 16"):
+        make(DreamerConfig(), env=env)
+    env = Scripted(
+        np.zeros((4, 16)),
+        np.zeros((4, 16)),
+        action_space=spaces.Dict({"a": spaces.Discrete(2)}),
+    )
+    with pytest.raises(ValueError, match="cannot act in Dict"):
+        make(DreamerConfig(), env=env)

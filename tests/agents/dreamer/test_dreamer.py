@@ -1,0 +1,215 @@
+"""Dreamer as a whole: what it stores, when it learns, that it resumes, and how it acts."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ssmrl.agents import make_agent
+from ssmrl.agents.dreamer import DreamerConfig
+from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, VectorEnv, spaces
+from ssmrl.envs.adapters.gymnasium import HostVectorEnv
+from ssmrl.memory import memory_config
+from ssmrl.training.agent import Agent, RestartableAgent
+from ssmrl.training.checkpoint import Checkpointer
+from ssmrl.training.loop import over_seeds, seed_keys
+from tests.agents import probes
+from tests.agents.dreamer.cases import MEMORIES, small_config
+from tests.agents.scripted import Scripted, flags
+from tests.memory.cases import quick_jit
+from tests.training.test_checkpoint import bits
+
+TERMINATED, TRUNCATED = flags(
+    ["..E...U.", "E......X", "........", "EUE..EE.", "......UU", "UUUUUUUU"]
+)
+
+
+def small_agent(env: VectorEnv, memory: str = "s5", **options):
+    config: DreamerConfig = small_config(**({"num_envs": env.num_envs} | options))
+    memory_cfg = memory_config(memory)(**MEMORIES[memory])
+    return make_agent(config, memory_cfg, EpisodeStatistics(env), total_steps=1000)
+
+
+@cache
+def scripted(memory: str = "s5", **options):
+    """An agent of a scripted environment, its first state, and its compiled iteration."""
+    env = Scripted(TERMINATED, TRUNCATED, action_space=spaces.MultiDiscrete([2, 3]))
+    defaults = {"batch_length": 12, "imagination_starts": 5, "train_ratio": 2.0}
+    defaults["reward_scale"] = 3.0
+    agent = small_agent(env, memory, **(defaults | options))
+    return agent, quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
+
+
+def test_it_is_an_agent():
+    agent, *_ = scripted()
+    assert isinstance(agent, Agent) and isinstance(agent, RestartableAgent)
+    assert agent.steps_per_iteration == 6 * 8
+
+
+def test_what_is_stored_is_what_happened():
+    """Rows of the environment's tables; final observations where episodes ended."""
+    agent, state, _ = scripted()
+    env = agent.env.unwrapped
+    keys = jax.random.split(jax.random.key(1), 8)
+    _, (steps, _) = quick_jit(partial(lax.scan, partial(agent._collect_step, state.params)))(
+        state.acting, keys
+    )
+    done = TERMINATED | TRUNCATED
+    np.testing.assert_array_equal(steps.observation, env.observation)
+    np.testing.assert_array_equal(steps.reset, np.concatenate([done[:0], [[True] * 6], done[:-1]]))
+    np.testing.assert_allclose(steps.reward, 3 * env.reward, rtol=1e-6)
+    np.testing.assert_array_equal(steps.terminated, TERMINATED)
+    np.testing.assert_array_equal(steps.truncated, TRUNCATED)
+    following = np.roll(env.observation, -1, axis=0)
+    expected = np.where(done[..., None], env.final, following)
+    np.testing.assert_array_equal(steps.final_observation, expected)
+    assert steps.context is None
+
+
+def test_it_learns_once_there_is_a_window():
+    agent, state, iteration = scripted()
+    before = state
+    rows = []
+    for _ in range(3):
+        state, metrics = iteration(state)
+        rows.append(metrics)
+        same = jax.tree.map(lambda x, y: bool((x == y).all()), before.params, state.params)
+        changed = not all(jax.tree.leaves(same))
+        # The buffer holds 8 steps after the first iteration, and a window has 12.
+        assert changed == (len(rows) > 1)
+        assert metrics["updates"] == (agent.config.updates_per_iteration if changed else 0)
+    assert all(x.shape == () and x.dtype == jnp.float32 for x in metrics.values())
+    finite = [v for k, v in metrics.items() if not k.startswith("episode")]
+    assert np.isfinite(finite).all()
+    assert metrics["loss/total"] != 0 and rows[0]["loss/total"] == 0
+    assert rows[0]["episodes"] == (TERMINATED | TRUNCATED).sum()
+    # The slow critic follows the critic.
+    slow, fast = jax.tree.leaves(state.slow_critic), jax.tree.leaves(state.params["critic"])
+    assert any((x != y).any() for x, y in zip(slow, fast, strict=True))
+
+
+def test_resuming_is_exact_and_includes_the_replay(tmp_path):
+    agent, state, iteration = scripted()
+    for _ in range(2):
+        state, _ = iteration(state)
+    writer = Checkpointer(tmp_path / "checkpoints")
+    writer.save(96, state)
+    writer.close()
+    reader = Checkpointer(tmp_path / "checkpoints", read_only=True)
+    restored, _, _ = reader.restore(jax.eval_shape(agent.init, jax.random.key(0)))
+    reader.close()
+    assert jax.tree.leaves(restored.replay)[0].any()
+    assert bits(iteration(restored)[0]) == bits(iteration(state)[0])
+
+
+def test_greedy_acting_needs_no_luck():
+    agent, state, _ = scripted()
+    state = state.replace(
+        params=jax.tree.map(
+            lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), state.params
+        )
+    )
+    observation = jnp.asarray(agent.env.unwrapped.observation[0])
+    act = quick_jit(agent.act, static_argnames="greedy")
+
+    def play(key, greedy):
+        carry, reset = agent.initialize_carry(6), jnp.ones(6, bool)
+        actions = []
+        for k in jax.random.split(jax.random.key(key), 5):
+            carry, action = act(state, carry, observation, reset, k, greedy=greedy)
+            reset = jnp.zeros(6, bool)
+            actions.append(action)
+        return np.stack(actions)
+
+    np.testing.assert_array_equal(play(0, True), play(1, True))
+    assert (play(0, False) != play(1, False)).any()
+
+
+def test_open_loop_predictions_see_the_context_only():
+    agent, state, _ = scripted()
+    rng = np.random.default_rng(0)
+    observation = jnp.float32(rng.normal(size=(7, 3)))
+    action = jnp.asarray(rng.integers(0, 2, (7, 2)), jnp.int32)
+    predict = quick_jit(agent.open_loop, static_argnames="context")
+    [(truth, predicted)] = predict(state, observation, action, context=3)
+    np.testing.assert_array_equal(truth, observation)
+    assert predicted.shape == (7, 3)
+    [(_, again)] = predict(state, observation.at[3:].add(1.0), action, context=3)
+    np.testing.assert_array_equal(again, predicted)
+    [(_, other)] = predict(state, observation, action.at[4].set(1 - action[4]), context=3)
+    np.testing.assert_array_equal(other[:4], predicted[:4])
+    assert (other[4:] != predicted[4:]).any()
+
+
+# ------------------------------------------------------------------------------------- slow
+
+
+@pytest.mark.slow
+def test_behaviour_does_not_move_the_world_model():
+    agent, state, iteration = scripted()
+    state, _ = iteration(iteration(state)[0])
+    start, batch = agent.replay.sample(state.replay, jax.random.key(0))
+
+    @quick_jit
+    def gradient(params):
+        def behaviour(params):
+            key = jax.random.key(1)
+            _, (_, metrics) = agent._loss(
+                state.slow_critic, state.returns, start, batch, key, params
+            )
+            return metrics["loss/policy"] + metrics["loss/value"]
+
+        return jax.grad(behaviour)(params)
+
+    got = gradient(state.params)
+    assert not any(x.any() for x in jax.tree.leaves(got["world"]))
+    assert any(x.any() for x in jax.tree.leaves(got["actor"]))
+    assert any(x.any() for x in jax.tree.leaves(got["critic"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("memory", "options"),
+    [
+        ("gru", {"posterior": "recurrent", "policy_inputs": "full"}),
+        ("none", {"policy_inputs": "hidden"}),
+        ("s5", {"policy_inputs": "full", "replay_context": True, "replay_value_weight": 0.0}),
+    ],
+)
+def test_all_kinds_learn_without_a_nan(memory, options):
+    env = JaxVectorEnv(probes.Aim(), None, 6)  # continuous actions
+    agent = small_agent(env, memory, **options)
+    state, iteration = quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
+    for _ in range(3):
+        state, metrics = iteration(state)
+    assert all(np.isfinite(v) for k, v in metrics.items() if not k.startswith("episode"))
+    assert metrics["updates"] > 0
+
+
+@pytest.mark.slow
+def test_seeds_train_side_by_side():
+    agent, *_ = scripted()
+    state = jax.jit(over_seeds(agent.init))(seed_keys(3, 2))
+    iteration = quick_jit(jax.vmap(agent.iteration))
+    for _ in range(2):
+        state, metrics = iteration(state)
+    assert metrics["updates"].shape == (2,) and (metrics["updates"] > 0).all()
+    assert metrics["loss/total"][0] != metrics["loss/total"][1]
+
+
+@pytest.mark.slow
+def test_host_environments_and_new_episodes_after_a_resume():
+    gymnasium = pytest.importorskip("gymnasium")
+    env = HostVectorEnv(lambda: gymnasium.make("CartPole-v1"), 6, name="gymnasium/CartPole-v1")
+    agent = small_agent(env)
+    state, iteration = quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
+    for _ in range(2):
+        state, metrics = iteration(state)
+    assert metrics["updates"] > 0
+    state = quick_jit(agent.restart)(state, jax.random.key(1))
+    assert state.acting.reset.all()
+    _, metrics = iteration(state)
+    assert np.isfinite(metrics["loss/total"])

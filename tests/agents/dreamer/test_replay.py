@@ -1,0 +1,187 @@
+"""Replay windows against a plain loop over episodes, and the ring buffer's edges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssmrl.agents.dreamer import DreamerConfig
+from ssmrl.agents.dreamer.dreamer import Carry
+from ssmrl.agents.dreamer.replay import Replay, Step, unfold
+from tests.agents.scripted import flags
+
+# Ends at the first and last steps of windows, two and three in a row, in both ways, and never.
+TERMINATED, TRUNCATED = flags(
+    ["..E...U.", "E......X", "........", "EUE..EE.", "......UU", "UUUUUUUU"]
+)
+
+
+def steps_of(terminated, truncated, seed=0):
+    """Steps `[T, B]` whose every number says where it comes from, and all distinct."""
+    T, B = terminated.shape
+    code = np.arange(T)[:, None] + 100.0 * np.arange(1, B + 1)
+    done = terminated | truncated
+    reset = np.concatenate([np.random.default_rng(seed).random((1, B)) < 0.5, done[:-1]])
+    following = np.concatenate([code[1:], code[-1:] + 1])
+    return Step(
+        observation={"x": jnp.asarray(code), "wide": jnp.asarray(code)[..., None, None]},
+        reset=jnp.asarray(reset),
+        context=None,
+        action=jnp.asarray(code + 0.25),
+        reward=jnp.asarray(code + 0.5),
+        terminated=jnp.asarray(terminated),
+        truncated=jnp.asarray(truncated),
+        final_observation={
+            "x": jnp.asarray(np.where(done, code + 0.75, following)),
+            "wide": jnp.asarray(np.where(done, code + 0.75, following))[..., None, None],
+        },
+    )
+
+
+def observations_of(steps, b):
+    """The observations of one environment, one after the other, each with what led to it."""
+    rows, cause = [], None
+    for t in range(len(steps.reward)):
+        first = bool(steps.reset[t, b])
+        known = first or cause is not None
+        rows.append(
+            {
+                "observation": float(steps.observation["x"][t, b]),
+                "reset": first,
+                "action": None if first or cause is None else float(steps.action[cause, b]),
+                "reward": 0.0 if first or cause is None else float(steps.reward[cause, b]),
+                "known": known,
+                "terminated": False,
+                "last": False,
+            }
+        )
+        cause = t
+        if steps.terminated[t, b] or steps.truncated[t, b]:
+            rows.append(
+                {
+                    "observation": float(steps.final_observation["x"][t, b]),
+                    "reset": False,
+                    "action": float(steps.action[t, b]),
+                    "reward": float(steps.reward[t, b]),
+                    "known": True,
+                    "terminated": bool(steps.terminated[t, b]),
+                    "last": True,
+                }
+            )
+    return rows
+
+
+@pytest.mark.parametrize("has_context", [False, True])
+def test_windows_of_observations_against_a_loop(has_context):
+    steps = steps_of(TERMINATED, TRUNCATED)
+    batch = unfold(steps, has_context=has_context)
+    T, B = TERMINATED.shape
+    for b in range(B):
+        rows = observations_of(steps, b)[:T]
+        rows[0]["reset"] |= not has_context
+        for t, row in enumerate(rows):
+            assert batch.observation["x"][t, b] == row["observation"], (t, b)
+            assert batch.observation["wide"][t, b, 0, 0] == row["observation"]
+            if not row["reset"] and t:
+                assert batch.action[t, b] == row["action"]
+            for name in ("reset", "reward", "known", "terminated", "last"):
+                assert getattr(batch, name)[t, b] == row[name], (name, t, b)
+
+
+def test_an_episode_by_hand():
+    """Two steps, then the episode terminates; the next one begins behind its final observation."""
+    terminated = np.array([[False], [True], [False], [False]])
+    batch = unfold(steps_of(terminated, terminated & False), has_context=False)
+    columns = {
+        "observation": [100, 101, 101.75, 102],  # the final observation of step 1 comes between
+        "action": [None, 100.25, 101.25, None],  # what led there
+        "reward": [0, 100.5, 101.5, 0],  # the last reward belongs to the final observation
+        "reset": [True, False, False, True],
+        "terminated": [False, False, True, False],
+        "last": [False, False, True, False],
+    }
+    for name, column in columns.items():
+        values = batch.observation["x"] if name == "observation" else getattr(batch, name)
+        for value, expected in zip(values[:, 0], column, strict=True):
+            assert expected is None or value == expected, name
+
+
+def test_interrupted_episodes_end_where_they_are_known():
+    """New episodes after a resume begin with a reset that no end goes before."""
+    steps = steps_of(TERMINATED[:4, 2:3], TRUNCATED[:4, 2:3])
+    steps = steps.replace(reset=jnp.array([[True], [False], [True], [False]]))
+    batch = unfold(steps, has_context=False)
+    assert batch.last[:, 0].tolist() == [False, True, False, False]
+    assert not batch.terminated.any()
+    assert batch.reward[2, 0] == 0
+
+
+# -------------------------------------------------------------------------------- ring buffer
+
+CONFIG = DreamerConfig(
+    num_envs=3,
+    rollout_length=4,
+    batch_size=64,
+    batch_length=5,
+    replay_capacity=30,
+    train_ratio=80.0,
+)
+
+
+def numbered(t, length=4):
+    """Steps t … t + length - 1 of three environments, which never end."""
+    time = jnp.arange(t, t + length)[:, None] + 1000 * jnp.arange(3)
+    nothing = jnp.zeros((length, 3), bool)
+    return Step(time, nothing, None, time, time * 1.0, nothing, nothing, time + 1)
+
+
+@pytest.fixture(scope="module")
+def filled():
+    """(replay, the buffer after each of eight additions of four steps; it holds ten)."""
+    replay = Replay(CONFIG)
+    add = jax.jit(replay.add)
+    states = [replay.init(jax.tree.map(lambda x: x[0], numbered(0)))]
+    for t in range(0, 32, 4):
+        states.append(add(states[-1], numbered(t)))
+    return replay, states
+
+
+def test_no_windows_before_there_is_a_whole_one(filled):
+    replay, states = filled
+    assert [bool(replay.ready(state)) for state in states] == [False, False] + [True] * 7
+
+
+def test_windows_are_contiguous_and_the_oldest_steps_are_gone(filled):
+    replay, states = filled
+    sample = jax.jit(replay.sample)
+    for written, state in zip(range(8, 36, 4), states[2:], strict=True):
+        _, batch = sample(state, jax.random.key(written))
+        start = np.asarray(batch.observation[0]) % 1000
+        # One environment's steps in their order: never across the place of the next write.
+        np.testing.assert_array_equal(
+            batch.observation, batch.observation[0] + np.arange(5)[:, None]
+        )
+        oldest = max(0, written - 10)
+        assert set(start) == set(range(oldest, written - 5 + 1))  # all of them, with 64 draws
+        assert set(np.asarray(batch.observation[0]) // 1000) == {0, 1, 2}
+        np.testing.assert_array_equal(batch.action[1:], batch.observation[:-1])
+        assert batch.reset[0].all() and not batch.reset[1:].any()
+
+
+def test_windows_can_go_on_from_stored_carries():
+    """The carry at a window's start, and the action in front of it; nothing is started afresh."""
+
+    def with_context(t):
+        steps = numbered(t)
+        return steps.replace(context=Carry((steps.action + 0.5,), steps.action, steps.action - 1))
+
+    replay = Replay(CONFIG)
+    state = replay.init(jax.tree.map(lambda x: x[0], with_context(0)))
+    for t in (1, 5, 9):
+        state = replay.add(state, with_context(t))
+    context, batch = replay.sample(state, jax.random.key(0))
+    assert not batch.reset.any() and not batch.known[0].any() and batch.known[1:].all()
+    first = batch.observation[0]
+    np.testing.assert_array_equal(context.memory[0], first + 0.5)
+    np.testing.assert_array_equal(context.z, first)
+    np.testing.assert_array_equal(batch.action, batch.observation - 1)

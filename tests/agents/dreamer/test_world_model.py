@@ -1,0 +1,272 @@
+"""The world model against a plain loop, and what resets cut off."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssmrl.agents.dreamer import observations
+from ssmrl.agents.dreamer.losses import straight_through_sample, symlog, unimix
+from ssmrl.agents.dreamer.replay import Batch
+from ssmrl.agents.dreamer.world_model import Start, WorldModel, initial_start
+from ssmrl.envs import spaces
+from ssmrl.memory import make_memory
+from tests.agents.dreamer import cases
+from tests.agents.dreamer.cases import B, T
+from tests.memory.cases import quick_jit
+
+# One environment each: resets nowhere, at 0, mid, L-2, L-1, and everywhere.
+RESETS = np.zeros((T, B), bool)
+RESETS[0, 1] = RESETS[T // 2, 2] = RESETS[T - 2, 3] = RESETS[T - 1, 4] = True
+RESETS[:, 5] = True
+KINDS = [("s5", "parallel"), ("gru", "recurrent"), ("s5", "recurrent"), ("none", "parallel")]
+every_kind = pytest.mark.parametrize(("memory", "posterior"), KINDS)
+
+
+def step_by_hand(model, params, first, carry, z, observation, action, noise):
+    """One step of one environment, with the equations of the module's docstring."""
+
+    def call(name, x):
+        return model.apply(params, x, method=lambda m, x: getattr(m, name)(x))
+
+    def log_probability(logits):
+        return unimix(logits.reshape(4, 8), 0.01)
+
+    if first:
+        carry, z, action = model.memory.initialize_carry((1,)), 0 * z, 0 * action
+    u = call("input", jnp.concatenate([z.ravel(), action]))
+    carry, y = model.apply(
+        params, carry, u[None, None], jnp.array([[first]]), method=lambda m, *a: m.memory(*a)
+    )
+    code = call("encoder", observation)
+    seen = code if model.config.posterior == "parallel" else jnp.concatenate([y[0, 0], code])
+    posterior = log_probability(call("posterior", seen))
+    z = straight_through_sample(posterior, noise)
+    return carry, (y[0, 0], z, log_probability(call("prior", y[0, 0])), posterior)
+
+
+@every_kind
+def test_sequences_against_a_plain_loop(memory, posterior):
+    model, params = cases.world_model(memory, posterior)
+    observation, action, noise = cases.draw_sequence()
+    start = cases.used_start(model)
+    seen = cases.observe(memory, posterior)(
+        params, start, observation, action, jnp.asarray(RESETS), noise
+    )
+    got = (seen.latent.h, seen.latent.z, seen.prior, seen.posterior)
+    steps = [quick_jit(partial(step_by_hand, model, params, first)) for first in (False, True)]
+    for b in range(B):
+        carry, z = jax.tree.map(lambda x, b=b: x[b : b + 1], start.memory), start.z[b]
+        for t in range(T):
+            inputs = (x[t, b] for x in (observation, action, noise))
+            carry, expected = steps[int(RESETS[t, b])](carry, z, *inputs)
+            z = expected[1]
+            for x, y in zip(got, expected, strict=True):
+                np.testing.assert_allclose(x[t, b], y, atol=2e-5)
+
+
+@every_kind
+def test_acting_is_training_one_step_at_a_time(memory, posterior):
+    model, params = cases.world_model(memory, posterior)
+    observation, action, noise = cases.draw_sequence()
+    reset = jnp.asarray(RESETS)
+    start = first = cases.used_start(model)
+    see = cases.observe(memory, posterior)
+    whole = see(params, start, observation, action, reset, noise)
+    for t in range(T):
+        rows = [x[t : t + 1] for x in (observation, action, reset, noise)]
+        latent = see(params, start, *rows).latent
+        jax.tree.map(
+            lambda x, y, t=t: np.testing.assert_allclose(x[0], y[t], atol=2e-5),
+            latent,
+            whole.latent,
+        )
+        start = Start(jax.tree.map(lambda x: x[0], latent.memory), latent.z[0])
+    assert jax.tree.structure(start) == jax.tree.structure(first)
+
+
+@every_kind
+@pytest.mark.parametrize("at", [0, T // 2, T - 2, T - 1])
+def test_nothing_before_a_reset_changes_anything_after_it(memory, posterior, at):
+    model, params = cases.world_model(memory, posterior)
+    see = cases.observe(memory, posterior)
+    reset = jnp.asarray(np.arange(T)[:, None] == at) & jnp.ones((T, B), bool)
+    (o, a, noise), (other_o, other_a, _) = cases.draw_sequence(0), cases.draw_sequence(1)
+    before = (jnp.arange(T) < at)[:, None, None]
+    # The action at the reset led to the episode that is over: it belongs to what is before.
+    led_there = (jnp.arange(T) <= at)[:, None, None]
+    one = see(params, cases.used_start(model, 1), o, a, reset, noise)
+    mixed_o, mixed_a = jnp.where(before, other_o, o), jnp.where(led_there, other_a, a)
+    two = see(params, cases.used_start(model, 2), mixed_o, mixed_a, reset, noise)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[at:], y[at:]), one, two)
+    if memory != "none" and at:
+        assert (np.asarray(one.latent.h)[:at] != np.asarray(two.latent.h)[:at]).any()
+
+
+@every_kind
+def test_no_gradient_crosses_a_reset(memory, posterior):
+    model, params = cases.world_model(memory, posterior)
+    o, a, noise = cases.draw_sequence()
+    start, at = cases.used_start(model), T // 2
+    reset = jnp.broadcast_to((jnp.arange(T) == at)[:, None], (T, B))
+
+    def later(o, a, memory_state, z):
+        seen = model.apply(params, Start(memory_state, z), o, a, reset, noise, method="observe")
+        parts = (seen.latent.h, seen.latent.z, seen.prior, seen.posterior)
+        return sum((x[at:] ** 2).sum() for x in parts)
+
+    real = jax.tree.map(lambda x: x.real, start.memory)
+    gradient = quick_jit(
+        jax.grad(lambda o, a, m, z: later(o, a, _as(m, start.memory), z), (0, 1, 2, 3))
+    )
+    g_o, g_a, g_memory, g_z = gradient(o, a, real, start.z)
+    assert not g_o[:at].any() and not g_a[: at + 1].any() and not g_z.any()
+    assert not any(x.any() for x in jax.tree.leaves(g_memory))
+    assert g_o[at:].any() and g_a[at + 1 :].any()
+
+
+def _as(real, like):
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), real, like)
+
+
+@pytest.mark.parametrize(("memory", "posterior"), KINDS[:2])
+def test_imagination_goes_on_as_observation_does(memory, posterior):
+    """The memory is the same whether a step is seen or imagined; only z's source is not."""
+    model, params = cases.world_model(memory, posterior)
+    o, a, noise = cases.draw_sequence()
+    nothing = jnp.zeros((T, B), bool)
+    seen = cases.observe(memory, posterior)(params, cases.used_start(model), o, a, nothing, noise)
+    latent = jax.tree.map(lambda x: x[2], seen.latent)
+    dream = quick_jit(lambda *inputs: model.apply(params, *inputs, method="imagine"))
+    following = dream(latent, a[3], noise[3])
+    np.testing.assert_allclose(following.h, seen.latent.h[3], atol=2e-5)
+    z = straight_through_sample(seen.prior[3], noise[3])
+    np.testing.assert_array_equal(following.z.argmax(-1), z.argmax(-1))
+
+
+def test_memory_input_is_masked_where_an_episode_begins():
+    """NaN in what came before a reset must not get through: chosen, not multiplied by 0."""
+    model, params = cases.world_model("s5", "parallel")
+    z, action = jnp.full((1, 4, 8), jnp.nan), jnp.full((1, 2), jnp.nan)
+    u = model.apply(params, z, action, jnp.array([True]), method="_memory_input")
+    assert np.isfinite(u).all()
+
+
+# ------------------------------------------------------------------------------------ losses
+
+
+def batch_of(observation, action, reset, **options):
+    nothing = jnp.zeros(reset.shape, bool)
+    defaults = {"reward": jnp.zeros(reset.shape), "known": ~nothing, "terminated": nothing}
+    return Batch(observation, reset, action, last=nothing, **(defaults | options))
+
+
+def test_losses_are_about_the_batch():
+    model, params = cases.world_model("s5", "parallel")
+    o, a, noise = cases.draw_sequence()
+    start = initial_start(model.memory, model.config, B)
+    known = jnp.asarray(np.arange(T)[:, None] > 0) & jnp.ones((T, B), bool)
+    reward = jnp.zeros((T, B)).at[3, 2].set(5.0)
+    terminated = jnp.zeros((T, B), bool).at[5, 1].set(True)
+    reset = jnp.asarray(RESETS)
+
+    @quick_jit
+    def losses(reward, terminated):
+        batch = batch_of(o, a, reset, reward=reward, terminated=terminated, known=known)
+        return model.apply(params, start, batch, noise, method="losses")[1]
+
+    got = losses(reward, terminated)
+    plain = losses(jnp.zeros((T, B)), jnp.zeros((T, B), bool))
+    assert {name: x.shape for name, x in got.items()} == dict.fromkeys(got, (T, B))
+    changed = {name: np.argwhere(got[name] != plain[name]).tolist() for name in got}
+    # A reward concerns the observation it came with, and an end its final observation: no other.
+    assert changed.pop("reward") == [[3, 2]] and changed.pop("continue") == [[5, 1]]
+    assert not any(changed.values())
+    assert not got["reward"][0].any()
+    assert (got["dynamics"] >= 1).all() and (got["representation"] >= 1).all()
+
+
+def test_reconstruction_loss_by_hand():
+    """Box: (symlog(e - 1) - 3)² = 4. Card, even odds: ln 2. Picture: 192 numbers, 0.5 off."""
+    space = spaces.Dict(
+        {
+            "box": spaces.Box(-np.inf, np.inf, (1,)),
+            "card": spaces.Discrete(2),
+            "picture": spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        }
+    )
+    observation = {
+        "box": jnp.array([np.e - 1], jnp.float32),
+        "card": jnp.int32(1),
+        "picture": jnp.full((8, 8, 3), 255, jnp.uint8),
+    }
+    prediction = {"0": jnp.array([3.0]), "1": jnp.zeros(2), "2": jnp.full((8, 8, 3), 0.5)}
+    loss = observations.reconstruction_loss(space, prediction, observation)
+    np.testing.assert_allclose(loss, 4 + np.log(2) + 192 * 0.25, rtol=1e-5)
+    box, card, picture = observations.most_likely(space, prediction)
+    np.testing.assert_allclose(symlog(box), [3.0], rtol=1e-5)
+    assert card == 0 and picture.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "expected"),
+    [
+        (spaces.Discrete(3), jnp.int32(2), [0, 0, 1]),
+        (spaces.MultiDiscrete([2, 3]), jnp.array([1, 0]), [0, 1, 1, 0, 0]),
+        (spaces.Box(0.0, 4.0, (2,)), jnp.array([0.0, 3.0]), [-1, 0.5]),
+        (spaces.Box(-np.inf, np.inf, (2,)), jnp.array([0.5, -8.0]), [0.5, -1]),
+    ],
+)
+def test_actions_as_vectors(space, action, expected):
+    np.testing.assert_allclose(observations.encode_action(space, action), expected)
+
+
+SPACES = {
+    "everything": spaces.Dict(
+        {
+            "a": spaces.Box(-1.0, 1.0, (2, 2)),
+            "b": spaces.Tuple([spaces.Discrete(3), spaces.MultiDiscrete([2, 4])]),
+            "c": spaces.Box(0, 255, (9, 12, 1), np.uint8),
+        }
+    ),
+    "pictures": spaces.Box(0.0, 1.0, (16, 16, 3)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [
+        ("everything", spaces.MultiDiscrete([2, 3])),
+        pytest.param("pictures", spaces.Discrete(3), marks=pytest.mark.slow),
+    ],
+)
+def test_any_observations_and_actions(name, actions):
+    space = SPACES[name]
+    config = cases.small_config()
+    memory = make_memory("gru", features=16)
+    model = WorldModel(space, actions, memory, config)
+    start = initial_start(memory, config, 2)
+
+    def draw(space):
+        keys = jax.random.split(jax.random.key(0), (3, 2))
+        return jax.vmap(jax.vmap(space.sample))(keys)
+
+    observation, action, reset = draw(space), draw(actions), jnp.zeros((3, 2), bool).at[0].set(True)
+
+    noise = jnp.zeros(())
+    inputs = (start, observation, action, reset, noise)
+    params = cases.random_like(jax.eval_shape(model.init, jax.random.key(0), *inputs))
+
+    @quick_jit
+    def run(params):
+        batch = batch_of(observation, action, reset)
+        latent, losses = model.apply(params, start, batch, noise, method="losses")
+        return losses, model.apply(params, latent.features, method="decode")
+
+    losses, prediction = run(params)
+    assert all(np.isfinite(x).all() and x.shape == (3, 2) for x in losses.values())
+    decoded = observations.most_likely(space, prediction)
+    for value, expected in zip(decoded, observations.leaves(space, observation), strict=True):
+        assert value.shape == expected[1].shape

@@ -1,0 +1,75 @@
+"""Networks of normalised layers, and pictures in and out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssmrl.networks.normed import NormedMLP
+from ssmrl.networks.pictures import PictureDecoder, PictureEncoder, channel_counts
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "counts"),
+    [
+        (64, 64, [4, 6, 8, 8]),  # 32, 16, 8, 4 pixels
+        (84, 84, [4, 6, 8, 8]),
+        (128, 160, [4, 6, 8, 8, 8]),
+        (9, 12, [4]),
+    ],
+)
+def test_channels_of_each_halving(height, width, counts):
+    assert channel_counts(height, width, 2) == counts
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 1), pytest.param((16, 16, 3), marks=pytest.mark.slow)])
+def test_pictures_keep_their_shape(shape):
+    """Odd sizes too, with any leading axes; values stay between 0 and 1."""
+    encoder, decoder = PictureEncoder(2), PictureDecoder(shape, 2, 8)
+    pictures = jax.random.randint(jax.random.key(0), (2, 3, *shape), 0, 256).astype(jnp.uint8)
+
+    @jax.jit
+    def both(key):
+        code, _ = encoder.init_with_output(key, pictures)
+        return code, decoder.init_with_output(key, code)[0]
+
+    code, decoded = both(jax.random.key(1))
+    assert code.shape[:2] == (2, 3) and code.ndim == 3
+    assert decoded.shape == (2, 3, *shape) and decoded.dtype == jnp.float32
+    assert decoded.min() > 0 and decoded.max() < 1
+
+
+def test_integer_pictures_are_scaled():
+    encoder = PictureEncoder(2)
+    white, grey = jnp.full((8, 8, 1), 255, jnp.uint8), jnp.full((8, 8, 1), 0.5, jnp.float32)
+    params = encoder.init(jax.random.key(0), white)
+    # As floats, pictures are taken as they are: 255 is what 0.5 is then.
+    np.testing.assert_allclose(encoder.apply(params, white), encoder.apply(params, grey), atol=1e-6)
+
+
+def test_normed_mlp_by_hand():
+    """One unit each: norm makes 3x of any positive x into 1, and SiLU(1) = 0.731."""
+    mlp = NormedMLP(1, 1, outputs=1)
+    params = mlp.init(jax.random.key(0), jnp.ones((1,)))
+    params = jax.tree.map(lambda x: jnp.full_like(x, 3.0), params)
+    params["params"]["dense_0"]["bias"] *= 0
+    params["params"]["norm_0"]["scale"] = jnp.ones(1)
+    got = mlp.apply(params, jnp.array([[1.0], [50.0]]))
+    np.testing.assert_allclose(got, 3 * jax.nn.silu(1.0) + 3, rtol=1e-4)
+
+
+def test_output_scale():
+    x = jax.random.normal(jax.random.key(0), (1000, 64))
+    for scale in (0.0, 0.01, 1.0):
+        mlp = NormedMLP(0, 0, outputs=8, output_scale=scale)
+        y = mlp.init_with_output(jax.random.key(1), x)[0]
+        np.testing.assert_allclose(y.std(), scale, rtol=0.15, atol=1e-8)
+
+
+def test_half_precision_comes_out_single():
+    mlp = NormedMLP(2, 8, outputs=3, dtype=jnp.bfloat16)
+    y, params = mlp.init_with_output(jax.random.key(0), jnp.ones((2, 5)))
+    assert y.dtype == jnp.float32
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+    hidden = NormedMLP(1, 8, dtype=jnp.bfloat16).init_with_output(jax.random.key(0), y)[0]
+    assert hidden.dtype == jnp.bfloat16

@@ -1,0 +1,84 @@
+"""Open-loop predictions on film: what is played, what is shown, and where the context ends."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssmrl.envs import EpisodeStatistics, JaxVectorEnv
+from ssmrl.training.agent import PredictingAgent
+from ssmrl.training.prediction_video import play_episode, record_prediction
+from tests.envs.counting import Counting
+
+
+class Oracle:
+    """Never ends an episode early; predicts the truth plus 100, as numbers or as pictures."""
+
+    def __init__(self, pictures: bool = False):
+        self.pictures, self.asked = pictures, []
+
+    def initialize_carry(self, batch_size):
+        return jnp.zeros(batch_size)
+
+    def act(self, state, carry, observation, reset, key, *, greedy):
+        assert greedy
+        return carry + 1, jnp.zeros(len(reset), jnp.int32)
+
+    def open_loop(self, state, observation, action, context):
+        self.asked.append((observation, action, context))
+        if not self.pictures:
+            return [(observation, observation + 100)]
+        # Not quite black: equal frames are one frame in a GIF.
+        black = jnp.zeros((len(observation), 32, 64, 3)) + observation[:, :1, None, None] / 100
+        return [(black, black + 1.0)]
+
+
+@pytest.fixture
+def venv():
+    return EpisodeStatistics(JaxVectorEnv(Counting(), None, 1))
+
+
+def test_the_final_observation_belongs_to_the_episode(venv):
+    observation, action = play_episode(Oracle(), None, venv, jax.random.key(0), 100)
+    assert observation[:, 0].tolist() == [0, 1, 2, 3]  # truncated after three steps
+    assert len(set(observation[:, 1].tolist())) == 1
+    assert action.shape == (4,)
+
+
+def test_text_says_what_is_seen_and_what_is_predicted(venv, tmp_path):
+    agent = Oracle()
+    assert isinstance(agent, PredictingAgent)
+    path = record_prediction(
+        agent, None, venv, tmp_path / "deep" / "x", key=jax.random.key(0), context=2
+    )
+    lines = path.read_text().splitlines()
+    assert path.name == "x.txt"
+    assert [line.split()[1] for line in lines] == ["sees", "sees", "predicts", "predicts"]
+    assert re.search(r"truth \[ *3\..*model \[ *103\.", lines[3])
+
+
+def test_short_episodes_leave_something_to_predict(venv, tmp_path):
+    path = record_prediction(
+        Oracle(), None, venv, tmp_path / "x", key=jax.random.key(0), context=99
+    )
+    words = [line.split()[1] for line in path.read_text().splitlines()]
+    assert words == ["sees", "sees", "sees", "predicts"]
+
+
+def test_frames_show_truth_prediction_and_error(venv, tmp_path):
+    agent = Oracle(pictures=True)
+    path = record_prediction(agent, None, venv, tmp_path / "x", key=jax.random.key(0), context=2)
+    with Image.open(path) as gif:
+        assert gif.n_frames == 4
+        for t in range(4):
+            gif.seek(t)
+            frame = np.asarray(gif.convert("RGB")).astype(int)
+            height, width = frame.shape[:2]
+            bar, rest = frame[0], frame[height // 2]
+            green = bar[:, 1] > bar[:, 0]
+            assert green.all() if t < 2 else not green.any()
+            thirds = [rest[width * k // 6].mean() for k in (1, 3, 5)]
+            np.testing.assert_allclose(thirds, [0, 255, 255], atol=10)  # black, white, too bright
