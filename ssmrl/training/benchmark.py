@@ -219,6 +219,22 @@ def summarise(results: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     }
 
 
+def read_published(path: str | None) -> dict[str, float]:
+    """MMER by environment from a file `{"source": ..., "mmer": {env: value}}`; None gives none.
+
+    Raises:
+        RunError: the file cannot be read, or is not of that form.
+    """
+    if path is None:
+        return {}
+    try:
+        return {
+            env: float(value) for env, value in json.loads(Path(path).read_text())["mmer"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"published={path}: not a file of published figures: {error}") from error
+
+
 def report(folder: Path, published: dict[str, float] | None = None) -> None:
     """Print the tables; draw them to `<folder>.png`, with the numbers in `<folder>.summary.json`.
 

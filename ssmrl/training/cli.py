@@ -640,7 +640,7 @@ def _benchmark(arguments: list[str], components: Components, config_dir: Path, t
     for job in jobs:  # before the first run, and not after hours of others
         compose_training(job.overrides, components, config_dir)
     failed = [] if config.report_only else benchmark.run_all(jobs, train, config.parallel)
-    benchmark.report(Path(config.out))
+    benchmark.report(Path(config.out), benchmark.read_published(config.published))
     return 1 if failed else 0
 
 

@@ -108,6 +108,9 @@ class BenchmarkConfig:
     parallel: int = option(1, "runs side by side, one core each if there are several", min=1)
     run_dir: str = option("runs/benchmark", "folder of the runs, which can be taken up again")
     out: str = option("benchmarks/results/popgym", "folder of the results, a small file a run")
+    published: str | None = option(
+        "benchmarks/published/popgym_gru.json", "other people's MMER, to print beside ours"
+    )
     report_only: bool = option(False, "train nothing: print and draw what there is")
 
 

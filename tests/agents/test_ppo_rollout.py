@@ -98,6 +98,7 @@ def test_update_recomputes_what_acting_computed(memory, window, normalize):
     assert all(jax.tree.leaves(changed)) if normalize else not any(jax.tree.leaves(changed))
 
 
+@pytest.mark.slow
 def test_ratio_is_one_with_vmapped_seeds():
     _, agent = scripted_agent("s5", window_length=4, lr=0.05, clip=3e-5)
     states = [start(agent, seed, random=True) for seed in (0, 1)]

@@ -315,6 +315,7 @@ def test_popart_statistics_are_those_of_the_targets():
 
 
 @pytest.mark.parametrize("memory", ["s5"])
+@pytest.mark.slow
 def test_vmapped_seeds_are_each_seed_alone(memory):
     """One iteration to float32 rounding: XLA orders the sums of batched matrix products in another
     way, and Adam divides small gradients by their own size, which enlarges rounding."""
@@ -378,6 +379,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_do_what_one_does():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",

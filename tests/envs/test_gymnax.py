@@ -29,7 +29,16 @@ def test_both_names_reach_it():
         assert ssmrl.envs.canonical_name(f"gymnax/{gymnax_id}") == f"gymnax/{id_}"
 
 
-@pytest.mark.parametrize("id_", OFFLINE)
+LONG_TO_COMPILE = {"asterix", "freeway", "seaquest"}
+
+
+@pytest.mark.parametrize(
+    "id_",
+    [
+        pytest.param(id_, marks=pytest.mark.slow if id_ in LONG_TO_COMPILE else ())
+        for id_ in OFFLINE
+    ],
+)
 def test_reset_and_steps_under_jit_and_scan(id_):
     venv = ssmrl.envs.make_vector(f"gymnax/{id_}", NUM_ENVS, max_steps_in_episode=5)
     space = venv.observation_space

@@ -136,6 +136,7 @@ def test_pictures_join_behind_the_vectors():
     assert (np.abs(features[:, 2:]).max(-1) > 0).all()
 
 
+@pytest.mark.slow
 def test_leading_axes_are_only_carried_along():
     space = spaces.Dict(
         {

@@ -236,6 +236,7 @@ def test_help_of_the_real_scripts_is_quick(script):
     assert min(times) < 4, times
 
 
+@pytest.mark.slow
 def test_two_devices_share_the_seeds():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     script = Path(__file__).parent / "stub_train.py"

@@ -1,0 +1,99 @@
+"""Windows longer than blocks and chunks: what the conformance suite's eight steps do not reach."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssmrl.memory import make_memory
+from ssmrl.memory.blockwise import BLOCK_ON_CPU
+from ssmrl.memory.deltanet import invert_unit_lower
+from ssmrl.memory.siso import CHUNK, FORMS
+from tests.memory.cases import close, double_precision, draw, flags, quick_jit
+
+B, F, WIDTH = 3, 5, 4
+T = 2 * CHUNK + 5  # two whole chunks and a rest
+
+# Entries of (step, batch entry) that begin episodes.
+RESETS = {
+    "none": [],
+    "the first step": [(0, 0), (0, 1), (0, 2)],
+    "once in a chunk": [(5, 0), (CHUNK, 1), (CHUNK + 7, 0), (T - 1, 2)],
+    "twice in a chunk": [(3, 2), (5, 2), (CHUNK + 1, 0)],
+}
+
+
+QUICK_ENOUGH = {("s4", "once in a chunk"), ("s4d", "once in a chunk"), ("dss", "none")}
+
+
+def results(memory, params, carry, x, reset, return_carries=False):
+    """y and the last carry, and gradients of both with respect to parameters, carry and x."""
+
+    @quick_jit
+    def call(params, carry, x):
+        def run(params, carry, x):
+            last, y, *_ = memory.apply(params, carry, x, jnp.asarray(reset), return_carries)
+            return y, last
+
+        outputs, pull_back = jax.vjp(run, params, carry, x)
+        return outputs, pull_back(jax.tree.map(jnp.cos, outputs))
+
+    return call(params, carry, x)
+
+
+def begun(memory, x):
+    """Parameters, and a carry that is not the initial one."""
+    carry = memory.initialize_carry((B,))
+    carry = jax.tree.map(lambda a: a.astype(jnp.result_type(a, x)), carry)
+    params = memory.init(jax.random.key(0), carry, x[:1], jnp.ones((1, B), bool))
+    params = jax.tree.map(lambda a: a.astype(x.dtype), params)
+    used = memory.apply(params, carry, x, jnp.zeros((T, B), bool))[0]
+    return params, used
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        pytest.param(
+            name, pattern, marks=() if (name, pattern) in QUICK_ENOUGH else pytest.mark.slow
+        )
+        for name in ("s4", "s4d", "dss")
+        for pattern in RESETS
+    ],
+)
+def test_the_forms_of_a_bank_of_systems_agree(name, pattern):
+    with double_precision():
+        x, reset = jnp.asarray(draw(T, B, F)), flags(*RESETS[pattern], shape=(T, B))
+        options = {"features": WIDTH, "layers": 1, "state_size": 6}
+        banks = {form: make_memory(name, form=form, **options) for form in FORMS}
+        params, carry = begun(banks["recurrence"], x)
+        want = results(banks["recurrence"], params, carry, x, reset)
+        for form in ("chunks", "convolution"):
+            close(results(banks[form], params, carry, x, reset), want, 1e-11)
+
+
+@pytest.mark.parametrize("name", ["mamba", "longhorn"])
+def test_states_in_blocks_are_the_states(name):
+    assert T > 2 * BLOCK_ON_CPU and T % BLOCK_ON_CPU
+    with double_precision():
+        x, reset = jnp.asarray(draw(T, B, F)), flags((9, 0), (20, 1), shape=(T, B))
+        memory = make_memory(name, features=WIDTH, layers=1, state_size=3)
+        params, carry = begun(memory, x)
+        want = results(memory, params, carry, x, reset, return_carries=True)
+        close(results(memory, params, carry, x, reset), want, 1e-11)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 13, 16])
+def test_the_inverse_of_a_triangular_matrix(size):
+    lower = np.tril(np.random.default_rng(size).standard_normal((2, 3, size, size)), -1)
+    with jax.enable_x64(True):
+        got = invert_unit_lower(jnp.asarray(lower))
+        want = np.linalg.inv(np.eye(size) + lower)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max())
+
+
+def test_keys_that_are_all_alike_do_not_spoil_the_inverse():
+    """All ones below the diagonal: powers of it grow binomially, the inverse has ones alone."""
+    lower = np.tril(np.ones((16, 16), np.float32), -1)
+    want = np.eye(16) - np.eye(16, k=-1)
+    np.testing.assert_array_equal(invert_unit_lower(jnp.asarray(lower)), want)
