@@ -9,6 +9,7 @@ One layer of width 256 without a block around it, in float32, with episodes of 5
   products outside of loops, forward and backward, timed in turn with it. State space models that
   can convolve where no episode begins have a second row without resets.
 - acting: one step of one environment.
+- precision: training with bfloat16 activations (states stay float32), its speed and its error.
 - peers: the same step with the module of that name of memorax (github.com/noahfarr/memorax) and
   memax (github.com/smorad/memax) with states of the same size, in turn; the ratio is the median
   over the rounds. Each runs on arrays in its own order of axes. memax needs equinox.
@@ -136,6 +137,18 @@ def _acting_row(case: dict[str, Any]) -> list[Any]:
     return [case["memory"], latency, compiling, facts["parameters"], facts["state"]]
 
 
+def precision(bench: Bench, memories: list[str]) -> list[dict[str, Any]]:
+    """bfloat16 activations beside float32, at the first of the peers' shapes; prints the table."""
+    time, batch = PEER_SHAPES[0]
+    cases = [bench.measure("precision", memory, time, batch) for memory in memories]
+    for case in cases:
+        if "refused" not in case["results"]:
+            case["speed_up"] = ratio(case["results"], "float32", "bfloat16")
+    rows = [[c["memory"], c.get("speed_up"), c["results"].get("error")] for c in cases]
+    harness.print_table(["memory", "bfloat16 is faster by", "its relative error"], rows)
+    return cases
+
+
 def beside_peers(bench: Bench, memories: list[str], libraries: list[str]) -> list[dict[str, Any]]:
     """Every peer of the memories at both shapes; prints the table."""
     chosen = [peer for memory in memories for peer in peers.peers_of(memory, libraries)]
@@ -214,6 +227,7 @@ def main() -> None:
         },
         "acting": acting(bench, arguments.memories),
         "training": training(bench, arguments.memories, sorted(arguments.lengths)),
+        "precision": precision(bench, arguments.memories),
         "peers": beside_peers(bench, arguments.memories, libraries),
     }
     bench.close()

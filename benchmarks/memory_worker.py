@@ -86,6 +86,7 @@ def inputs(layer: peers.Layer, request: dict[str, Any]) -> tuple[jax.Array, jax.
     reset = jax.random.bernoulli(keys[1], rate, (time, batch)).at[0].set(True)
     if layer.batch_major:
         x, reset = jnp.swapaxes(x, 0, 1), reset.T
+    x = x.astype(request.get("dtype", jnp.float32))
     y = jax.eval_shape(layer.forward, layer.parameters, x, reset)
     return x, reset, jax.random.normal(keys[2], y.shape, y.dtype)
 
@@ -185,13 +186,33 @@ def measure_peer(request: dict[str, Any]) -> dict[str, Any]:
     return timed(programs, request["repeats"])
 
 
+def measure_precision(request: dict[str, Any]) -> dict[str, Any]:
+    """Training in both precisions, and the error of bfloat16 outputs relative to float32's."""
+    layer = our_layer(request, {})
+    kinds = ("float32", "bfloat16")
+    requests = {dtype: request | {"dtype": dtype} for dtype in kinds}
+    programs = {dtype: training_program(layer, asked) for dtype, asked in requests.items()}
+    outputs = []
+    for asked in requests.values():
+        x, reset, _ = inputs(layer, asked)
+        y = jax.jit(layer.forward)(layer.parameters, x, reset)
+        outputs.append(y.astype(jnp.float32))
+    error = jnp.sqrt(jnp.mean(jnp.square(outputs[1] - outputs[0])) / jnp.mean(outputs[0] ** 2))
+    return timed(programs, request["repeats"]) | {"error": float(error)}
+
+
 def our_layer(request: dict[str, Any], options: dict[str, Any]) -> peers.Layer:
     """The requested memory."""
     sizes = (request["memory"], request["features"], request["batch"])
     return peers.our_layer(*sizes, options)
 
 
-KINDS = {"training": measure_training, "acting": measure_acting, "peer": measure_peer}
+KINDS = {
+    "training": measure_training,
+    "acting": measure_acting,
+    "peer": measure_peer,
+    "precision": measure_precision,
+}
 
 
 def answer(line: str) -> dict[str, Any]:
