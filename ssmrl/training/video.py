@@ -61,7 +61,7 @@ def record_episode(
     if frames:
         return write_gif(path.with_name(f"{path.name}.gif"), frames, frame_seconds)
     path = path.with_name(f"{path.name}.txt")
-    path.writedescribe("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 

@@ -10,7 +10,7 @@ import pytest
 from ssmrl.memory import make_memory
 from tests.memory.cases import SMALL, every_memory, quick_jit
 
-T, B, F = 160, 2, 8
+T, B, F = 160, 2, 12
 PLATFORMS = ["cuda", pytest.param("tpu", marks=pytest.mark.slow)]
 
 
