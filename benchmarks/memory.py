@@ -16,7 +16,7 @@ One layer of width 256 without a block around it, in float32, with episodes of 5
 
 Peak memory is what XLA plans for temporaries and outputs. A measurement that takes longer than
 --limit seconds, compilation included, or more than --gigabytes, is reported as that. All run in one
-worker process, one at a time.
+worker process, one at a time. Parts and memories that are not asked for are kept as they were.
 """
 
 import argparse
@@ -36,6 +36,7 @@ LENGTHS = (128, 1024, 8192, 65536)
 STEPS = 8192  # of all environments together
 PEER_SHAPES = ((128, 64), (1024, 16))
 LIBRARIES = ("memorax", "memax")
+PARTS = ("acting", "training", "precision", "peers")
 ROOT = Path(__file__).parent.parent
 
 
@@ -206,6 +207,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memorax", help="a clean clone of memorax")
     parser.add_argument("--memax", help="a clean clone of memax")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; 3 where calls are slow")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--quick", action="store_true", help="two rounds")
     parser.add_argument("--limit", type=float, default=60, help="seconds for one measurement")
     parser.add_argument("--gigabytes", type=int, default=6, help="memory for one program")
@@ -218,20 +220,28 @@ def main() -> None:
     arguments = parse()
     bench = Bench(arguments)
     libraries = [library for library in LIBRARIES if getattr(arguments, library)]
+    parts = {
+        "acting": lambda: acting(bench, arguments.memories),
+        "training": lambda: training(bench, arguments.memories, sorted(arguments.lengths)),
+        "precision": lambda: precision(bench, arguments.memories),
+        "peers": lambda: beside_peers(bench, arguments.memories, libraries),
+    }
+    kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     record = {
         "benchmark": "memory",
-        "machine": harness.machine_info(),
         "sizes": {"features": FEATURES, "steps": STEPS},
         "peer_source_sha256": {
             library: harness.source_hash(Path(getattr(arguments, library))) for library in libraries
         },
-        "acting": acting(bench, arguments.memories),
-        "training": training(bench, arguments.memories, sorted(arguments.lengths)),
-        "precision": precision(bench, arguments.memories),
-        "peers": beside_peers(bench, arguments.memories, libraries),
+        **{part: kept[part] for part in parts if part in kept},
+        "machine": kept.get("machine", {}),
     }
+    for part in arguments.parts:
+        record["machine"][part] = harness.machine_info()
+        others = [c for c in kept.get(part, []) if c["memory"] not in arguments.memories]
+        record[part] = others + parts[part]()
+        harness.write_json(arguments.output, record)
     bench.close()
-    harness.write_json(arguments.output, record)
     memory_figure.draw(record, arguments.figure)
 
 

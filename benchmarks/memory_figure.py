@@ -24,13 +24,13 @@ STYLES = ("-", "--")  # the ten colours of matplotlib's cycle, twice
 def draw(record: dict[str, Any], path: Path) -> None:
     """Writes the figure of a record of `memory.py` to `path`."""
     matplotlib.use("Agg")
-    compared = bool(_measured(record["peers"]))
+    compared = bool(_measured(record.get("peers", [])))
     figure, panels = plt.subplots(
         1, 1 + compared, figsize=(6 + 6 * compared, 5.5), squeeze=False, layout="constrained"
     )
-    time_over_length(panels[0, 0], _measured(record["training"]))
+    time_over_length(panels[0, 0], _measured(record.get("training", [])))
     if compared:
-        speed_ups(panels[0, 1], _measured(record["peers"]))
+        speed_ups(panels[0, 1], _measured(record.get("peers", [])))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
