@@ -10,8 +10,9 @@ Long Sequences with Structured State Spaces", 2021, section 2.4). Three ways to 
 - the recurrence, whose states are N times the size of u;
 - one convolution by FFT, where no episode begins after the window's first step;
 - chunks of a few steps, each a product with a small Toeplitz matrix, states passed from chunk to
-  chunk. An episode may begin once in each chunk: the steps before it see all of the chunk, since
-  the product is causal, and those after it see the chunk without what came before.
+  chunk. Steps before the first start of an episode in a chunk see all of the chunk, since the
+  product is causal; those after it see the chunk without what came before. Where more than one
+  episode begins in a chunk, the product is replaced by a sum over lags within the same episode.
 """
 
 import math
@@ -42,9 +43,8 @@ class SystemBank(Memory):
         features: number H of systems, and width of the output.
         state_size: number of real states of each system.
         dt_min, dt_max: the step Δ of each system starts log-uniform between these.
-        form: "chunks", "convolution" or "recurrence". The recurrence takes over where one of the
-            others cannot do it: where an episode begins after the first step ("convolution"), or
-            two begin within 16 steps ("chunks").
+        form: "chunks", "convolution" or "recurrence". Where an episode begins after the first step
+            of the window, a convolution cannot do it, and chunks take its place.
         dtype: of the input's projection, which is there where widths differ; None means the
             input's. States are complex64 and everything that touches them is float32.
 
@@ -122,11 +122,10 @@ class SystemBank(Memory):
             return self._recurrence(system, carry, u, reset, return_states=True)
         if self.form == "recurrence" or u.shape[0] == 1:
             return *self._recurrence(system, carry, u, reset), None
-        if self.form == "convolution":
-            form, cannot = self._convolution, reset[1:].any()
-        else:
-            form, cannot = self._chunks, (in_chunks(reset, CHUNK).sum(axis=1) > 1).any()
-        return *lax.cond(cannot, self._recurrence, form, system, carry, u, reset), None
+        if self.form == "chunks":
+            return *self._chunks(system, carry, u, reset), None
+        forms = (self._chunks, self._convolution)
+        return *lax.cond(reset[1:].any(), *forms, system, carry, u, reset), None
 
     def _recurrence(self, system, carry, u, reset, return_states=False):
         def step(x, inputs):
@@ -158,7 +157,7 @@ class SystemBank(Memory):
         return taint(last.reshape(shape), tainted[-1]), taint(y, tainted)
 
     def _chunks(self, system, carry, u, reset):
-        """Right where at most one episode begins within each chunk."""
+        """Chunk by chunk; what remains at the end is a shorter chunk."""
         (T, *batch, H), shape = u.shape, carry.shape
         u, carry, tainted = contain(u, carry, reset)
         size, entries = min(T, CHUNK), math.prod(batch)
@@ -177,17 +176,22 @@ class SystemBank(Memory):
         """The same for u `[T, B, H]`, T a multiple of the number of powers."""
         rows, columns = powers
         size = rows.shape[1]
-        toeplitz = _toeplitz(self.kernel(system, rows, columns))
+        kernel = self.kernel(system, rows, columns)
+        toeplitz = _toeplitz(kernel)
         u, flags = in_chunks(u, size), in_chunks(reset, size)
-        begun = jnp.cumsum(flags, axis=1) > 0  # [n, c, B]
-        broken = begun[:, -1]
-        # What the last state of a chunk is made of: all of it, or what its last episode has seen.
-        recent = jnp.where((begun | ~broken[:, None])[..., None], u, 0)
+        episode = jnp.cumsum(flags, axis=1, dtype=jnp.int32)  # [n, c, B], 0 before any start
+        # The last state of a chunk is made of what its last episode has seen.
+        recent = jnp.where((episode == episode[:, -1:])[..., None], u, 0)
         moved = self._as_state(jnp.einsum("hsm,nsbh->nbhm", columns[:, ::-1], recent))
-        before, last = self._between(system, size, carry, moved, broken)
+        before, last = self._between(system, size, carry, moved, episode[:, -1] > 0)
         unbroken = jnp.einsum("hts,nsbh->ntbh", toeplitz, u)
         unbroken += jnp.einsum("htm,nbhm->ntbh", rows, as_real(before))
-        y = jnp.where(begun[..., None], jnp.einsum("hts,nsbh->ntbh", toeplitz, recent), unbroken)
+        begun = lax.cond(
+            (episode[:, -1] > 1).any(),
+            lambda: _sum_over_lags(kernel, u, episode),
+            lambda: jnp.einsum("hts,nsbh->ntbh", toeplitz, recent),
+        )
+        y = jnp.where((episode > 0)[..., None], begun, unbroken)
         return last, y.reshape(-1, *y.shape[2:])
 
     def _between(self, system, size, carry, moved, broken):
@@ -209,6 +213,16 @@ def in_chunks(x: Array, size: int) -> Array:
     """[T, ...] → [n, size, ...], zeros at the end."""
     x = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
     return x.reshape(-1, size, *x.shape[1:])
+
+
+def _sum_over_lags(kernel: Array, u: Array, episode: Array) -> Array:
+    """Σ_l K[l] u[t - l] over the steps of the same episode: u `[n, c, B, H]`, K `[H, c]`."""
+    y = kernel[:, 0] * u
+    for lag in range(1, u.shape[1]):
+        earlier = jnp.pad(u[:, :-lag], ((0, 0), (lag, 0), (0, 0), (0, 0)))
+        before = jnp.pad(episode[:, :-lag], ((0, 0), (lag, 0), (0, 0)), constant_values=-1)
+        y += kernel[:, lag] * jnp.where((before == episode)[..., None], earlier, 0)
+    return y
 
 
 def _toeplitz(kernel: Array) -> Array:
