@@ -621,8 +621,14 @@ def benchmark_command(
     return run_command(lambda: _benchmark(list(arguments), components, config_dir, train))
 
 
+# Where these are lists or names of the benchmark, and not groups of a configuration to compose.
+_BENCHMARK_KEYS = {"memory": "memories", "agent": "agent_name", "experiment": "experiment_name"}
+
+
 def _benchmark(arguments: list[str], components: Components, config_dir: Path, train: Path) -> int:
     composer = Composer(components, config_dir, "benchmark", BenchmarkConfig)
+    pairs = [argument.partition("=") for argument in arguments]
+    arguments = ["".join([_BENCHMARK_KEYS.get(key, key), *rest]) for key, *rest in pairs]
     if "-h" in arguments or "--help" in arguments:
         usage = "Train memories on a suite: benchmark.py suite=popgym memory=[s5,gru] ..."
         print(composer.help(arguments, usage))
@@ -637,7 +643,8 @@ def _benchmark(arguments: list[str], components: Components, config_dir: Path, t
         jobs = benchmark.jobs_of(config, components.list_envs())
     except ValueError as error:
         raise UsageError(str(error)) from None
-    for job in jobs:  # before the first run, and not after hours of others
+    # A wrong memory or setting is told before the first run, and not after hours of others.
+    for job in {job.memory: job for job in jobs}.values():
         compose_training(job.overrides, components, config_dir)
     failed = [] if config.report_only else benchmark.run_all(jobs, train, config.parallel)
     benchmark.report(Path(config.out), benchmark.read_published(config.published))

@@ -21,11 +21,11 @@ ENVS = [
 
 def config(tmp_path, **options):
     paths = {"run_dir": str(tmp_path / "runs"), "out": str(tmp_path / "results")}
-    return dataclasses.replace(BenchmarkConfig(memory=["s5"], **paths), **options)
+    return dataclasses.replace(BenchmarkConfig(memories=["s5"], **paths), **options)
 
 
 def test_jobs_are_the_suite_times_the_memories(tmp_path):
-    jobs = benchmark.jobs_of(config(tmp_path, memory=["s5", "gru"]), ENVS)
+    jobs = benchmark.jobs_of(config(tmp_path, memories=["s5", "gru"]), ENVS)
     assert [(job.env, job.memory) for job in jobs] == [
         (env, memory) for memory in ("s5", "gru") for env in ENVS[:3]
     ]
@@ -130,3 +130,22 @@ def test_a_foreign_file_is_named(tmp_path):
         benchmark.read_results(tmp_path)
     with pytest.raises(RunError, match="no results"):
         benchmark.read_results(tmp_path / "nothing")
+
+
+def test_the_command_line_takes_lists_of_memories(tmp_path, monkeypatch, capsys):
+    from ssmrl.experiment import COMPONENTS
+    from ssmrl.training.cli import benchmark_command
+    from tests.test_docs import ROOT
+
+    seen = []
+    monkeypatch.setattr(benchmark, "run_all", lambda jobs, *_: seen.extend(jobs) or [])
+    monkeypatch.setattr(benchmark, "report", lambda *_: None)
+
+    def run(*arguments):
+        places = [f"run_dir={tmp_path}/runs", f"out={tmp_path}/results", "published=null"]
+        return benchmark_command([*arguments, *places], COMPONENTS, ROOT / "configs", ROOT)
+
+    assert run("memory=[gru,none]", "agent=ppo", "ids=[easy]") == 0
+    assert {job.memory for job in seen} == {"gru", "none"} and len(seen) == 32
+    assert run("memory=[grru]") == 2
+    assert "did you mean" in capsys.readouterr().err
