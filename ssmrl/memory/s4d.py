@@ -1,7 +1,7 @@
 """S4D: S4 with a diagonal state matrix.
 
 Gu, Gupta, Goel, Ré, "On the Parameterization and Initialization of Diagonal State Space Models"
-(2022). For the equations and the two ways to compute them see `ssmrl.memory.siso`.
+(2022). For the equations and the ways to compute them see `ssmrl.memory.siso`.
 """
 
 import flax.linen as nn

@@ -42,14 +42,14 @@ def test_it_lowers_for_accelerators(name, platform):
 # A loop over time on an accelerator is a defect wherever the recurrence is associative; these are
 # the memories that have one by nature: a nonlinear recurrence, or a product from chunk to chunk.
 LOOPS = {"block_gru", "gru", "lstm", "deltanet", "gated_deltanet"}
-# And these run as a recurrence where an episode begins inside the window.
-RECURRENCES = {"s4", "s4d", "dss"}
+# And these pass one state on from each chunk of steps to the next.
+BANKS = {"s4", "s4d", "dss"}
 
 
 @every_memory
 def test_accelerators_get_no_loop_over_time(name):
     text = traced(name).lower(lowering_platforms=("cuda",)).as_text()
-    assert ("stablehlo.while" in text) == (name in LOOPS | RECURRENCES)
+    assert ("stablehlo.while" in text) == (name in LOOPS | BANKS)
 
 
 @every_memory
