@@ -20,8 +20,7 @@ class GRU(GatedCell):
 
     @staticmethod
     def cell(state, inputs, recurrent):
-        h = state["h"]
-        (r_x, z_x, n_x), (r_h, z_h, n_h) = (jnp.split(g, 3, axis=-1) for g in (inputs, recurrent))
+        h, (r_x, z_x, n_x), (r_h, z_h, n_h) = state["h"], inputs, recurrent
         z = nn.sigmoid(z_x + z_h)
         n = jnp.tanh(n_x + nn.sigmoid(r_x + r_h) * n_h)
         return {"h": n + z * (h - n)}

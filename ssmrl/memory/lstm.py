@@ -23,6 +23,6 @@ class LSTM(GatedCell):
 
     @staticmethod
     def cell(state, inputs, recurrent):
-        i, f, g, o = jnp.split(inputs + recurrent, 4, axis=-1)
+        i, f, g, o = map(jnp.add, inputs, recurrent)
         c = nn.sigmoid(f + 1) * state["c"] + nn.sigmoid(i) * jnp.tanh(g)
         return {"c": c, "h": nn.sigmoid(o) * jnp.tanh(c)}
