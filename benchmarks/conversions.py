@@ -97,8 +97,11 @@ def memorax_ffm(theirs: Named) -> Named:
     rates = {"log_decay": np.log(-p["cell/alpha"]), "frequency": p["cell/omega"]}
     around = [np.concatenate([p[f"skip/{k}"], p[f"output_gate/{k}"]], -1) for k in _DENSE]
     inputs = [np.concatenate([p[f"pre/{k}"], p[f"input_gate/{k}"]], -1) for k in _DENSE]
-    read = _ffm_read(p["mix/kernel"], len(p["cell/alpha"])), p["mix/bias"]
-    return rates | _dense("around", *around) | _dense("input", *inputs) | _dense("read", *read)
+    read = {
+        "read": _ffm_read(p["mix/kernel"], len(p["cell/alpha"])),
+        "read_bias": p["mix/bias"],
+    }
+    return rates | read | _dense("around", *around) | _dense("input", *inputs)
 
 
 def equinox_ffm(theirs: Named) -> Named:
@@ -112,7 +115,8 @@ def equinox_ffm(theirs: Named) -> Named:
         "log_decay": np.log(np.abs(a)),
         "frequency": b,
         **_dense("input", inputs[0].T, inputs[1]),
-        **_dense("read", _ffm_read(p["mix/weight"].T, len(a)), p["mix/bias"]),
+        "read": _ffm_read(p["mix/weight"].T, len(a)),
+        "read_bias": p["mix/bias"],
         **_dense("around", np.zeros((features, 2 * features)), bias),
     }
 

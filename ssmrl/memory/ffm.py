@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
-from ssmrl.memory.linear import Dense
+from ssmrl.memory.linear import Dense, pair_product
 
 LONGEST = 1024
 """Steps over which traces start to fade to 1 % (the slowest) or turn once (the slowest)."""
@@ -56,10 +56,13 @@ class FFM(ScanMemory):
 
     def decode(self, states: Array, x: Array) -> Array:
         H, dtype = self.features, x.dtype if self.dtype is None else self.dtype
-        flat = states.reshape(*x.shape[:-1], -1)
-        pair = jnp.concatenate([flat.real, flat.imag], axis=-1).astype(dtype)
-        read = Dense(H, dtype=dtype, name="read")(pair)
-        read = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(read)
+        flat, init = states.reshape(*x.shape[:-1], -1), nn.initializers.lecun_normal()
+        read = self.param("read", init, (2 * flat.shape[-1], H), STATE_DTYPE)
+        bias = self.param("read_bias", nn.initializers.zeros, (H,), STATE_DTYPE)
+        read = pair_product(flat, read, dtype).astype(dtype) + bias.astype(dtype)
+        # In two passes over the features XLA's CPU backend is faster, and it is more accurate.
+        norm = nn.LayerNorm(use_bias=False, use_scale=False, use_fast_variance=False, dtype=dtype)
+        read = norm(read)
         around, gate = jnp.split(Dense(2 * H, dtype=dtype, name="around")(x), 2, axis=-1)
         return (around + nn.sigmoid(gate) * (read - around)).astype(x.dtype)
 

@@ -35,6 +35,12 @@ def product(x: Array, matrix: Array, dtype=None) -> Array:
     )
 
 
+def pair_product(x: Array, matrix: Array, dtype=None) -> Array:
+    """`split_pair(x) @ matrix`, complex [..., N] by [2N, M], without the pair in memory."""
+    n = x.shape[-1]
+    return product(x.real, matrix[:n], dtype) + product(x.imag, matrix[n:], dtype)
+
+
 def skip(module: nn.Module, x: Array, dtype=None) -> Array:
     """`D x` as state space models have it: D a vector, or a matrix where the width changes."""
     width = module.features

@@ -16,7 +16,7 @@ from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
 from ssmrl.memory.diagonal import DIAGONAL_PARAMETERS, DiagonalOptions
-from ssmrl.memory.linear import join_pair, product, skip, split_pair
+from ssmrl.memory.linear import join_pair, pair_product, product, skip
 
 
 class LRU(DiagonalOptions, ScanMemory):
@@ -59,11 +59,11 @@ class LRU(DiagonalOptions, ScanMemory):
         return self.polarize(decay), join_pair(inputs) if self.complex_state else inputs
 
     def decode(self, states: Array, x: Array) -> Array:
-        states = split_pair(states) if self.complex_state else states
+        parts, multiply = (2, pair_product) if self.complex_state else (1, product)
         dtype = x.dtype if self.dtype is None else self.dtype
         init = nn.initializers.lecun_normal()
-        C = self.param("C", init, (states.shape[-1], self.features), STATE_DTYPE)
-        return product(states, C, dtype).astype(x.dtype) + skip(self, x, dtype)
+        C = self.param("C", init, (parts * states.shape[-1], self.features), STATE_DTYPE)
+        return multiply(states, C, dtype).astype(x.dtype) + skip(self, x, dtype)
 
     def _decay(self, size: int) -> tuple[Array, Array]:
         """λ and γ, both `[N]`."""

@@ -20,7 +20,7 @@ from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
 from ssmrl.memory.diagonal import DIAGONAL_PARAMETERS, DiagonalOptions, discretize, log_uniform
-from ssmrl.memory.linear import join_pair, product, skip, split_pair
+from ssmrl.memory.linear import join_pair, pair_product, product, skip, split_pair
 
 
 class S5(DiagonalOptions, ScanMemory):
@@ -76,14 +76,14 @@ class S5(DiagonalOptions, ScanMemory):
         return self.polarize(decay), join_pair(product(x, B, self.dtype))
 
     def decode(self, states: Array, x: Array) -> Array:
-        init = nn.initializers.lecun_normal()
+        init, rows, multiply = nn.initializers.lecun_normal(), self.states, product
         if self.complex_state:
             _, vectors = hippo_legs_eigen(2 * self.states // self.blocks)
             init = _output_initializer(vectors, self.blocks)
-            states = split_pair(states)
-        C = self.param("C", init, (states.shape[-1], self.features), STATE_DTYPE)
+            rows, multiply = 2 * self.states, pair_product
+        C = self.param("C", init, (rows, self.features), STATE_DTYPE)
         dtype = x.dtype if self.dtype is None else self.dtype
-        return product(states, C, dtype).astype(x.dtype) + skip(self, x, dtype)
+        return multiply(states, C, dtype).astype(x.dtype) + skip(self, x, dtype)
 
     def _discretize(self) -> tuple[Array, Array]:
         """Λ̄ `[N]`, and the factor `[N]` that turns B̃ into B̄ (Smith et al., equation 6)."""

@@ -148,7 +148,8 @@ def ffm(params, options, x, reset, carry):
                 for j, a in enumerate(alpha)
             ]
         )
-        z = dense(params["read"], np.concatenate([S.real.ravel(), S.imag.ravel()]))
+        pair = np.concatenate([S.real.ravel(), S.imag.ravel()])
+        z = pair @ params["read"] + params["read_bias"]
         skip, gate = np.split(dense(params["around"], x), 2)
         return S, normalized(z) * sigmoid(gate) + skip * (1 - sigmoid(gate))
 
