@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer
-from ssmrl.agents.rollout import add_time, episode_metrics
+from ssmrl.agents.rollout import add_time, check_environment, episode_metrics
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Box, Space
@@ -299,11 +299,7 @@ class PPO:
         total_steps: int,
         skip_nonfinite: bool = False,
     ):
-        if env.num_envs != config.num_envs:
-            raise ValueError(
-                f"the environment has {env.num_envs} copies, agent.num_envs is {config.num_envs}"
-            )
-        parameter_size(env.action_space)  # raises for actions that cannot be drawn
+        check_environment(env, config.num_envs)
         self.config, self.memory, self.env = config, memory, env
         self.network = ActorCritic(env.observation_space, env.action_space, memory, config)
         self.iterations = -(-total_steps // self.steps_per_iteration)  # the loop rounds up too
