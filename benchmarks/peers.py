@@ -182,10 +182,23 @@ def _clone(path: str | Path, name: str, file: str) -> Path:
 def single_s5(features: int, batch: int) -> Layer:
     """lindermanlab's S5, with as many conjugate pairs as half its features. It has no carry."""
     ssm, start = import_module("s5.ssm"), import_module("s5.ssm_init")
-    eigenvalues, _, _, basis, _ = start.make_DPLR_HiPPO(features)
-    half = features // 2
+    module = s5_ssm(ssm.init_S5SSM, start.make_DPLR_HiPPO, features, features)
+    return _without_carry(module(), features)
+
+
+def s5_ssm(init: Callable, make_hippo: Callable, features: int, states: int) -> Callable[..., Any]:
+    """S5's state space model as popjaxrl's run_popgym.py has it, from the code of it or of S5.
+
+    Args:
+        init: `init_S5SSM` of either.
+        make_hippo: `make_DPLR_HiPPO` of either.
+        features: its width.
+        states: real ones; half of each conjugate pair is kept.
+    """
+    eigenvalues, _, _, basis, _ = make_hippo(states)
+    half = states // 2
     eigenvalues, basis = eigenvalues[:half], basis[:, :half]
-    module = ssm.init_S5SSM(
+    return init(
         H=features,
         P=half,
         Lambda_re_init=eigenvalues.real,
@@ -199,8 +212,7 @@ def single_s5(features: int, batch: int) -> Layer:
         conj_sym=True,
         clip_eigs=False,
         bidirectional=False,
-    )()
-    return _without_carry(module, features)
+    )
 
 
 def single_lru(features: int, batch: int) -> Layer:

@@ -25,6 +25,7 @@ from typing import Any
 import harness
 import jax
 import jax.numpy as jnp
+import peers
 import popjaxrl_shim
 
 FEATURES, STATES = 256, 256
@@ -52,27 +53,10 @@ def popjaxrl_layer(batch: int) -> tuple[Forward, Any]:
     """popjaxrl's SequenceLayer, configured as its run_popgym.py does."""
     from algorithms.s5 import SequenceLayer, init_S5SSM, make_DPLR_HiPPO
 
-    half = STATES // 2
-    eigenvalues, _, _, basis, _ = make_DPLR_HiPPO(STATES)
-    eigenvalues, basis = eigenvalues[:half], basis[:, :half]
-    ssm = init_S5SSM(
-        H=FEATURES,
-        P=half,
-        Lambda_re_init=eigenvalues.real,
-        Lambda_im_init=eigenvalues.imag,
-        V=basis,
-        Vinv=basis.conj().T,
-        C_init="lecun_normal",
-        discretization="zoh",
-        dt_min=0.001,
-        dt_max=0.1,
-        conj_sym=True,
-        clip_eigs=False,
-        bidirectional=False,
-    )
+    ssm = peers.s5_ssm(init_S5SSM, make_DPLR_HiPPO, FEATURES, STATES)
     flags = {"do_norm": False, "prenorm": False, "do_gtrxl_norm": False}
     layer = SequenceLayer(ssm=ssm, d_model=FEATURES, activation="full_glu", **flags)
-    carry = SequenceLayer.initialize_carry(batch, half)
+    carry = SequenceLayer.initialize_carry(batch, STATES // 2)
     x, reset = jnp.zeros((1, batch, FEATURES)), jnp.zeros((1, batch), bool)
     parameters = layer.init(jax.random.key(0), carry, x, reset)
     return lambda params, x, reset: layer.apply(params, carry, x, reset)[1], parameters

@@ -1,6 +1,23 @@
-"""Shapes are checked at run time under pytest, and only there."""
+"""Shapes are checked at run time under pytest alone; tests that share programs share a worker."""
 
+import pytest
 from jaxtyping import install_import_hook
 
 # Before the first import of the package: the hook rewrites modules as they are loaded.
 install_import_hook("ssmrl", "beartype.beartype")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Groups for `--dist loadgroup`: the tests of one memory, or of one file.
+
+    Compiling takes most of the time, and what is compiled is kept per process: a memory's programs
+    would be compiled again by every worker that gets one of its tests.
+    """
+    for item in items:
+        group = item.nodeid.partition("::")[0]
+        if group.startswith("tests/memory/"):
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            memory = params.get("case", params.get("name"))
+            group = getattr(memory, "name", memory) or group
+        item.add_marker(pytest.mark.xdist_group(str(group)))

@@ -61,6 +61,17 @@ def test_contributing_examples_run_and_what_they_register_works(untouched_regist
     assert bool(terminated) and float(reward) == 1.0
 
 
+def test_contributing_names_files_that_exist():
+    text = CONTRIBUTING.read_text()
+    house = re.findall(r"^(ssmrl/[\w/.]+|scripts/) ", text, re.MULTILINE)
+    named = re.findall(r"`(?:python )?([\w.]+/[\w/.]*)`", text)
+    assert len(house) >= 9 and len(named) >= 6
+    missing = {path for path in named if not (ROOT / path).exists()}
+    # The house names modules without their ending.
+    missing |= {path for path in house if not list(ROOT.glob(f"{path.rstrip('/')}*"))}
+    assert not missing
+
+
 def training_commands() -> list[str]:
     return re.findall(r"^python scripts/train\.py (.*=.*)$", README.read_text(), re.MULTILINE)
 

@@ -43,29 +43,31 @@ class OptimizerConfig:
             raise ValueError(f"agent.max_grad_norm must be positive, got {self.max_grad_norm}")
 
 
-def make_optimizer(
-    config: OptimizerConfig, updates: int, memory: Memory, *, skip_nonfinite: bool
-) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
-    """The optimiser, and the learning rate as a function of the number of updates so far.
-
-    Args:
-        config: options.
-        updates: number of updates in the whole training, for the schedule.
-        memory: its time scale parameters (`Memory.ssm_parameters`) become their own group.
-        skip_nonfinite: leave parameters and moments as they are where a gradient is not finite.
-    """
-    schedule = {
+def make_schedule(config: OptimizerConfig, updates: int) -> Callable[[Array], Array]:
+    """The learning rate by the number of updates before, of `updates` in the whole training."""
+    return {
         "constant": optax.constant_schedule(config.lr),
         "linear": optax.linear_schedule(config.lr, 0.0, updates),
         "cosine": optax.cosine_decay_schedule(config.lr, updates),
     }[config.lr_schedule]
 
-    def ssm_schedule(count):
-        return schedule(count) * config.ssm_lr_scale
 
+def make_optimizer(
+    config: OptimizerConfig, memory: Memory, *, skip_nonfinite: bool
+) -> optax.GradientTransformation:
+    """The optimiser, whose updates are those of a learning rate of one.
+
+    The agent multiplies them by its schedule's rate: the optimiser counts the updates it makes, and
+    where some are left out a schedule by that count would not reach the training's end.
+
+    Args:
+        config: options.
+        memory: its time scale parameters (`Memory.ssm_parameters`) become their own group.
+        skip_nonfinite: leave parameters and moments as they are where a gradient is not finite.
+    """
     groups = {
-        "default": optax.adamw(schedule, eps=1e-5, weight_decay=config.weight_decay),
-        "ssm": optax.adam(ssm_schedule, eps=1e-5),
+        "default": optax.adamw(1.0, eps=1e-5, weight_decay=config.weight_decay),
+        "ssm": optax.adam(config.ssm_lr_scale, eps=1e-5),
     }
     names = memory.all_ssm_parameters()
     optimizer = optax.chain(
@@ -74,7 +76,7 @@ def make_optimizer(
     )
     if skip_nonfinite:
         optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=2**31 - 1)
-    return optimizer, schedule
+    return optimizer
 
 
 def label_ssm_parameters(params: Any, ssm_names: frozenset[str]) -> Any:

@@ -6,6 +6,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ssmrl.envs.vector import VectorEnv
+from ssmrl.networks.distributions import parameter_size
+
+
+def check_environment(env: VectorEnv, num_envs: int) -> None:
+    """Whether an agent can act in `env`.
+
+    Raises:
+        ValueError: it has not `num_envs` copies, or actions that cannot be drawn.
+    """
+    if env.num_envs != num_envs:
+        raise ValueError(f"the environment has {env.num_envs} copies, agent.num_envs is {num_envs}")
+    parameter_size(env.action_space)
+
 
 def add_time(tree: Any) -> Any:
     """Leaves `[B, ...]` as a sequence of one step, `[1, B, ...]`."""

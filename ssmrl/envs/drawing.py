@@ -12,7 +12,6 @@ from ssmrl.envs.environment import Leaf
 
 WHITE, GREY, BLACK = (255, 255, 255), (150, 150, 150), (30, 30, 30)
 ORANGE, GREEN, RED, BLUE = (200, 120, 60), (70, 200, 90), (220, 60, 50), (70, 110, 210)
-_GAP = 4
 
 
 def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,9 +30,11 @@ def canvas(height: int, width: int) -> UInt8[Array, "H W 3"]:
     return jnp.full((height, width, 3), 255, jnp.uint8)
 
 
-def side_by_side(view: Leaf, truth: Leaf) -> UInt8[Array, "H W 3"]:
-    """What the agent sees to the left of what there is; both of one height."""
-    bar = jnp.full((view.shape[0], _GAP, 3), BLACK[0], jnp.uint8)
+def side_by_side(
+    view: Leaf, truth: Leaf, gap: int = 4, colour: Any = BLACK
+) -> UInt8[Array, "H W 3"]:
+    """What the agent sees to the left of what there is; both of one height, a bar between them."""
+    bar = jnp.broadcast_to(jnp.asarray(colour, jnp.uint8), (view.shape[0], gap, 3))
     return jnp.concatenate([view, bar, truth], axis=1)
 
 

@@ -6,14 +6,12 @@ Feng et al., "Were RNNs All We Needed?" (2024), section 3.1:
 """
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
 
-from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
-from ssmrl.memory.linear import Dense
+from ssmrl.memory.minimal import MinimalCell
 
 
-class MinGRU(ScanMemory):
+class MinGRU(MinimalCell):
     """A minimal gated recurrent unit.
 
     Attributes:
@@ -23,16 +21,9 @@ class MinGRU(ScanMemory):
     Carry: float32 `[*batch, H]`.
     """
 
-    dtype: DTypeLike | None = None
+    inputs = 2
 
-    def initialize_carry(self, batch_shape: tuple[int, ...]) -> Array:
-        return jnp.zeros((*batch_shape, self.features), STATE_DTYPE)
-
-    def encode(self, x: Array) -> tuple[Array, Array]:
-        dtype = x.dtype if self.dtype is None else self.dtype
-        both = Dense(2 * self.features, dtype=dtype, name="input")(x).astype(STATE_DTYPE)
-        gate, candidate = jnp.split(both, 2, axis=-1)
-        return nn.sigmoid(-gate), nn.sigmoid(gate) * candidate
-
-    def decode(self, states: Array, x: Array) -> Array:
-        return states.astype(x.dtype)
+    @staticmethod
+    def gate(gates: list[Array]) -> tuple[Array, Array]:
+        (update,) = gates
+        return nn.sigmoid(-update), nn.sigmoid(update)

@@ -7,14 +7,12 @@ Feng et al., "Were RNNs All We Needed?" (2024), section 3.2, with gates that sum
 """
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
 
-from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
-from ssmrl.memory.linear import Dense
+from ssmrl.memory.minimal import MinimalCell
 
 
-class MinLSTM(ScanMemory):
+class MinLSTM(MinimalCell):
     """A minimal long short-term memory.
 
     Attributes:
@@ -24,18 +22,11 @@ class MinLSTM(ScanMemory):
     Carry: float32 `[*batch, H]`.
     """
 
-    dtype: DTypeLike | None = None
+    inputs = 3
 
-    def initialize_carry(self, batch_shape: tuple[int, ...]) -> Array:
-        return jnp.zeros((*batch_shape, self.features), STATE_DTYPE)
-
-    def encode(self, x: Array) -> tuple[Array, Array]:
-        dtype = x.dtype if self.dtype is None else self.dtype
-        gates = Dense(3 * self.features, dtype=dtype, name="input")(x).astype(STATE_DTYPE)
-        forget, accept, candidate = jnp.split(gates, 3, axis=-1)
+    @staticmethod
+    def gate(gates: list[Array]) -> tuple[Array, Array]:
+        forget, accept = gates
         # σ(f) / (σ(f) + σ(i)) = σ(log σ(f) - log σ(i)), which cannot become 0 / 0.
         balance = nn.log_sigmoid(forget) - nn.log_sigmoid(accept)
-        return nn.sigmoid(balance), nn.sigmoid(-balance) * candidate
-
-    def decode(self, states: Array, x: Array) -> Array:
-        return states.astype(x.dtype)
+        return nn.sigmoid(balance), nn.sigmoid(-balance)

@@ -103,7 +103,7 @@ class OuterProductMemory(Memory):
         """The last state, y `[T, *batch, H, V]`, and where asked for all states."""
         if return_states or reset.shape[0] == 1:
             return step_by_step(steps, state, reset)
-        return *in_chunks(steps, state, reset, self.chunk_size), None
+        return *chunk_by_chunk(steps, state, reset, self.chunk_size), None
 
     def gated_output(self, y: Array, x: Array) -> Array:
         """W_o (norm(y) ⊙ silu(W_g x)), every head normalised by itself."""
@@ -125,7 +125,7 @@ def step_by_step(steps: Steps, state: Array, reset: Array) -> tuple[Array, Array
     return states[-1], jnp.sum(q[..., None] * states, axis=-2), states
 
 
-def in_chunks(
+def chunk_by_chunk(
     steps: Steps, state: Array, reset: Array, chunk_size: int | None
 ) -> tuple[Array, Array]:
     """The same last state and y without ever holding all states."""
@@ -142,17 +142,17 @@ def in_chunks(
 def chunk_by_platform(
     compute, chunk_size: int | None, steps, state: Array, reset: Array, longest: int = CHUNK
 ) -> tuple[Array, Array]:
-    """`_in_chunks` with the given length, or with the one that suits the platform."""
+    """`_over_chunks` with the given length, or with the one that suits the platform."""
     if chunk_size is not None:
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-        return _in_chunks(compute, chunk_size, steps, state, reset)
+        return _over_chunks(compute, chunk_size, steps, state, reset)
     return lax.platform_dependent(
         steps,
         state,
         reset,
-        cpu=partial(_in_chunks, compute, CHUNK_ON_CPU),
-        default=partial(_in_chunks, compute, longest),
+        cpu=partial(_over_chunks, compute, CHUNK_ON_CPU),
+        default=partial(_over_chunks, compute, longest),
     )
 
 
@@ -162,7 +162,7 @@ def floored(log_decay: Array) -> Array:
     return log_decay if one_number else jnp.maximum(log_decay, LOWEST_LOG_DECAY)
 
 
-def _in_chunks(compute, size, steps, state, reset):
+def _over_chunks(compute, size, steps, state, reset):
     """`compute` over chunks, with time, batch and heads in the order that products want.
 
     Args:

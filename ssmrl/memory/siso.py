@@ -17,9 +17,11 @@ Long Sequences with Structured State Spaces", 2021, section 2.4). Three ways to 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -32,6 +34,9 @@ from ssmrl.scan import scan_in_blocks
 FORMS = ("chunks", "convolution", "recurrence")
 CHUNK = 16
 """Steps of a chunk, and of the recurrence that are kept for the gradient at once."""
+TOGETHER = 64
+"""Chunks of all environments that are computed at once: enough to fill matrix products. For the
+gradient the states of only so many are held, and computed again."""
 
 System = dict[str, Array]
 
@@ -157,33 +162,46 @@ class SystemBank(Memory):
         return taint(last.reshape(shape), tainted[-1]), taint(y, tainted)
 
     def _chunks(self, system, carry, u, reset):
-        """Chunk by chunk; what remains at the end is a shorter chunk."""
+        """Chunk by chunk, of which some are computed at a time; what remains is a shorter one."""
         (T, *batch, H), shape = u.shape, carry.shape
         u, carry, tainted = contain(u, carry, reset)
-        size, entries = min(T, CHUNK), math.prod(batch)
-        u, flags = u.reshape(T, entries, H), reset.reshape(T, entries)
+        entries, size = math.prod(batch), min(T, CHUNK)
+        rows, columns = self.powers(system, size)
+        tools = rows, columns, self.kernel(system, rows, columns)
+        advance = self.advance(system, size)  # not in the loop, where it would be made again
+        inputs = u.reshape(T, entries, H), reset.reshape(T, entries)
         carry, whole = carry.reshape(entries, *shape[-2:]), T // size * size
-        powers = self.powers(system, size)
-        last, y = self._whole_chunks(system, powers, carry, u[:whole], flags[:whole])
+        last, y = scan_in_blocks(
+            partial(self._whole_chunks, tools, advance),
+            carry,
+            jax.tree.map(lambda leaf: leaf[:whole], inputs),
+            size * max(1, TOGETHER // entries),
+        )
         if whole < T:
-            rows, columns = (power[:, : T - whole] for power in powers)
-            last, rest = self._whole_chunks(system, (rows, columns), last, u[whole:], flags[whole:])
+            shorter = [tool[:, : T - whole] for tool in tools]
+            inputs = jax.tree.map(lambda leaf: leaf[whole:], inputs)
+            last, rest = self._whole_chunks(shorter, self.advance(system, T - whole), last, inputs)
             y = jnp.concatenate([y, rest])
         y = y.reshape(T, *batch, H)
         return taint(last.reshape(shape), tainted[-1]), taint(y, tainted)
 
-    def _whole_chunks(self, system, powers, carry, u, reset):
-        """The same for u `[T, B, H]`, T a multiple of the number of powers."""
-        rows, columns = powers
-        size = rows.shape[1]
-        kernel = self.kernel(system, rows, columns)
-        toeplitz = _toeplitz(kernel)
-        u, flags = in_chunks(u, size), in_chunks(reset, size)
+    def _whole_chunks(self, tools, advance, carry, inputs):
+        """The last state and y, from u `[T, B, H]` and resets.
+
+        Args:
+            tools: the rows and columns of `powers` and the kernel, of c steps, a divisor of T.
+            advance: x → Ā^c x.
+            carry: the state before, `[B, H, N]`.
+            inputs: u and the resets.
+        """
+        (rows, columns, kernel), (u, reset) = tools, inputs
+        size, toeplitz = kernel.shape[1], _toeplitz(kernel)
+        u, flags = (v.reshape(-1, size, *v.shape[1:]) for v in (u, reset))  # [n, c, B, ...]
         episode = jnp.cumsum(flags, axis=1, dtype=jnp.int32)  # [n, c, B], 0 before any start
         # The last state of a chunk is made of what its last episode has seen.
         recent = jnp.where((episode == episode[:, -1:])[..., None], u, 0)
         moved = self._as_state(jnp.einsum("hsm,nsbh->nbhm", columns[:, ::-1], recent))
-        before, last = self._between(system, size, carry, moved, episode[:, -1] > 0)
+        before, last = _states_between(advance, carry, moved, episode[:, -1] > 0)
         unbroken = jnp.einsum("hts,nsbh->ntbh", toeplitz, u)
         unbroken += jnp.einsum("htm,nbhm->ntbh", rows, as_real(before))
         begun = lax.cond(
@@ -194,25 +212,19 @@ class SystemBank(Memory):
         y = jnp.where((episode > 0)[..., None], begun, unbroken)
         return last, y.reshape(-1, *y.shape[2:])
 
-    def _between(self, system, size, carry, moved, broken):
-        """The state before every chunk `[n, B, H, N]`, and the last state `[B, H, N]`."""
-        advance = self.advance(system, size)
-
-        def step(x, inputs):
-            moved_n, broken_n = inputs
-            return jnp.where(broken_n[:, None, None], 0, advance(x)) + moved_n, x
-
-        last, before = lax.scan(step, carry, (moved, broken))
-        return before, last
-
     def _as_state(self, x: Array) -> Array:
         return join_pair(x) if self.has_complex_states else x
 
 
-def in_chunks(x: Array, size: int) -> Array:
-    """[T, ...] → [n, size, ...], zeros at the end."""
-    x = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(-1, size, *x.shape[1:])
+def _states_between(advance, carry: Array, moved: Array, broken: Array) -> tuple[Array, Array]:
+    """The state before every chunk `[n, B, H, N]`, and the last state `[B, H, N]`."""
+
+    def step(x, inputs):
+        moved_n, broken_n = inputs
+        return jnp.where(broken_n[:, None, None], 0, advance(x)) + moved_n, x
+
+    last, before = lax.scan(step, carry, (moved, broken))
+    return before, last
 
 
 def _sum_over_lags(kernel: Array, u: Array, episode: Array) -> Array:

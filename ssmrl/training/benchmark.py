@@ -65,7 +65,7 @@ def jobs_of(config: BenchmarkConfig, envs: Sequence[str]) -> list[Job]:
         raise ValueError(
             f"suite={config.suite} ids={list(config.ids)}: no such environment; suites are {known}"
         )
-    return [_job(config, env, memory) for memory in config.memories for env in names]
+    return [_job(config, env, memory) for memory in config.memory for env in names]
 
 
 def _matches(id_: str, pattern: str) -> bool:
@@ -77,8 +77,8 @@ def _job(config: BenchmarkConfig, env: str, memory: str) -> Job:
     label = f"{env.replace('/', '-')}-{memory}"
     run = Path(config.run_dir) / label
     overrides = (
-        f"experiment={config.experiment_name}",
-        f"agent={config.agent_name}",
+        f"experiment={config.experiment}",
+        f"agent={config.agent}",
         f"memory={memory}",
         f"env={env}",
         f"total_steps={config.steps}",

@@ -6,17 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer
+from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from ssmrl.memory import make_memory
 
 EPS = 1e-5  # Adam's, as PPO implementations have it
 
 
-def build(memory="s5", updates=10, skip_nonfinite=False, **options):
-    config = OptimizerConfig(**({"lr_schedule": "constant", "weight_decay": 0.0} | options))
+def build(memory="s5", skip_nonfinite=False, **options):
+    config = OptimizerConfig(**({"weight_decay": 0.0} | options))
     module = make_memory(memory, features=4, layers=2)
-    optimizer, schedule = make_optimizer(config, updates, module, skip_nonfinite=skip_nonfinite)
-    return module, optimizer, schedule
+    return module, make_optimizer(config, module, skip_nonfinite=skip_nonfinite)
 
 
 def parameters(module, memory_name="memory"):
@@ -45,11 +44,11 @@ def first_update(optimizer, params, gradient):
 
 
 def test_clips_by_the_global_norm_of_both_groups():
-    """Adam's first step is -lr g / (|g| + eps): with g far below eps it is nearly -lr g / eps.
+    """Adam's first step is -g / (|g| + eps): with g far below eps it is nearly -g / eps.
 
     So the clipped scale shows, which Adam would hide if gradients were large.
     """
-    module, optimizer, _ = build(max_grad_norm=1e-6, lr=0.1, ssm_lr_scale=0.25)
+    module, optimizer = build(max_grad_norm=1e-6, ssm_lr_scale=0.25)
     params = parameters(module)
     rng = np.random.default_rng(1)
     gradient = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
@@ -58,22 +57,22 @@ def test_clips_by_the_global_norm_of_both_groups():
     updates = by_path(first_update(optimizer, params, gradient))
     for name, (path, g) in by_path(gradient).items():
         g = np.float64(g) * 1e-6 / norm
-        lr = 0.1 * (0.25 if in_ssm_group(path) else 1)
-        np.testing.assert_allclose(updates[name][1], -lr * g / (np.abs(g) + EPS), rtol=1e-4)
+        scale = 0.25 if in_ssm_group(path) else 1
+        np.testing.assert_allclose(updates[name][1], -scale * g / (np.abs(g) + EPS), rtol=1e-4)
 
 
 def test_small_gradients_are_not_scaled_up():
-    module, optimizer, _ = build(max_grad_norm=1.0, lr=0.1)
+    module, optimizer = build(max_grad_norm=1.0)
     params = parameters(module)
     gradient = jax.tree.map(lambda x: jnp.full(x.shape, 1e-5), params)
     # |g| = eps: half a step.
     for update in jax.tree.leaves(first_update(optimizer, params, gradient)):
-        np.testing.assert_allclose(update, -0.05, rtol=1e-4)
+        np.testing.assert_allclose(update, -0.5, rtol=1e-4)
 
 
 def test_time_scales_have_their_own_rate_and_no_decay():
-    """Without a gradient only the decay moves: -lr · wd · p. With a large one each moves by lr."""
-    module, optimizer, _ = build(lr=0.5, ssm_lr_scale=0.1, weight_decay=0.2, max_grad_norm=1e9)
+    """Without a gradient only the decay moves: -wd · p. With a large one each moves by 1."""
+    module, optimizer = build(ssm_lr_scale=0.1, weight_decay=0.2, max_grad_norm=1e9)
     params = parameters(module)
     still = by_path(first_update(optimizer, params, jax.tree.map(jnp.zeros_like, params)))
     moved = by_path(first_update(optimizer, params, jax.tree.map(jnp.ones_like, params)))
@@ -82,24 +81,23 @@ def test_time_scales_have_their_own_rate_and_no_decay():
         if in_ssm_group(path):
             ssm.add(name)
             np.testing.assert_array_equal(still[name][1], np.zeros(p.shape))
-            np.testing.assert_allclose(moved[name][1], -0.05, rtol=1e-4)
+            np.testing.assert_allclose(moved[name][1], -0.1, rtol=1e-4)
         else:
-            np.testing.assert_allclose(still[name][1], -0.1 * p, rtol=1e-5)
-            np.testing.assert_allclose(moved[name][1], -0.5 - 0.1 * p, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(still[name][1], -0.2 * p, rtol=1e-5)
+            np.testing.assert_allclose(moved[name][1], -1 - 0.2 * p, rtol=1e-4, atol=1e-5)
     # Two layers with four each, and none of the decoys outside the memory.
     assert len(ssm) == 8
 
 
 def test_a_memory_without_time_scales_has_one_group():
-    module, optimizer, _ = build("gru", lr=0.5, ssm_lr_scale=0.0, max_grad_norm=1e9)
+    module, optimizer = build("gru", ssm_lr_scale=0.0, max_grad_norm=1e9)
     params = parameters(module)
     for update in jax.tree.leaves(
         first_update(optimizer, params, jax.tree.map(jnp.ones_like, params))
     ):
-        np.testing.assert_allclose(update, -0.5, rtol=1e-4)
+        np.testing.assert_allclose(update, -1, rtol=1e-4)
 
 
-# One's gradient all the time: Adam's step is the learning rate, up to eps.
 RATES = {
     "constant": [1.0] * 6,
     "linear": [1.0, 0.8, 0.6, 0.4, 0.2, 0.0],  # 1 - t/5
@@ -109,24 +107,25 @@ RATES = {
 
 @pytest.mark.parametrize("schedule", list(RATES))
 def test_schedules(schedule):
-    module, optimizer, rate = build(
-        lr=0.1, lr_schedule=schedule, updates=5, ssm_lr_scale=0.5, max_grad_norm=1e9
-    )
-    params = parameters(module)
-    ones = jax.tree.map(jnp.ones_like, params)
-    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    rate = make_schedule(OptimizerConfig(lr=0.1, lr_schedule=schedule), 5)
     for t, expected in enumerate(RATES[schedule]):
-        updates, state = update(ones, state, params)
-        for path, x in jax.tree_util.tree_leaves_with_path(updates):
-            scale = 0.5 if in_ssm_group(path) else 1
-            np.testing.assert_allclose(x, -0.1 * scale * expected, rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(rate(t), 0.1 * expected, rtol=1e-6, atol=1e-8)
 
 
-def test_skipped_updates_change_nothing_and_do_not_count():
-    module, optimizer, _ = build(
-        lr=0.1, lr_schedule="linear", updates=5, max_grad_norm=1e9, skip_nonfinite=True
-    )
+def test_updates_are_those_of_a_rate_of_one_however_many_there_were():
+    """One's gradient all the time: each of Adam's steps is the learning rate, up to eps."""
+    module, optimizer = build(ssm_lr_scale=0.5, max_grad_norm=1e9)
+    params = parameters(module)
+    ones = jax.tree.map(jnp.ones_like, params)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for _ in range(5):
+        updates, state = update(ones, state, params)
+        for path, x in jax.tree_util.tree_leaves_with_path(updates):
+            np.testing.assert_allclose(x, -0.5 if in_ssm_group(path) else -1, rtol=1e-4)
+
+
+def test_skipped_updates_change_nothing():
+    module, optimizer = build(max_grad_norm=1e9, skip_nonfinite=True)
     params = parameters(module)
     ones = jax.tree.map(jnp.ones_like, params)
     update = jax.jit(optimizer.update)
@@ -134,13 +133,12 @@ def test_skipped_updates_change_nothing_and_do_not_count():
         ones | {"params": ones["params"] | {"log_std": jnp.array([1.0, x])}}
         for x in (jnp.nan, jnp.inf)
     ]
-    state, rates = optimizer.init(params), []
+    state, moves = optimizer.init(params), []
     for gradient in (ones, *bad, ones, ones):
         updates, state = update(gradient, state, params)
-        rates.append(-float(updates["params"]["log_std"][0]))
+        moves.append(-float(updates["params"]["log_std"][0]))
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
-    # The schedule counts the updates that were made: 0.1 (1 - t/5) for t = 0, -, -, 1, 2.
-    np.testing.assert_allclose(rates, [0.1, 0, 0, 0.08, 0.06], rtol=1e-4)
+    np.testing.assert_allclose(moves, [1, 0, 0, 1, 1], rtol=1e-4)
     # And the moments are those of the three ones alone.
     clean = optimizer.init(params)
     for _ in range(3):
@@ -153,7 +151,7 @@ def test_skipped_updates_change_nothing_and_do_not_count():
 
 def test_without_skipping_a_nan_gets_through():
     # So that the loop, which watches the metrics, sees it and stops.
-    module, optimizer, _ = build()
+    module, optimizer = build()
     params = parameters(module)
     nans = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan), params)
     updates = first_update(optimizer, params, nans)

@@ -182,14 +182,44 @@ def test_without_a_final_one_the_entropy_coefficient_stays():
         np.testing.assert_allclose(agent._entropy_coefficient(jnp.int32(i)), 0.1, rtol=1e-6)
 
 
-def test_the_learning_rate_that_is_reported_is_the_one_used():
-    """Linear from 0.1 over 3 iterations of 4 updates: 0.1 (1 - 4 i / 12) as each begins."""
+def test_the_learning_rate_that_is_reported_is_the_mean_of_those_used():
+    """Linear from 0.1 over 3 iterations of 4 updates: 0.1 (1 - (4 i + j) / 12) for j = 0 to 3."""
     agent = scripted_agent(lr=0.1, lr_schedule="linear", iterations=3)
     iteration, state = jit(agent.iteration), beginning()
     for i in range(3):
         assert updates_made(state) == 4 * i
         state, metrics = iteration(state)
-        np.testing.assert_allclose(metrics["learning_rate"], 0.1 * (1 - i / 3), rtol=1e-5)
+        mean = 0.1 * (1 - (4 * i + 1.5) / 12)
+        np.testing.assert_allclose(metrics["learning_rate"], mean, rtol=1e-5)
+
+
+def test_every_update_takes_its_own_rate():
+    """Only update 5 has one: the second of the second iteration, whatever Adam has counted."""
+    agent = scripted_agent()
+    agent.learning_rate = lambda count: jnp.where(count == 5, 0.1, 0.0)
+    iteration = jit(agent.iteration)
+    for i, moves in ((0, False), (1, True), (2, False)):
+        before = beginning().replace(iteration=jnp.int32(i))
+        assert updates_made(before) == 0
+        after, metrics = iteration(before)
+        assert unchanged(before.params, after.params) != moves
+        np.testing.assert_allclose(metrics["learning_rate"], 0.025 * moves, rtol=1e-5)
+
+
+def test_the_rate_goes_on_where_updates_are_left_out():
+    """Two iterations that learn nothing, and a third: its one step is a third of the first's."""
+    options = {"lr": 0.3, "lr_schedule": "linear", "iterations": 3, "epochs": 1, "minibatches": 1}
+    stop, learn = (scripted_agent(target_kl=kl, **options) for kl in (-1.0, None))
+    before, stopped = beginning(), jit(stop.iteration)
+    later = stopped(stopped(before)[0])[0]
+    assert unchanged(learned(before), learned(later))
+    # From the same place as at first, but for the time.
+    later = before.replace(iteration=later.iteration)
+    first, third = (jit(learn.iteration)(state)[0] for state in (before, later))
+    for a, b, c in zip(
+        *map(jax.tree.leaves, (before.params, first.params, third.params)), strict=True
+    ):
+        np.testing.assert_allclose(c - a, (b - a) / 3, rtol=1e-3, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------ the loss

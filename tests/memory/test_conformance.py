@@ -470,7 +470,9 @@ def test_a_hundred_thousand_steps_stay_finite(name, dtype):
 @every_case
 def test_carry_and_output_keep_structure_shapes_and_dtypes(case, dtype):
     """Traced only: shapes and dtypes are known without running."""
-    memory, params = build(case, dtype)
+    memory, _ = build(case)
+    one = jax.ShapeDtypeStruct((1, 1, F), dtype), jax.ShapeDtypeStruct((1, 1), bool)
+    params = jax.eval_shape(memory.init, jax.random.key(0), initial_carry(case, (1,)), *one)
 
     def forms(tree):
         return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]

@@ -5,21 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmrl.memory import make_memory
+from ssmrl.memory import make_memory, siso
 from ssmrl.memory.blockwise import BLOCK_ON_CPU
 from ssmrl.memory.deltanet import invert_unit_lower
 from ssmrl.memory.siso import CHUNK, FORMS
 from tests.memory.cases import close, double_precision, draw, flags, quick_jit
 
 B, F, WIDTH = 3, 5, 4
-T = 2 * CHUNK + 5  # two whole chunks and a rest
+T = 4 * CHUNK + 5  # four whole chunks and a rest
 
 # Entries of (step, batch entry) that begin episodes.
 RESETS = {
     "none": [],
     "the first step": [(0, 0), (0, 1), (0, 2)],
-    "once in a chunk": [(5, 0), (CHUNK, 1), (CHUNK + 7, 0), (T - 1, 2)],
-    "twice in a chunk": [(3, 2), (5, 2), (CHUNK + 1, 0)],
+    "once in a chunk": [(5, 0), (CHUNK, 1), (2 * CHUNK + 7, 0), (T - 1, 2)],
+    "twice in a chunk": [(3, 2), (5, 2), (CHUNK + 1, 0), (3 * CHUNK, 1), (3 * CHUNK + 1, 1)],
 }
 
 
@@ -61,7 +61,8 @@ def begun(memory, x):
         for pattern in RESETS
     ],
 )
-def test_the_forms_of_a_bank_of_systems_agree(name, pattern):
+def test_the_forms_of_a_bank_of_systems_agree(name, pattern, monkeypatch):
+    monkeypatch.setattr(siso, "TOGETHER", 2 * B)  # two blocks of two chunks, and the rest
     with double_precision():
         x, reset = jnp.asarray(draw(T, B, F)), flags(*RESETS[pattern], shape=(T, B))
         options = {"features": WIDTH, "layers": 1, "state_size": 6}

@@ -21,11 +21,11 @@ ENVS = [
 
 def config(tmp_path, **options):
     paths = {"run_dir": str(tmp_path / "runs"), "out": str(tmp_path / "results")}
-    return dataclasses.replace(BenchmarkConfig(memories=["s5"], **paths), **options)
+    return dataclasses.replace(BenchmarkConfig(memory=["s5"], **paths), **options)
 
 
 def test_jobs_are_the_suite_times_the_memories(tmp_path):
-    jobs = benchmark.jobs_of(config(tmp_path, memories=["s5", "gru"]), ENVS)
+    jobs = benchmark.jobs_of(config(tmp_path, memory=["s5", "gru"]), ENVS)
     assert [(job.env, job.memory) for job in jobs] == [
         (env, memory) for memory in ("s5", "gru") for env in ENVS[:3]
     ]
@@ -149,3 +149,9 @@ def test_the_command_line_takes_lists_of_memories(tmp_path, monkeypatch, capsys)
     assert {job.memory for job in seen} == {"gru", "none"} and len(seen) == 32
     assert run("memory=[grru]") == 2
     assert "did you mean" in capsys.readouterr().err
+    assert run("memories=[gru]") == 2
+    assert "did you mean memory?" in capsys.readouterr().err
+    assert run("seeds=many") == 2
+    assert "seeds=many" in capsys.readouterr().err
+    assert run("--help", "seeds=5") == 0
+    assert "agent=ppo" in capsys.readouterr().out

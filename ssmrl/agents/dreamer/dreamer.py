@@ -34,12 +34,11 @@ from ssmrl.agents.dreamer.replay import Batch, Replay, Step
 from ssmrl.agents.dreamer.world_model import Latent, Start, WorldModel, initial_start
 from ssmrl.agents.laprop import laprop
 from ssmrl.agents.optimizer import label_ssm_parameters
-from ssmrl.agents.rollout import add_time, episode_metrics
+from ssmrl.agents.rollout import add_time, check_environment, episode_metrics
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, make_memory
-from ssmrl.networks.distributions import parameter_size
 from ssmrl.networks.encoders import is_picture, leaves
 
 Metrics = dict[str, Array]
@@ -109,11 +108,7 @@ class Dreamer:
         *,
         skip_nonfinite: bool = False,
     ):
-        if env.num_envs != config.num_envs:
-            raise ValueError(
-                f"the environment has {env.num_envs} copies, agent.num_envs is {config.num_envs}"
-            )
-        parameter_size(env.action_space)  # raises for actions that cannot be drawn
+        check_environment(env, config.num_envs)
         self.config, self.memory, self.env = config, memory, env
         dtype = compute_dtype(config.compute_dtype)
         self.world = WorldModel(env.observation_space, env.action_space, memory, config, dtype)

@@ -27,8 +27,8 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer
-from ssmrl.agents.rollout import add_time, episode_metrics
+from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from ssmrl.agents.rollout import add_time, check_environment, episode_metrics
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Box, Space
@@ -299,18 +299,13 @@ class PPO:
         total_steps: int,
         skip_nonfinite: bool = False,
     ):
-        if env.num_envs != config.num_envs:
-            raise ValueError(
-                f"the environment has {env.num_envs} copies, agent.num_envs is {config.num_envs}"
-            )
-        parameter_size(env.action_space)  # raises for actions that cannot be drawn
+        check_environment(env, config.num_envs)
         self.config, self.memory, self.env = config, memory, env
         self.network = ActorCritic(env.observation_space, env.action_space, memory, config)
         self.iterations = -(-total_steps // self.steps_per_iteration)  # the loop rounds up too
         updates = self.iterations * config.epochs * config.minibatches
-        self.optimizer, self.learning_rate = make_optimizer(
-            config, updates, memory, skip_nonfinite=skip_nonfinite
-        )
+        self.learning_rate = make_schedule(config, updates)
+        self.optimizer = make_optimizer(config, memory, skip_nonfinite=skip_nonfinite)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -537,24 +532,26 @@ class PPO:
         )
         batches = orders.reshape(c.epochs * c.minibatches, -1)
         keys = jax.random.split(key_loss, len(batches))
+        # Every minibatch counts, learned from or not, so that the schedule ends with the training.
+        counts = state.iteration * len(batches) + jnp.arange(len(batches))
 
         def minibatch(carry, inputs):
             params, optimizer, stopped = carry
-            chosen, key_batch = inputs
+            chosen, key_batch, count = inputs
             batch = _take_windows(windows, chosen)
             loss = partial(self._loss, state.normalizers, batch, entropy_coefficient, key_batch)
             gradient, metrics = jax.grad(loss, has_aux=True)(params)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
-            metrics["learning_rate"] = self.learning_rate(state.iteration * len(batches))
+            metrics["learning_rate"] = rate = self.learning_rate(count)
             updates, new_optimizer = self.optimizer.update(gradient, optimizer, params)
-            new = optax.apply_updates(params, updates), new_optimizer
+            new = optax.apply_updates(params, optax.tree.scale(rate, updates)), new_optimizer
             if c.target_kl is not None:
                 stopped = stopped | (metrics["approx_kl"] > c.target_kl)
                 new = jax.tree.map(partial(jnp.where, stopped), (params, optimizer), new)
             return (*new, stopped), metrics
 
         start = (state.params, state.optimizer, jnp.zeros((), bool))
-        (params, optimizer, _), metrics = lax.scan(minibatch, start, (batches, keys))
+        (params, optimizer, _), metrics = lax.scan(minibatch, start, (batches, keys, counts))
         return params, optimizer, jax.tree.map(jnp.mean, metrics)
 
     def _loss(self, normalizers, batch: Window, entropy_coefficient, key, params):

@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ssmrl.envs.environment import Leaf, Transition
 from ssmrl.envs.popgym._base import PopGymEnv
 
+NOISE_SIGMA = {"easy": 0.1, "medium": 0.2, "hard": 0.3}
+"""Published standard deviations of the noise, of both families."""
+
 
 @struct.dataclass
 class NoisyState:

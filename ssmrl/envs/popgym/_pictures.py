@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
+from ssmrl.envs import drawing
+
 FELT = np.array([34, 87, 60], np.uint8)
 PAPER = np.array([250, 248, 240], np.uint8)
 CARD_BACK = np.array([60, 90, 160], np.uint8)
 WATER = np.array([120, 170, 215], np.uint8)
-RIGHT, WRONG = np.array([70, 200, 90], np.uint8), np.array([220, 60, 50], np.uint8)
+RIGHT, WRONG = np.array(drawing.GREEN, np.uint8), np.array(drawing.RED, np.uint8)
 BLACK, RED = np.array([25, 25, 30], np.uint8), np.array([200, 35, 45], np.uint8)
 
 # Spades, diamonds, clubs, hearts, in the order in which POPGym numbers them; then the others.
@@ -48,6 +51,8 @@ NUMBER = RANK + len(_RANKS)
 _LARGEST_NUMBER = 99
 
 _SYMBOL, _CELL = 8, 12
+
+side_by_side = partial(drawing.side_by_side, gap=_CELL // 2, colour=PAPER)
 
 
 def _bitmap(rows: str) -> np.ndarray:
@@ -104,14 +109,6 @@ def draw_cells(
     cells = jnp.where(marks, spread(ink), cells)
     picture = cells.transpose(0, 2, 1, 3, 4).reshape(rows * _CELL, columns * _CELL, 3)
     return jnp.repeat(jnp.repeat(picture, scale, 0), scale, 1)
-
-
-def side_by_side(
-    view: UInt8[Array, "H W 3"], truth: UInt8[Array, "H W 3"]
-) -> UInt8[Array, "H X 3"]:
-    """What the agent sees on the left, what is hidden from it on the right."""
-    gap = jnp.broadcast_to(jnp.asarray(PAPER), (view.shape[0], _CELL // 2, 3))
-    return jnp.concatenate([view, gap, truth], axis=1)
 
 
 def card_symbols(cards: Array, face: str) -> tuple[Array, Array]:

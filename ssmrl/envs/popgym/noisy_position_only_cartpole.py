@@ -20,7 +20,7 @@ from ssmrl.envs.drawing import side_by_side
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.popgym import _cartpole
 from ssmrl.envs.popgym._cartpole import draw, positions
-from ssmrl.envs.popgym._noise import NoisyObservations
+from ssmrl.envs.popgym._noise import NOISE_SIGMA, NoisyObservations
 from ssmrl.envs.popgym.position_only_cartpole import PositionOnlyCartPole
 
 
@@ -38,9 +38,7 @@ class NoisyPositionOnlyCartPole(NoisyObservations, PositionOnlyCartPole):
     """
 
     PARAMS: ClassVar[Mapping[str, EnvParams]] = {
-        "easy": EnvParams(noise_sigma=0.1),
-        "medium": EnvParams(noise_sigma=0.2),
-        "hard": EnvParams(noise_sigma=0.3),
+        difficulty: EnvParams(noise_sigma=sigma) for difficulty, sigma in NOISE_SIGMA.items()
     }
 
     def observation_bound(self, params: Any) -> Array:

@@ -19,7 +19,7 @@ from jaxtyping import Array
 from ssmrl.envs.drawing import side_by_side
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.popgym import position_only_pendulum
-from ssmrl.envs.popgym._noise import NoisyObservations
+from ssmrl.envs.popgym._noise import NOISE_SIGMA, NoisyObservations
 from ssmrl.envs.popgym.position_only_pendulum import PositionOnlyPendulum, draw
 
 
@@ -37,9 +37,7 @@ class NoisyPositionOnlyPendulum(NoisyObservations, PositionOnlyPendulum):
     """
 
     PARAMS: ClassVar[Mapping[str, EnvParams]] = {
-        "easy": EnvParams(noise_sigma=0.1),
-        "medium": EnvParams(noise_sigma=0.2),
-        "hard": EnvParams(noise_sigma=0.3),
+        difficulty: EnvParams(noise_sigma=sigma) for difficulty, sigma in NOISE_SIGMA.items()
     }
 
     def observation_bound(self, params: Any) -> Array:

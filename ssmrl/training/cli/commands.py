@@ -1,0 +1,291 @@
+"""The commands behind ``scripts/``: each takes its arguments and returns an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from ssmrl.training.cli.check import CommandLine, check_arguments
+from ssmrl.training.cli.compose import Composer
+from ssmrl.training.cli.help import help_text
+from ssmrl.training.components import Components
+from ssmrl.training.config import BenchmarkConfig, DiagnoseConfig, EvaluateConfig, TrainConfig
+from ssmrl.training.errors import RunError, UsageError
+
+
+def run_command(action: Callable[[], int]) -> int:
+    """Run a command: errors a user can act on become a line on stderr and an exit code.
+
+    2 for a wrong command line, 1 for a run that cannot start or go on, 130 for a Ctrl-C before
+    there was anything to keep.
+    """
+    try:
+        return action()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return "-h" in arguments or "--help" in arguments
+
+
+def _composed(composer: Composer, arguments: Sequence[str], *, usage: str, one: str) -> Any:
+    """The configuration of a command that takes no sweep; None where help was asked for, printed.
+
+    Args:
+        composer: of the command.
+        arguments: the command line.
+        usage: the help's first line.
+        one: what a sweep is answered with.
+
+    Raises:
+        UsageError: an argument is wrong.
+    """
+    if _asks_for_help(arguments):
+        print(help_text(composer, arguments, usage))
+        return None
+    line = check_arguments(composer, arguments)
+    if line.multirun:
+        raise UsageError(f"-m: {one}")
+    return composer.build(composer.compose(line.overrides))
+
+
+def train_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
+    """``scripts/train.py``: train one run, or a sweep with ``-m``. Returns the exit code."""
+    return run_command(lambda: _train(list(arguments), components, config_dir))
+
+
+def compose_training(
+    overrides: Sequence[str], components: Components, config_dir: Path
+) -> TrainConfig:
+    """What ``scripts/train.py`` would train for these overrides.
+
+    Raises:
+        UsageError: an override is wrong.
+    """
+    composer = Composer(components, config_dir, "train", TrainConfig)
+    line = check_arguments(composer, overrides)
+    return composer.build(composer.compose(line.overrides))
+
+
+def _train(arguments: list[str], components: Components, config_dir: Path) -> int:
+    composer = Composer(components, config_dir, "train", TrainConfig)
+    if _asks_for_help(arguments):
+        print(help_text(composer, arguments, "Train an agent: train.py [key=value ...] [-m]"))
+        return 0
+    line = check_arguments(composer, _expand_run(arguments))
+    # Only now: importing jax-heavy modules must not delay an answer to a misspelt key.
+    from ssmrl.training.runner import run_training
+
+    codes: list[int] = []
+
+    def job(config: DictConfig) -> None:
+        code = run_command(
+            lambda: (
+                run_training(
+                    composer.build(config), components, overrides=_task_overrides(line)
+                ).exit_code
+            )
+        )
+        codes.append(code)
+        if code:
+            raise _JobEnded
+
+    # A job that was stopped or has failed ends the sweep.
+    with contextlib.suppress(_JobEnded):
+        _launch(job, line, config_dir)
+    return max(codes, default=0)
+
+
+class _JobEnded(BaseException):
+    """Passes through Hydra, which meets every Exception with a page of its own."""
+
+
+def _launch(job: Callable[[DictConfig], None], line: CommandLine, config_dir: Path) -> None:
+    import hydra
+
+    GlobalHydra.instance().clear()
+    before = sys.argv
+    sys.argv = [before[0], *line.hydra_flags, *line.overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name="train")(
+            job
+        )()
+    finally:
+        sys.argv = before
+
+
+def _task_overrides(line: CommandLine) -> tuple[str, ...]:
+    """This job's overrides, to record; those that only say where and whether to resume stay out."""
+    overrides = line.overrides
+    if line.multirun:
+        from hydra.core.hydra_config import HydraConfig
+
+        overrides = list(HydraConfig.get().overrides.task)
+    places = ("resume", "run_dir")
+    return tuple(o for o in overrides if o.partition("=")[0] not in places)
+
+
+def _expand_run(arguments: list[str]) -> list[str]:
+    """``run=PATH`` means: that run's own overrides, its folder, and resume.
+
+    Raises:
+        RunError: PATH is not a run.
+    """
+    paths = [a.partition("=")[2] for a in arguments if a.startswith("run=")]
+    if not paths:
+        return arguments
+    from ssmrl.training.run import RunFolder
+
+    recorded = RunFolder(paths[-1]).record().get("overrides", [])
+    rest = [a for a in arguments if not a.startswith("run=")]
+    return [*recorded, *rest, f"run_dir={_quote(paths[-1])}", "resume=true"]
+
+
+def _quote(path: str) -> str:
+    """A path as Hydra's grammar takes it, whatever characters it has."""
+    escaped = os.path.normpath(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def evaluate_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
+    """``scripts/evaluate.py``: how good a run's policy is. Returns the exit code."""
+    return run_command(lambda: _evaluate(list(arguments), components, config_dir))
+
+
+def _evaluate(arguments: list[str], components: Components, config_dir: Path) -> int:
+    if not _asks_for_help(arguments) and not any(a.startswith("run=") for a in arguments):
+        raise UsageError("which run? give run=runs/<id>")
+    config = _composed(
+        Composer(components, config_dir, "evaluate", EvaluateConfig),
+        arguments,
+        usage="Evaluate a run: evaluate.py run=runs/<id> [key=value ...]",
+        one="evaluate.py takes one run at a time",
+    )
+    if config is None:
+        return 0
+    from ssmrl.training.runner import evaluate_run, print_evaluation
+
+    print_evaluation(evaluate_run(config, components, warn=print))
+    return 0
+
+
+def diagnose_command(
+    arguments: Sequence[str],
+    components: Components,
+    config_dir: Path,
+    diagnose: Callable[[DiagnoseConfig], Any],
+) -> int:
+    """``scripts/diagnose.py``: what a memory remembers. Returns the exit code."""
+    return run_command(lambda: _diagnose(list(arguments), components, config_dir, diagnose))
+
+
+def _diagnose(
+    arguments: list[str],
+    components: Components,
+    config_dir: Path,
+    diagnose: Callable[[DiagnoseConfig], Any],
+) -> int:
+    config = _composed(
+        Composer(components, config_dir, "diagnose", DiagnoseConfig),
+        arguments,
+        usage="Look at a memory: diagnose.py memory=<name> [key=value ...]",
+        one="diagnose.py takes one memory at a time",
+    )
+    if config is not None:
+        diagnose(config)
+    return 0
+
+
+def benchmark_command(
+    arguments: Sequence[str], components: Components, config_dir: Path, train: Path
+) -> int:
+    """``scripts/benchmark.py``: a suite with several memories. Returns the exit code."""
+    return run_command(lambda: _benchmark(list(arguments), components, config_dir, train))
+
+
+def _benchmark(arguments: list[str], components: Components, config_dir: Path, train: Path) -> int:
+    config = _composed(
+        Composer(components, config_dir, None, BenchmarkConfig),
+        arguments,
+        usage="Train memories on a suite: benchmark.py suite=popgym memory=[s5,gru] ...",
+        one="benchmark.py runs everything that it is given; write memory=[s5,gru]",
+    )
+    if config is None:
+        return 0
+    from ssmrl.training import benchmark
+
+    try:
+        jobs = benchmark.jobs_of(config, components.list_envs())
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    # A wrong memory or setting is told before the first run, and not after hours of others.
+    for job in {job.memory: job for job in jobs}.values():
+        compose_training(job.overrides, components, config_dir)
+    failed = [] if config.report_only else benchmark.run_all(jobs, train, config.parallel)
+    benchmark.report(Path(config.out), benchmark.read_published(config.published))
+    return 1 if failed else 0
+
+
+def plot_command(arguments: Sequence[str]) -> int:
+    """``scripts/plot.py``: curves and aggregate tables of runs. Returns the exit code."""
+    return run_command(lambda: _plot(arguments))
+
+
+def _plot(arguments: Sequence[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="plot.py",
+        description="Learning curves and aggregate tables, over seeds and runs grouped by "
+        "environment, agent and memory, with bootstrap intervals.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders: runs/<id> ...")
+    parser.add_argument("--metric", default="episode_return", help="a key of metrics.jsonl")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="picture to write; tables go beside it (default: curve.png "
+        "in the run, or runs/comparison.png for several)",
+    )
+    options = parser.parse_args(arguments)
+    from ssmrl.training.plotting import aggregate_table, group_runs, plot_curves, write_table
+    from ssmrl.training.run import CURVE
+
+    groups = group_runs(options.runs, options.metric)
+    default = options.runs[0] / CURVE if len(options.runs) == 1 else Path("runs/comparison.png")
+    path = options.out or default
+    rows = aggregate_table(groups)
+    plot_curves(groups, path, ylabel=options.metric.replace("_", " "))
+    write_table(rows, path)
+    _print_aggregates(rows)
+    print(f"{path}, {path.with_suffix('.csv')}, {path.with_suffix('.json')}")
+    return 0
+
+
+def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ssmrl.training.plotting import format_value
+
+    table = Table("environment", "agent", "memory", "seeds", "MMER IQM", "MMER mean", "final mean")
+    for row in rows:
+        values = [format_value(row, name) for name in ("mmer_iqm", "mmer_mean", "final_mean")]
+        table.add_row(row["env"], row["agent"], row["memory"], str(row["seeds"]), *values)
+    # Without a terminal rich would fold the table into 80 columns.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
