@@ -9,6 +9,7 @@ One layer of width 256 without a block around it, in float32, with episodes of 5
   products outside of loops, forward and backward, timed in turn with it. State space models that
   can convolve where no episode begins have a second row without resets.
 - acting: one step of one environment.
+- chunks: training with chunks of other lengths than the platform's own, where there are chunks.
 - precision: training with bfloat16 activations (states stay float32), its speed and its error.
 - peers: the same step with the module of that name of memorax (github.com/noahfarr/memorax) and
   memax (github.com/smorad/memax) with states of the same size, in turn; the ratio is the median
@@ -34,9 +35,10 @@ from ssmrl.memory import list_memories, memory_config
 FEATURES = 256
 LENGTHS = (128, 1024, 8192, 65536)
 STEPS = 8192  # of all environments together
-PEER_SHAPES = ((128, 64), (1024, 16))
+PEER_SHAPES = ((128, 64), (1024, 16), (8192, 2))
+CHUNKS = (8, 16, 32, 64, 128)
 LIBRARIES = ("memorax", "memax")
-PARTS = ("acting", "training", "precision", "peers")
+PARTS = ("acting", "training", "chunks", "precision", "peers")
 ROOT = Path(__file__).parent.parent
 
 
@@ -79,16 +81,17 @@ class Bench:
             self._worker.close()
 
 
-def training(bench: Bench, memories: list[str], lengths: list[int]) -> list[dict[str, Any]]:
-    """All memories at all lengths; prints the table. After a refusal no longer ones are tried."""
-    cases: list[dict[str, Any]] = []
-    for memory in memories:
-        forms = [True, False] if _can_convolve(memory) else [True]
-        for resets in forms:
-            cases += _lengths(bench, memory, resets, lengths)
+def training(bench: Bench, memory: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A memory at all lengths. After a refusal no longer ones are tried."""
+    forms = [True, False] if _can_convolve(memory) else [True]
+    lengths = sorted(arguments.lengths)
+    return [case for resets in forms for case in _lengths(bench, memory, resets, lengths)]
+
+
+def print_training(cases: list[dict[str, Any]]) -> None:
+    """The table of `training`."""
     headers = ["memory", "T", "B", "ms", "us a step", "over products", "compile s", "peak MiB"]
     harness.print_table(headers, [_training_row(case) for case in cases])
-    return cases
 
 
 def _can_convolve(memory: str) -> bool:
@@ -119,14 +122,15 @@ def _training_row(case: dict[str, Any]) -> list[Any]:
     return [*row, *figures, facts["peak_bytes"] / 2**20]
 
 
-def acting(bench: Bench, memories: list[str]) -> list[dict[str, Any]]:
-    """Latency and sizes of all memories; prints the table."""
-    cases = [bench.measure("acting", memory, 1, 1) for memory in memories]
-    harness.print_table(
-        ["memory", "us a step", "compile s", "parameters", "numbers carried"],
-        [_acting_row(case) for case in cases],
-    )
-    return cases
+def acting(bench: Bench, memory: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Latency and sizes of a memory."""
+    return [bench.measure("acting", memory, 1, 1)]
+
+
+def print_acting(cases: list[dict[str, Any]]) -> None:
+    """The table of `acting`."""
+    headers = ["memory", "us a step", "compile s", "parameters", "numbers carried"]
+    harness.print_table(headers, [_acting_row(case) for case in cases])
 
 
 def _acting_row(case: dict[str, Any]) -> list[Any]:
@@ -138,33 +142,63 @@ def _acting_row(case: dict[str, Any]) -> list[Any]:
     return [case["memory"], latency, compiling, facts["parameters"], facts["state"]]
 
 
-def precision(bench: Bench, memories: list[str]) -> list[dict[str, Any]]:
-    """bfloat16 activations beside float32, at the first of the peers' shapes; prints the table."""
-    time, batch = PEER_SHAPES[0]
-    cases = [bench.measure("precision", memory, time, batch) for memory in memories]
+def chunks(bench: Bench, memory: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Chunk lengths where the option exists, at two of the peers' shapes.
+
+    Memories with a decay for every key channel refuse more than 16 steps.
+    """
+    if not hasattr(memory_config(memory)(), "chunk_size"):
+        return []
+    return [
+        bench.measure("training", memory, *shape, options={"chunk_size": size})
+        for shape in PEER_SHAPES[:2]
+        for size in CHUNKS
+    ]
+
+
+def print_chunks(cases: list[dict[str, Any]]) -> None:
+    """The table of `chunks`, a row for each memory and shape."""
+    rows: dict[tuple[str, str], list[Any]] = {}
     for case in cases:
-        if "refused" not in case["results"]:
-            case["speed_up"] = ratio(case["results"], "float32", "bfloat16")
+        row = rows.setdefault((case["memory"], f"({case['time']}, {case['batch']})"), [])
+        refused = "refused" in case["results"]
+        row.append(None if refused else 1e3 * case["results"]["ssmrl"]["seconds"]["median"])
+    headers = ["memory", "(T, B)", *(f"{size} steps, ms" for size in CHUNKS)]
+    harness.print_table(headers, [[*names, *row] for names, row in rows.items()])
+
+
+def precision(bench: Bench, memory: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """bfloat16 activations beside float32, at the first of the peers' shapes."""
+    case = bench.measure("precision", memory, *PEER_SHAPES[0])
+    if "refused" not in case["results"]:
+        case["speed_up"] = ratio(case["results"], "float32", "bfloat16")
+    return [case]
+
+
+def print_precision(cases: list[dict[str, Any]]) -> None:
+    """The table of `precision`."""
     rows = [[c["memory"], c.get("speed_up"), c["results"].get("error")] for c in cases]
     harness.print_table(["memory", "bfloat16 is faster by", "its relative error"], rows)
-    return cases
 
 
-def beside_peers(bench: Bench, memories: list[str], libraries: list[str]) -> list[dict[str, Any]]:
-    """Every peer of the memories at both shapes; prints the table."""
-    chosen = [peer for memory in memories for peer in peers.peers_of(memory, libraries)]
+def beside_peers(bench: Bench, memory: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every peer of a memory at all shapes."""
     cases = []
-    for peer in chosen:
+    for peer in peers.peers_of(memory, chosen_libraries(arguments)):
         for time, batch in PEER_SHAPES:
             case = bench.measure("peer", peer.memory, time, batch, library=peer.library)
             case["differs"] = peer.differs
             if "refused" not in case["results"]:
                 case |= _peer_ratios(case["results"], peer.library)
             cases.append(case)
+    return cases
+
+
+def print_peers(cases: list[dict[str, Any]]) -> None:
+    """The table of `beside_peers`."""
     headers = ["memory", "(T, B)", "peer", "ms", "its ms", "its / ours", "compile", "memory"]
     headers += ["parameters", "its parameters", "differs in"]
     harness.print_table(headers, [_peer_row(case) for case in cases])
-    return cases
 
 
 def _peer_ratios(results: dict[str, Any], library: str) -> dict[str, float]:
@@ -216,31 +250,43 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def chosen_libraries(arguments: argparse.Namespace) -> list[str]:
+    """Those whose clones are given."""
+    return [library for library in LIBRARIES if getattr(arguments, library)]
+
+
+MEASURE = {
+    "acting": (acting, print_acting),
+    "training": (training, print_training),
+    "chunks": (chunks, print_chunks),
+    "precision": (precision, print_precision),
+    "peers": (beside_peers, print_peers),
+}
+
+
 def main() -> None:
     arguments = parse()
     bench = Bench(arguments)
-    libraries = [library for library in LIBRARIES if getattr(arguments, library)]
-    parts = {
-        "acting": lambda: acting(bench, arguments.memories),
-        "training": lambda: training(bench, arguments.memories, sorted(arguments.lengths)),
-        "precision": lambda: precision(bench, arguments.memories),
-        "peers": lambda: beside_peers(bench, arguments.memories, libraries),
-    }
     kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     record = {
         "benchmark": "memory",
         "sizes": {"features": FEATURES, "steps": STEPS},
         "peer_source_sha256": {
-            library: harness.source_hash(Path(getattr(arguments, library))) for library in libraries
-        },
-        **{part: kept[part] for part in parts if part in kept},
+            library: harness.source_hash(Path(getattr(arguments, library)))
+            for library in chosen_libraries(arguments)
+        }
+        or kept.get("peer_source_sha256", {}),
+        **{part: kept[part] for part in PARTS if part in kept},
         "machine": kept.get("machine", {}),
     }
     for part in arguments.parts:
+        measure, show = MEASURE[part]
         record["machine"][part] = harness.machine_info()
-        others = [c for c in kept.get(part, []) if c["memory"] not in arguments.memories]
-        record[part] = others + parts[part]()
-        harness.write_json(arguments.output, record)
+        for memory in arguments.memories:  # written one by one: the whole takes half an hour
+            others = [c for c in record.get(part, []) if c["memory"] != memory]
+            record[part] = others + measure(bench, memory, arguments)
+            harness.write_json(arguments.output, record)
+        show([case for case in record[part] if case["memory"] in arguments.memories])
     bench.close()
     memory_figure.draw(record, arguments.figure)
 

@@ -147,7 +147,7 @@ def timed(programs: dict[str, Program], repeats: int) -> dict[str, dict[str, Any
 
 def measure_training(request: dict[str, Any]) -> dict[str, Any]:
     """Our memory and its products at one shape."""
-    layer = our_layer(request, {})
+    layer = our_layer(request, request.get("options", {}))
     programs = {"ssmrl": training_program(layer, request)}
     products = products_program(layer, request)
     if products is not None:
@@ -220,7 +220,7 @@ def answer(line: str) -> dict[str, Any]:
     request = json.loads(line)
     try:
         return KINDS[request["kind"]](request)
-    except Refused as reason:
+    except (Refused, ValueError) as reason:  # too large, or options that cannot be
         return {"refused": str(reason)}
 
 
