@@ -247,11 +247,26 @@ class Dreamer:
     # ........................................................................ updating
 
     def _update(self, replay, learned, key: Array):
-        """One gradient step on one batch of windows."""
-        params, slow_critic, returns, optimizer = learned
+        """One gradient step on windows drawn from the replay buffer."""
         key_sample, key_loss = jax.random.split(key)
-        start, batch = self.replay.sample(replay, key_sample)
-        loss = partial(self._loss, slow_critic, returns, start, batch, key_loss)
+        context, batch = self.replay.sample(replay, key_sample)
+        return self.learn(learned, context, batch, key_loss)
+
+    def learn(self, learned, context, batch: Batch, key: Array) -> tuple[Any, Metrics]:
+        """One gradient step of world model, actor and critic on one batch of windows.
+
+        Args:
+            learned: parameters, the slow critic's, the range of returns, the optimiser's state; as
+                in `TrainState`.
+            context: the carries that the windows start from, or None for fresh starts.
+            batch: the windows.
+            key: randomness.
+
+        Returns:
+            the new `learned`, and metrics as scalars.
+        """
+        params, slow_critic, returns, optimizer = learned
+        loss = partial(self._loss, slow_critic, returns, context, batch, key)
         gradient, (returns, metrics) = jax.grad(loss, has_aux=True)(params)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         updates, optimizer = self.optimizer.update(gradient, optimizer, params)
