@@ -40,7 +40,7 @@ from ssmrl.agents.dreamer import SIZES, Dreamer, DreamerConfig, R2IConfig
 from ssmrl.agents.dreamer.dreamer import make_dreamer_optimizer
 from ssmrl.agents.dreamer.replay import Batch
 from ssmrl.agents.dreamer.world_model import WorldModel, initial_start
-from ssmrl.envs import Environment, JaxVectorEnv, spaces
+from ssmrl.envs import Environment, EpisodeStatistics, JaxVectorEnv, spaces
 from ssmrl.memory import make_memory
 
 BACKBONES = {
@@ -203,7 +203,8 @@ def our_update(length: int, batch: int) -> Program:
         replay_capacity=batch * length,
     )
     memory = make_memory("s5", features=config.sizes.deter, **R2I)
-    agent = Dreamer(config, memory, JaxVectorEnv(Vectors(), None, batch))
+    env = JaxVectorEnv(Vectors(), None, batch)
+    agent = Dreamer(config, memory, EpisodeStatistics(env))
     state = jax.jit(agent.init)(jax.random.key(0))
     learned = [(state.params, state.slow_critic, state.returns, state.optimizer)]
     batch_, key = random_batch(length, batch), jax.random.key(1)
@@ -260,7 +261,7 @@ def their_update(path: str, length: int, batch: int, *, unroll: bool) -> Program
     program = harness.compile_timed(jax.jit(agent.train), *arguments)
 
     def run() -> None:
-        arguments[:2], metrics = program.call(*arguments)
+        *arguments[:2], metrics = program.call(*arguments)
         jax.block_until_ready((arguments[:2], metrics))
 
     counts = agent.parameters(arguments[0])

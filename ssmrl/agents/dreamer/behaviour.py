@@ -14,7 +14,13 @@ from flax import struct
 from jax import Array, lax
 
 from ssmrl.agents.dreamer.config import DreamerConfig
-from ssmrl.agents.dreamer.losses import lambda_returns, two_hot_loss, two_hot_mean, unimix
+from ssmrl.agents.dreamer.losses import (
+    lambda_returns,
+    mean_over_rows,
+    two_hot_loss,
+    two_hot_mean,
+    unimix,
+)
 from ssmrl.agents.dreamer.observations import split_logits
 from ssmrl.agents.dreamer.world_model import Latent, flatten_z
 from ssmrl.envs.environment import Leaf
@@ -79,13 +85,17 @@ class Imagined:
     """Trajectories of H + 1 states from N starts. Nothing here has a gradient."""
 
     policy_features: Leaf
-    """`[H + 1, N, K]`."""
+    """`[H, N, K]`, of all states but the last: those that actor and critic learn from."""
     raw_action: Leaf
-    """`[H, N, ...]`, taken in all states but the last."""
+    """`[H, N, ...]`, taken in these states."""
     reward: Leaf
     """`[H + 1, N]`, on arrival in each state."""
     discount: Leaf
     """`[H + 1, N]`, γ times the probability that the episode goes on at each state."""
+    value: Leaf
+    """`[H + 1, N]`, the critic's estimate of the return from each state."""
+    slow_value: Leaf
+    """`[H + 1, N]`, the slow critic's."""
 
     @property
     def weight(self) -> Array:
@@ -96,6 +106,7 @@ class Imagined:
 def imagine(
     dream: Callable[[Latent, Any, Array], Latent],
     predict: Callable[[Array], tuple[Array, Array]],
+    evaluate: Callable[[Array], tuple[Array, Array]],
     act: Callable[[Latent], tuple[Array, Any]],
     start: Latent,
     config: DreamerConfig,
@@ -103,9 +114,13 @@ def imagine(
 ) -> Imagined:
     """Follow the policy in the world model for H steps.
 
+    What is said about a state is computed where the state is, not for all states afterwards: only
+    one step's features and logits are in memory then, and they are still in a processor's cache.
+
     Args:
         dream: (latent, action, noise) → the next latent, `WorldModel.imagine`.
         predict: features → reward and discount, `WorldModel.predict`.
+        evaluate: policy features → the values of critic and slow critic.
         act: latent → policy features and the distribution over actions.
         start: latents `[N, ...]`.
         config: hyperparameters.
@@ -118,19 +133,17 @@ def imagine(
         raw = distribution.sample(seed=key_action)
         noise = jax.random.gumbel(key_latent, latent.z.shape)
         following = dream(latent, distribution.action(raw), noise)
-        return following, (latent.features, features, raw)
+        return following, (features, raw, (predict(latent.features), evaluate(features)))
 
     keys = jax.random.split(key, config.imagination_length)
-    end, (features, policy, raw) = lax.scan(step, start, keys)
-    reward, discount = predict(jnp.concatenate([features, end.features[None]]))
+    end, (features, raw, said) = lax.scan(step, start, keys)
+    last = (predict(end.features), evaluate(act(end)[0]))
+    (reward, discount), (value, slow_value) = jax.tree.map(
+        lambda rows, row: jnp.concatenate([rows, row[None]]), said, last
+    )
     if not config.continue_discount:
         discount = discount * config.discount
-    imagined = Imagined(
-        policy_features=jnp.concatenate([policy, act(end)[0][None]]),
-        raw_action=raw,
-        reward=reward,
-        discount=discount,
-    )
+    imagined = Imagined(features, raw, reward, discount, value, slow_value)
     return lax.stop_gradient(imagined)
 
 
@@ -168,18 +181,26 @@ class ReturnRange:
         return jnp.maximum(1.0, self.high - self.low)
 
 
-def critic_loss(logits: Array, slow_logits: Array, returns: Array, slow_weight: float) -> Array:
+def critic_loss(logits: Array, slow_value: Array, returns: Array, slow_weight: float) -> Array:
     """Cross-entropy `[...]` towards the returns, and towards the slow critic's own prediction."""
     towards_returns = two_hot_loss(logits, lax.stop_gradient(returns))
-    slow = lax.stop_gradient(two_hot_mean(slow_logits))
-    return towards_returns + slow_weight * two_hot_loss(logits, slow)
+    return towards_returns + slow_weight * two_hot_loss(logits, lax.stop_gradient(slow_value))
+
+
+def policy_loss(
+    distribution: Any, raw_action: Array, advantage: Array, config: DreamerConfig, key: Array
+) -> tuple[Array, Array]:
+    """REINFORCE with an entropy bonus `[...]`, and the entropy; the key is for estimates of it."""
+    entropy = distribution.entropy(seed=key)
+    gain = distribution.log_prob(raw_action) * advantage
+    return -(gain + config.entropy_coefficient * entropy), entropy
 
 
 def imagination_losses(
+    actor: Callable[[Any, Array], Any],
+    critic: Callable[[Any, Array], Array],
+    params: dict[str, Any],
     imagined: Imagined,
-    distribution: Any,
-    logits: Array,
-    slow_logits: Array,
     ranges: ReturnRange,
     config: DreamerConfig,
     key: Array,
@@ -187,31 +208,44 @@ def imagination_losses(
     """Losses of actor and critic on imagined trajectories.
 
     Args:
+        actor: (parameters, policy features) → the distribution over actions.
+        critic: (parameters, policy features) → logits.
+        params: of "actor" and "critic".
         imagined: the trajectories.
-        distribution: the actor's, on all states but the last.
-        logits, slow_logits: of critic and slow critic `[H + 1, N, bins]`.
         ranges: the running percentiles of returns.
         config: hyperparameters.
         key: for entropies that have to be estimated.
 
     Returns:
-        losses `[H, N]` by name, the new percentiles, the returns `[H, N]`, and metrics.
+        mean losses by name, the new percentiles, the returns `[H, N]`, and metrics.
     """
-    c = config
-    value = lax.stop_gradient(two_hot_mean(logits))
+    c, value = config, imagined.value
     last = jnp.zeros_like(value, bool)
     returns = lambda_returns(imagined.reward, imagined.discount, value, last, c.return_lambda)
     ranges = ranges.update(returns, c.return_rate)
     advantage = (returns - value[:-1]) / ranges.scale
-    entropy = distribution.entropy(seed=key)
-    gain = distribution.log_prob(imagined.raw_action) * advantage
-    weight = imagined.weight[:-1]
+
+    def learn_policy(params, row):
+        features, raw_action, advantage, weight, key = row
+        loss, entropy = policy_loss(actor(params, features), raw_action, advantage, c, key)
+        return (weight * loss).mean(), entropy.mean()
+
+    def learn_value(params, row):
+        features, returns, slow_value, weight = row
+        loss = critic_loss(critic(params, features), slow_value, returns, c.slow_critic_weight)
+        return (weight * loss).mean(), ()
+
+    features, weight = imagined.policy_features, imagined.weight[:-1]
+    keys = jax.random.split(key, len(features))
+    rows = (features, imagined.raw_action, advantage, weight, keys)
+    policy, entropy = mean_over_rows(learn_policy, params["actor"], rows)
+    rows = (features, returns, imagined.slow_value[:-1], weight)
     losses = {
-        "policy": -weight * (gain + c.entropy_coefficient * entropy),
-        "value": weight * critic_loss(logits[:-1], slow_logits[:-1], returns, c.slow_critic_weight),
+        "policy": policy,
+        "value": mean_over_rows(learn_value, params["critic"], rows)[0],
     }
     metrics = {
-        "entropy": entropy.mean(),
+        "entropy": entropy,
         "imagined/return": returns.mean(),
         "imagined/reward": imagined.reward[1:].mean(),
         "imagined/value": value.mean(),
@@ -240,6 +274,7 @@ def replay_value_loss(
     """
     discount = config.discount * (1.0 - terminated)
     returns = lambda_returns(reward, discount, bootstrap, last, config.return_lambda)
-    loss = critic_loss(logits[:-1], slow_logits[:-1], returns, config.slow_critic_weight)
+    slow_value = two_hot_mean(slow_logits[:-1])
+    loss = critic_loss(logits[:-1], slow_value, returns, config.slow_critic_weight)
     # Behind an episode's last observation comes another episode: no return leads there.
     return jnp.where(last[:-1], 0.0, loss)

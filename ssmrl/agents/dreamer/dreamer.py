@@ -287,16 +287,9 @@ class Dreamer:
         world: Any = partial(self.world.apply, params["world"])
         latent, losses = world(start, batch, noise, method="losses")
         chosen, starts = self._choose_starts(latent, key_starts)
-        imagined = self._imagine(params, starts, key_imagine)
-        critic: Any = self.critic.apply
+        imagined = self._imagine(params, slow_critic, starts, key_imagine)
         behaviour, ranges, returns, metrics = imagination_losses(
-            imagined,
-            self.actor.apply(params["actor"], imagined.policy_features[:-1]),
-            critic(params["critic"], imagined.policy_features),
-            critic(slow_critic, imagined.policy_features),
-            ranges,
-            c,
-            key_entropy,
+            self.actor.apply, self.critic.apply, params, imagined, ranges, c, key_entropy
         )
         losses |= behaviour
         if c.replay_value_weight > 0:
@@ -328,13 +321,20 @@ class Dreamer:
         chosen = jax.random.permutation(key, count)[: c.imagination_starts]
         return chosen, jax.tree.map(lambda x: x[chosen], flat)
 
-    def _imagine(self, params, starts: Latent, key: Array):
+    def _imagine(self, params, slow_critic, starts: Latent, key: Array):
         """Trajectories without a gradient: REINFORCE differentiates the policy's density alone."""
         params = lax.stop_gradient(params)
         world: Any = partial(self.world.apply, params["world"])
+        critic: Any = self.critic.apply
+
+        def evaluate(features):
+            critics = (params["critic"], slow_critic)
+            return tuple(two_hot_mean(critic(p, features)) for p in critics)
+
         return imagine(
             partial(world, method="imagine"),
             partial(world, method="predict"),
+            evaluate,
             partial(self._policy, params["actor"]),
             starts,
             self.config,

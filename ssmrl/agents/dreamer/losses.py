@@ -3,6 +3,10 @@
 Hafner et al., "Mastering Diverse Domains through World Models" (2023), cited here as DreamerV3.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,3 +159,48 @@ def lambda_returns(
 
     rows = jax.tree.map(lambda x: x[1:], (reward, discount, bootstrap, last))
     return lax.scan(step, bootstrap[-1], rows, reverse=True)[1]
+
+
+# --------------------------------------------------------------------------------------- rows
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def mean_over_rows(loss: Callable[[Any, Any], tuple[Array, Any]], params: Any, rows: Any):
+    """The mean of `loss` over rows, and its gradient, with one row in memory at a time.
+
+    A loss that is a mean is differentiated together with its value, row after row: the gradients
+    are summed up, and what a row's gradient needs is never kept. Differentiating a loop, JAX would
+    keep it for all rows, which for logits of 255 bins is most of an update's memory.
+
+    Args:
+        loss: (parameters, row) → a mean `[]`, and metrics, of one row. It must not close over
+            anything that is traced.
+        params: a pytree; the only argument that has a gradient.
+        rows: a pytree of leaves `[R, ...]`, of equal weight.
+
+    Returns:
+        means over rows of the loss and of the metrics; the metrics have no gradient.
+    """
+    values = lax.scan(lambda _, row: (None, loss(params, row)), None, rows)[1]
+    return jax.tree.map(_row_mean, values)
+
+
+def _mean_over_rows_forward(loss, params, rows):
+    def step(total, row):
+        values, gradient = jax.value_and_grad(loss, has_aux=True)(params, row)
+        return jax.tree.map(jnp.add, total, gradient), values
+
+    total, values = lax.scan(step, jax.tree.map(jnp.zeros_like, params), rows)
+    count = len(jax.tree.leaves(rows)[0])
+    return jax.tree.map(_row_mean, values), jax.tree.map(lambda g: g / count, total)
+
+
+def _mean_over_rows_backward(loss, gradient, cotangents):
+    return jax.tree.map(lambda g: cotangents[0] * g, gradient), None
+
+
+mean_over_rows.defvjp(_mean_over_rows_forward, _mean_over_rows_backward)
+
+
+def _row_mean(values: Array) -> Array:
+    return values.mean(0)

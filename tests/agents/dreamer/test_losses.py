@@ -1,5 +1,7 @@
 """Dreamer's losses against numbers worked out by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,3 +118,34 @@ def test_lambda_returns_by_hand():
     np.testing.assert_allclose(returns(half, at_2 & False), [11.625, 18.5, 28])
     np.testing.assert_allclose(returns(jnp.where(at_2, 0, half), at_2), [8, 4, 28])
     np.testing.assert_allclose(returns(half, at_2), [11.75, 19, 28])
+
+
+def test_mean_over_rows_is_the_mean_and_has_its_gradient():
+    """Against the same loss over all rows at once; integers and keys may be among the rows."""
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.float32(rng.normal(size=3)), "b": jnp.float32(0.5)}
+    rows = (
+        jnp.float32(rng.normal(size=(5, 4, 3))),
+        jnp.arange(5),
+        jax.random.split(jax.random.key(0), 5),
+    )
+
+    def loss(params, row):
+        x, number, key = row
+        y = jnp.tanh(x @ params["w"] + params["b"] * number + jax.random.normal(key))
+        return (y**2).mean(), {"first": y[0]}
+
+    def by_rows(params, rows):
+        value, metrics = losses.mean_over_rows(loss, params, rows)
+        return 3 * value, metrics
+
+    def at_once(params, rows):
+        values, metrics = jax.vmap(loss, (None, 0))(params, rows)
+        return 3 * values.mean(), jax.tree.map(jnp.mean, metrics)
+
+    got, expected = (
+        jax.jit(jax.value_and_grad(f, has_aux=True))(params, rows) for f in (by_rows, at_once)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), got, expected)
+    plain = by_rows(params, rows)  # without a gradient
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), plain, expected[0])
