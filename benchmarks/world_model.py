@@ -16,7 +16,8 @@
   metrics. Theirs unrolls imagination, as published; "r2i_scan" is theirs with its option for a loop
   (imag_unroll: False), which compiles sooner.
 
-Compile time is tracing, lowering and compiling. Parts that are not asked for are kept as they were.
+Compile time is tracing, lowering and compiling. Parts and lengths that are not asked for are kept
+as they were.
 """
 
 import argparse
@@ -350,6 +351,13 @@ def show_update(rows: list[dict[str, Any]]) -> None:
     harness.print_table(headers, cells)
 
 
+def merge(kept: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`rows`, and those of other lengths that were there, by length."""
+    lengths = {row["length"] for row in rows}
+    others = [row for row in kept if row["length"] not in lengths]
+    return sorted(others + rows, key=lambda row: row["length"])
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -373,17 +381,19 @@ def main() -> None:
         return work(options)
     kept = json.loads(options.output.read_text()) if options.output.exists() else {}
     record = {"benchmark": "world_model", "machine": {}} | kept
+    machine = record["machine"]
     if "backbones" in options.parts:
-        record["machine"]["backbones"], record["size"] = harness.machine_info(), options.size
+        machine["backbones"], record["size"] = harness.machine_info(), options.size
         measure = partial(measure_backbones, options.size, options.batch)
-        record["backbones"] = [measure(length, options.repeats) for length in options.lengths]
+        rows = [measure(length, options.repeats) for length in options.lengths]
+        record["backbones"] = merge(record.get("backbones", []), rows)
         show_backbones(record["backbones"])
     if "update" in options.parts:
-        record["machine"]["update"] = harness.machine_info()
+        machine["update"] = harness.machine_info()
         record["r2i_source_sha256"] = options.r2i and harness.source_hash(Path(options.r2i))
         measure = partial(measure_update, options.r2i, options.batch)
-        lengths = options.update_lengths
-        record["update"] = [measure(length, options.update_repeats) for length in lengths]
+        rows = [measure(length, options.update_repeats) for length in options.update_lengths]
+        record["update"] = merge(record.get("update", []), rows)
         show_update(record["update"])
     harness.write_json(options.output, record)
     world_model_figure.draw(record, options.figure)

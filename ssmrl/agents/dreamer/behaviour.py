@@ -5,6 +5,7 @@ normalised by their range, and a critic of two-hot codes, regularised towards it
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from jax import Array, lax
 
 from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.agents.dreamer.losses import (
+    lambda_return,
     lambda_returns,
     mean_over_rows,
     two_hot_loss,
@@ -86,16 +88,16 @@ class Imagined:
 
     policy_features: Leaf
     """`[H, N, K]`, of all states but the last: those that actor and critic learn from."""
+    last_features: Leaf
+    """`[N, K]`, of the last state."""
     raw_action: Leaf
     """`[H, N, ...]`, taken in these states."""
     reward: Leaf
     """`[H + 1, N]`, on arrival in each state."""
     discount: Leaf
     """`[H + 1, N]`, γ times the probability that the episode goes on at each state."""
-    value: Leaf
-    """`[H + 1, N]`, the critic's estimate of the return from each state."""
     slow_value: Leaf
-    """`[H + 1, N]`, the slow critic's."""
+    """`[H, N]`, the slow critic's estimate of the return from all states but the last."""
 
     @property
     def weight(self) -> Array:
@@ -106,7 +108,7 @@ class Imagined:
 def imagine(
     dream: Callable[[Latent, Any, Array], Latent],
     predict: Callable[[Array], tuple[Array, Array]],
-    evaluate: Callable[[Array], tuple[Array, Array]],
+    evaluate: Callable[[Array], Array],
     act: Callable[[Latent], tuple[Array, Any]],
     start: Latent,
     config: DreamerConfig,
@@ -120,7 +122,7 @@ def imagine(
     Args:
         dream: (latent, action, noise) → the next latent, `WorldModel.imagine`.
         predict: features → reward and discount, `WorldModel.predict`.
-        evaluate: policy features → the values of critic and slow critic.
+        evaluate: policy features → the slow critic's value.
         act: latent → policy features and the distribution over actions.
         start: latents `[N, ...]`.
         config: hyperparameters.
@@ -133,17 +135,16 @@ def imagine(
         raw = distribution.sample(seed=key_action)
         noise = jax.random.gumbel(key_latent, latent.z.shape)
         following = dream(latent, distribution.action(raw), noise)
-        return following, (features, raw, (predict(latent.features), evaluate(features)))
+        return following, (features, raw, predict(latent.features), evaluate(features))
 
     keys = jax.random.split(key, config.imagination_length)
-    end, (features, raw, said) = lax.scan(step, start, keys)
-    last = (predict(end.features), evaluate(act(end)[0]))
-    (reward, discount), (value, slow_value) = jax.tree.map(
-        lambda rows, row: jnp.concatenate([rows, row[None]]), said, last
+    end, (features, raw, predicted, slow_value) = lax.scan(step, start, keys)
+    reward, discount = jax.tree.map(
+        lambda rows, row: jnp.concatenate([rows, row[None]]), predicted, predict(end.features)
     )
     if not config.continue_discount:
         discount = discount * config.discount
-    imagined = Imagined(features, raw, reward, discount, value, slow_value)
+    imagined = Imagined(features, act(end)[0], raw, reward, discount, slow_value)
     return lax.stop_gradient(imagined)
 
 
@@ -187,13 +188,28 @@ def critic_loss(logits: Array, slow_value: Array, returns: Array, slow_weight: f
     return towards_returns + slow_weight * two_hot_loss(logits, lax.stop_gradient(slow_value))
 
 
-def policy_loss(
-    distribution: Any, raw_action: Array, advantage: Array, config: DreamerConfig, key: Array
-) -> tuple[Array, Array]:
-    """REINFORCE with an entropy bonus `[...]`, and the entropy; the key is for estimates of it."""
+def _value_loss(critic, config: DreamerConfig, params, following, row):
+    """The critic's loss in one state, and its λ-return, from those of the following state.
+
+    Going backwards, a return is known when its state's turn comes: one look of the critic at each
+    state gives both its value, for the returns before, and the loss.
+    """
+    features, reward, discount, slow_value, weight = row
+    returns = lambda_return(reward, discount, *following, config.return_lambda)
+    logits = critic(params, features)
+    loss = weight * critic_loss(logits, slow_value, returns, config.slow_critic_weight)
+    told = (lax.stop_gradient(two_hot_mean(logits)), returns)
+    return loss.mean(), (told, told)
+
+
+def _policy_loss(actor, config: DreamerConfig, params, carry, row):
+    """REINFORCE with an entropy bonus in one state, and the entropy."""
+    features, raw_action, advantage, weight, key = row
+    distribution = actor(params, features)
     entropy = distribution.entropy(seed=key)
     gain = distribution.log_prob(raw_action) * advantage
-    return -(gain + config.entropy_coefficient * entropy), entropy
+    loss = -weight * (gain + config.entropy_coefficient * entropy)
+    return loss.mean(), (carry, lax.stop_gradient(entropy.mean()))
 
 
 def imagination_losses(
@@ -219,36 +235,22 @@ def imagination_losses(
     Returns:
         mean losses by name, the new percentiles, the returns `[H, N]`, and metrics.
     """
-    c, value = config, imagined.value
-    last = jnp.zeros_like(value, bool)
-    returns = lambda_returns(imagined.reward, imagined.discount, value, last, c.return_lambda)
-    ranges = ranges.update(returns, c.return_rate)
-    advantage = (returns - value[:-1]) / ranges.scale
-
-    def learn_policy(params, row):
-        features, raw_action, advantage, weight, key = row
-        loss, entropy = policy_loss(actor(params, features), raw_action, advantage, c, key)
-        return (weight * loss).mean(), entropy.mean()
-
-    def learn_value(params, row):
-        features, returns, slow_value, weight = row
-        loss = critic_loss(critic(params, features), slow_value, returns, c.slow_critic_weight)
-        return (weight * loss).mean(), ()
-
     features, weight = imagined.policy_features, imagined.weight[:-1]
-    keys = jax.random.split(key, len(features))
-    rows = (features, imagined.raw_action, advantage, weight, keys)
-    policy, entropy = mean_over_rows(learn_policy, params["actor"], rows)
-    rows = (features, returns, imagined.slow_value[:-1], weight)
-    losses = {
-        "policy": policy,
-        "value": mean_over_rows(learn_value, params["critic"], rows)[0],
-    }
+    end = lax.stop_gradient(two_hot_mean(critic(params["critic"], imagined.last_features)))
+    rows = (features, imagined.reward[1:], imagined.discount[1:], imagined.slow_value, weight)
+    loss = partial(_value_loss, critic, config)
+    value_loss, (value, returns) = mean_over_rows(loss, True, params["critic"], (end, end), rows)
+    ranges = ranges.update(returns, config.return_rate)
+    advantage = (returns - value) / ranges.scale
+    rows = (features, imagined.raw_action, advantage, weight, jax.random.split(key, len(features)))
+    loss = partial(_policy_loss, actor, config)
+    policy_loss, entropy = mean_over_rows(loss, False, params["actor"], (), rows)
+    losses = {"policy": policy_loss, "value": value_loss}
     metrics = {
-        "entropy": entropy,
+        "entropy": entropy.mean(),
         "imagined/return": returns.mean(),
         "imagined/reward": imagined.reward[1:].mean(),
-        "imagined/value": value.mean(),
+        "imagined/value": jnp.concatenate([value, end[None]]).mean(),
         "imagined/return_range": ranges.scale,
         "imagined/advantage": jnp.abs(advantage).mean(),
     }

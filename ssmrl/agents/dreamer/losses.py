@@ -131,6 +131,19 @@ def kl_losses(posterior: Array, prior: Array, free_bits: float) -> tuple[Array, 
 # ------------------------------------------------------------------------------------ returns
 
 
+def lambda_return(
+    reward: Array, discount: Array, bootstrap: Array, following: Array, return_lambda: float
+) -> Array:
+    """The λ-return one step before `following`, the λ-return from the state that the step led to.
+
+    Args:
+        reward, discount, bootstrap: of that state, see `lambda_returns`.
+        following: the λ-return from there on.
+        return_lambda: λ.
+    """
+    return reward + discount * ((1 - return_lambda) * bootstrap + return_lambda * following)
+
+
 def lambda_returns(
     reward: Array, discount: Array, bootstrap: Array, last: Array, return_lambda: float
 ) -> Array:
@@ -152,9 +165,9 @@ def lambda_returns(
 
     def step(following, inputs):
         reward_t, discount_t, bootstrap_t, last_t = inputs
-        mixed = (1 - return_lambda) * bootstrap_t + return_lambda * following
         # Chosen, not multiplied by 0: nothing of the next episode gets in.
-        value = reward_t + discount_t * jnp.where(last_t, bootstrap_t, mixed)
+        following = jnp.where(last_t, bootstrap_t, following)
+        value = lambda_return(reward_t, discount_t, bootstrap_t, following, return_lambda)
         return value, value
 
     rows = jax.tree.map(lambda x: x[1:], (reward, discount, bootstrap, last))
@@ -164,8 +177,11 @@ def lambda_returns(
 # --------------------------------------------------------------------------------------- rows
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def mean_over_rows(loss: Callable[[Any, Any], tuple[Array, Any]], params: Any, rows: Any):
+RowLoss = Callable[[Any, Any, Any], tuple[Array, tuple[Any, Any]]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def mean_over_rows(loss: RowLoss, reverse: bool, params: Any, carry: Any, rows: Any):
     """The mean of `loss` over rows, and its gradient, with one row in memory at a time.
 
     A loss that is a mean is differentiated together with its value, row after row: the gradients
@@ -173,34 +189,40 @@ def mean_over_rows(loss: Callable[[Any, Any], tuple[Array, Any]], params: Any, r
     keep it for all rows, which for logits of 255 bins is most of an update's memory.
 
     Args:
-        loss: (parameters, row) → a mean `[]`, and metrics, of one row. It must not close over
-            anything that is traced.
-        params: a pytree; the only argument that has a gradient.
+        loss: (parameters, carry, row) → a mean `[]` of one row, and (the next carry, anything to
+            tell). It must not close over anything that is traced.
+        reverse: go from the last row to the first.
+        params: a pytree; the only argument that has a gradient, and in `loss` alone.
+        carry: for the first call.
         rows: a pytree of leaves `[R, ...]`, of equal weight.
 
     Returns:
-        means over rows of the loss and of the metrics; the metrics have no gradient.
+        the mean over rows, and what was told of them, leaves `[R, ...]`.
     """
-    values = lax.scan(lambda _, row: (None, loss(params, row)), None, rows)[1]
-    return jax.tree.map(_row_mean, values)
+
+    def step(carry, row):
+        value, (carry, told) = loss(params, carry, row)
+        return carry, (value, told)
+
+    values, told = lax.scan(step, carry, rows, reverse=reverse)[1]
+    return values.mean(), told
 
 
-def _mean_over_rows_forward(loss, params, rows):
-    def step(total, row):
-        values, gradient = jax.value_and_grad(loss, has_aux=True)(params, row)
-        return jax.tree.map(jnp.add, total, gradient), values
+def _mean_over_rows_forward(loss, reverse, params, carry, rows):
+    def step(state, row):
+        total, carry = state
+        (value, (carry, told)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            params, carry, row
+        )
+        return (jax.tree.map(jnp.add, total, gradient), carry), (value, told)
 
-    total, values = lax.scan(step, jax.tree.map(jnp.zeros_like, params), rows)
-    count = len(jax.tree.leaves(rows)[0])
-    return jax.tree.map(_row_mean, values), jax.tree.map(lambda g: g / count, total)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (total, _), (values, told) = lax.scan(step, (zeros, carry), rows, reverse=reverse)
+    return (values.mean(), told), jax.tree.map(lambda g: g / len(values), total)
 
 
-def _mean_over_rows_backward(loss, gradient, cotangents):
-    return jax.tree.map(lambda g: cotangents[0] * g, gradient), None
+def _mean_over_rows_backward(loss, reverse, gradient, cotangents):
+    return jax.tree.map(lambda g: cotangents[0] * g, gradient), None, None
 
 
 mean_over_rows.defvjp(_mean_over_rows_forward, _mean_over_rows_backward)
-
-
-def _row_mean(values: Array) -> Array:
-    return values.mean(0)

@@ -84,7 +84,7 @@ def test_imagination_against_a_loop():
         return features[..., 0] * 10, jnp.where(features[..., 0] > 4, 0.0, 0.5)
 
     def evaluate(features):
-        return features[..., 0] + 7, features[..., 0] + 8
+        return features[..., 0] + 7
 
     def act(latent):
         allowed = jnp.where(jnp.arange(4) == latent.h.astype(int) % 4, 0.0, -jnp.inf)
@@ -96,8 +96,8 @@ def test_imagination_against_a_loop():
     got = behaviour.imagine(dream, predict, evaluate, act, start, config, jax.random.key(0))
     count = np.arange(5)[:, None] + np.array([1, 2])
     np.testing.assert_array_equal(got.policy_features[..., 0], count[:-1] * 100)
-    np.testing.assert_array_equal(got.value, count * 100 + 7)
-    np.testing.assert_array_equal(got.slow_value, count * 100 + 8)
+    np.testing.assert_array_equal(got.last_features[..., 0], count[-1] * 100)
+    np.testing.assert_array_equal(got.slow_value, count[:-1] * 100 + 7)
     np.testing.assert_array_equal(got.raw_action, count[:-1] % 4)
     np.testing.assert_array_equal(got.reward, count * 10)
     np.testing.assert_array_equal(got.discount, np.where(count > 4, 0, 0.5))
@@ -134,11 +134,11 @@ def test_imagination_losses_by_hand():
     )
     imagined = Imagined(
         policy_features=jnp.array([[[0.0]], [[1.0]]]),  # the number of the state
+        last_features=jnp.array([[2.0]]),
         raw_action=jnp.array([[0], [1]]),
         reward=jnp.array([[7.0], [1.0], [3.0]]),  # the first came before the start
         discount=jnp.full((3, 1), 0.5),
-        value=jnp.zeros((3, 1)),
-        slow_value=jnp.full((3, 1), np.expm1(20 / 7)),  # the bin above 0
+        slow_value=jnp.full((2, 1), np.expm1(20 / 7)),  # the bin above 0
     )
 
     def actor(logits, features):
@@ -152,7 +152,7 @@ def test_imagination_losses_by_hand():
         return behaviour.imagination_losses(actor, critic, params, *args)
 
     policy_logits = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
-    params = {"actor": policy_logits, "critic": jnp.zeros((2, 15))}
+    params = {"actor": policy_logits, "critic": jnp.zeros((3, 15))}
     got, _, returns, metrics = quick_jit(losses)(params)
     np.testing.assert_allclose(returns[:, 0], [2.5, 3.0], rtol=1e-5)
     entropy = [-(0.25 * np.log(0.25) + 0.75 * np.log(0.75)), np.log(2)]
@@ -170,6 +170,7 @@ def test_imagination_losses_by_hand():
     for state, weight in enumerate((0.5, 0.25)):
         towards = 2 / 15 - np.eye(15)[8] * (1 + share[state]) - np.eye(15)[7] * (1 - share[state])
         np.testing.assert_allclose(gradient["critic"][state], weight * towards / 2, atol=1e-6)
+    assert not gradient["critic"][2].any()  # bootstraps have none
 
 
 def test_critic_is_pulled_towards_returns_and_slow_critic():
