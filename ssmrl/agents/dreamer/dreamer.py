@@ -288,8 +288,10 @@ class Dreamer:
         latent, losses = world(start, batch, noise, method="losses")
         chosen, starts = self._choose_starts(latent, key_starts)
         imagined = self._imagine(params, slow_critic, starts, key_imagine)
+        actor: Any = self.actor.apply
+        critic: Any = self.critic.apply
         behaviour, ranges, returns, metrics = imagination_losses(
-            self.actor.apply, self.critic.apply, params, imagined, ranges, c, key_entropy
+            actor, critic, params, imagined, ranges, c, key_entropy
         )
         losses |= behaviour
         if c.replay_value_weight > 0:
