@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
+from ssmrl.memory.linear import block_dense
 
 EPSILON = 1e-4
 
@@ -78,19 +79,11 @@ class BlockGRU(Memory):
         shared = jnp.concatenate([s, x.astype(dtype)], -1)[..., None, :]
         shared = jnp.broadcast_to(shared, (*h.shape[:-1], J, shared.shape[-1]))
         blocks = h.astype(dtype).reshape(*h.shape[:-1], J, H // J)
-        g = self._block_dense("hidden", jnp.concatenate([blocks, shared], -1), H // J)
+        g = block_dense(self, "hidden", jnp.concatenate([blocks, shared], -1), H // J)
         g = g.reshape(*h.shape[:-1], H)
         g = nn.silu(nn.RMSNorm(EPSILON, dtype=dtype, name="norm_hidden")(g))
-        gates = self._block_dense("gates", g.reshape(blocks.shape), 3 * H // J)
+        gates = block_dense(self, "gates", g.reshape(blocks.shape), 3 * H // J)
         gates = gates.astype(h.dtype).reshape(*h.shape[:-1], J, 3, H // J)
         r, c, z = (gates[..., i, :].reshape(h.shape) for i in range(3))
         update = nn.sigmoid(z - 1)
         return update * jnp.tanh(nn.sigmoid(r) * c) + (1 - update) * h
-
-    def _block_dense(self, name: str, x: Array, outputs: int) -> Array:
-        """A linear layer for each block: `[*batch, J, K]` → `[*batch, J, outputs]`."""
-        init = nn.initializers.lecun_normal(batch_axis=0)
-        kernel = self.param(name, init, (*x.shape[-2:], outputs), STATE_DTYPE)
-        bias = self.param(f"{name}_bias", nn.initializers.zeros, (x.shape[-2], outputs))
-        product = jnp.einsum("...jk,jko->...jo", x, kernel.astype(x.dtype))
-        return product + bias.astype(x.dtype)

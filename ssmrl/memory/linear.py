@@ -41,6 +41,15 @@ def pair_product(x: Array, matrix: Array, dtype=None) -> Array:
     return product(x.real, matrix[:n], dtype) + product(x.imag, matrix[n:], dtype)
 
 
+def block_dense(module: nn.Module, name: str, x: Array, outputs: int) -> Array:
+    """A linear layer for each of J blocks, `[*batch, J, K]` → `[*batch, J, outputs]`."""
+    init = nn.initializers.lecun_normal(batch_axis=0)
+    kernel = module.param(name, init, (*x.shape[-2:], outputs), STATE_DTYPE)
+    bias = module.param(f"{name}_bias", nn.initializers.zeros, (x.shape[-2], outputs))
+    blocks = jnp.einsum("...jk,jko->...jo", x, kernel.astype(x.dtype))
+    return blocks + bias.astype(x.dtype)
+
+
 def skip(module: nn.Module, x: Array, dtype=None) -> Array:
     """`D x` as state space models have it: D a vector, or a matrix where the width changes."""
     width = module.features

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from ssmrl.memory.linear import block_dense
 from ssmrl.networks.normed import EPSILON, NormedMLP
 
 SMALLEST = 4
@@ -18,6 +19,8 @@ SMALLEST = 4
 MULTIPLES = (2, 3, 4, 4)
 """Channels behind each halving, in units of `depth`; the last one repeats for larger pictures."""
 KERNEL = (5, 5)
+BLOCKS = 8
+"""Of the layer between a wide recurrent state and a picture, where that many divide both."""
 
 
 def channel_counts(height: int, width: int, depth: int) -> list[int]:
@@ -58,14 +61,18 @@ class PictureDecoder(nn.Module):
     Attributes:
         shape: height, width and channels.
         depth: the unit of channels, see `MULTIPLES`.
-        units: width of the hidden layer in front.
+        units: half the width of the hidden layer in front.
         dtype: of the convolutions; pictures come out as float32.
+        state: the first so many entries of a vector are a recurrent state, which reaches the
+            smallest picture through a block-diagonal layer: each block has channels of its own.
+            What is behind them goes through the hidden layer.
     """
 
     shape: tuple[int, int, int]
     depth: int
     units: int
     dtype: Any = jnp.float32
+    state: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -74,9 +81,7 @@ class PictureDecoder(nn.Module):
         counts = channel_counts(height, width, self.depth)
         # Rounded up, so that odd sizes fit too; what is too much is cut off in the end.
         small = [-(-side // 2 ** len(counts)) for side in (height, width)]
-        size = small[0] * small[1] * counts[-1]
-        x = NormedMLP(1, self.units, outputs=size, dtype=self.dtype, name="spread")(x)
-        x = x.reshape(-1, *small, counts[-1]).astype(self.dtype)
+        x = self._spread(x.reshape(-1, x.shape[-1]), (*small, counts[-1])).astype(self.dtype)
         x = nn.silu(nn.RMSNorm(EPSILON, dtype=self.dtype, name="norm")(x))
         for i, count in reversed(list(enumerate(counts[:-1]))):
             x = nn.Conv(count, KERNEL, dtype=self.dtype, name=f"conv_{i}")(_double(x))
@@ -84,6 +89,20 @@ class PictureDecoder(nn.Module):
         x = nn.Conv(channels, KERNEL, dtype=self.dtype, name="output")(_double(x))
         x = nn.sigmoid(x[:, :height, :width].astype(jnp.float32))
         return x.reshape(*leading, *self.shape)
+
+    def _spread(self, x: Array, smallest: tuple[int, int, int]) -> Array:
+        """The picture to begin with, `[N, *smallest]`."""
+        height, width, channels = smallest
+        state, rest = x[:, : self.state].astype(self.dtype), x[:, self.state :]
+        mlp = NormedMLP(1, 2 * self.units, math.prod(smallest), dtype=self.dtype, name="spread")
+        picture = mlp(rest).reshape(-1, *smallest)
+        if not self.state:
+            return picture
+        count = math.gcd(BLOCKS, self.state, channels)
+        blocks = state.reshape(len(x), count, -1)
+        blocks = block_dense(self, "blocks", blocks, math.prod(smallest) // count)
+        blocks = blocks.reshape(-1, count, height, width, channels // count)
+        return picture + jnp.moveaxis(blocks, 1, -2).reshape(picture.shape)
 
 
 def _double(x: Array) -> Array:

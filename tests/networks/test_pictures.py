@@ -1,5 +1,6 @@
 """Networks of normalised layers, and pictures in and out."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +38,34 @@ def test_pictures_keep_their_shape(shape):
     assert code.shape[:2] == (2, 3) and code.ndim == 3
     assert decoded.shape == (2, 3, *shape) and decoded.dtype == jnp.float32
     assert decoded.min() > 0 and decoded.max() < 1
+
+
+def test_blocks_of_a_state_have_channels_of_their_own():
+    """Of 16 entries, 8 blocks of 2; of the smallest picture's 8 channels one each."""
+    decoder = PictureDecoder((8, 8, 1), 4, 3, state=16)  # 8 channels of 4 × 4 pixels
+    x = jax.random.normal(jax.random.key(0), (1, 21))
+    params = decoder.init(jax.random.key(1), x)
+    sizes = jax.tree.map(jnp.shape, params)["params"]
+    assert sizes["blocks"] == (8, 2, 16) and sizes["blocks_bias"] == (8, 16)
+    assert sizes["spread"]["dense_0"]["kernel"] == (5, 6)
+
+    def smallest(x):
+        seen = []
+
+        def watch(call, args, kwargs, context):
+            if context.module.name == "norm":  # what it normalises is the smallest picture
+                seen.append(args[0][0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(watch):
+            decoder.apply(params, x)
+        return seen[0]
+
+    slope = jax.jacobian(smallest)(x)[..., 0, :]  # height, width, channel, entry
+    assert (slope != 0).any((0, 1))[:, 16:].all()
+    np.testing.assert_array_equal(
+        (slope != 0).any((0, 1))[:, :16], np.kron(np.eye(8), np.ones((1, 2)))
+    )
 
 
 def test_integer_pictures_are_scaled():

@@ -5,6 +5,7 @@ normalised by their range, and a critic of two-hot codes, regularised towards it
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,14 @@ from flax import struct
 from jax import Array, lax
 
 from ssmrl.agents.dreamer.config import DreamerConfig
-from ssmrl.agents.dreamer.losses import lambda_returns, two_hot_loss, two_hot_mean, unimix
+from ssmrl.agents.dreamer.losses import (
+    lambda_return,
+    lambda_returns,
+    mean_over_rows,
+    two_hot_loss,
+    two_hot_mean,
+    unimix,
+)
 from ssmrl.agents.dreamer.observations import split_logits
 from ssmrl.agents.dreamer.world_model import Latent, flatten_z
 from ssmrl.envs.environment import Leaf
@@ -79,13 +87,17 @@ class Imagined:
     """Trajectories of H + 1 states from N starts. Nothing here has a gradient."""
 
     policy_features: Leaf
-    """`[H + 1, N, K]`."""
+    """`[H, N, K]`, of all states but the last: those that actor and critic learn from."""
+    last_features: Leaf
+    """`[N, K]`, of the last state."""
     raw_action: Leaf
-    """`[H, N, ...]`, taken in all states but the last."""
+    """`[H, N, ...]`, taken in these states."""
     reward: Leaf
     """`[H + 1, N]`, on arrival in each state."""
     discount: Leaf
     """`[H + 1, N]`, γ times the probability that the episode goes on at each state."""
+    slow_value: Leaf
+    """`[H, N]`, the slow critic's estimate of the return from all states but the last."""
 
     @property
     def weight(self) -> Array:
@@ -96,6 +108,7 @@ class Imagined:
 def imagine(
     dream: Callable[[Latent, Any, Array], Latent],
     predict: Callable[[Array], tuple[Array, Array]],
+    evaluate: Callable[[Array], Array],
     act: Callable[[Latent], tuple[Array, Any]],
     start: Latent,
     config: DreamerConfig,
@@ -103,9 +116,13 @@ def imagine(
 ) -> Imagined:
     """Follow the policy in the world model for H steps.
 
+    What is said about a state is computed where the state is, not for all states afterwards: only
+    one step's features and logits are in memory then, and they are still in a processor's cache.
+
     Args:
         dream: (latent, action, noise) → the next latent, `WorldModel.imagine`.
         predict: features → reward and discount, `WorldModel.predict`.
+        evaluate: policy features → the slow critic's value.
         act: latent → policy features and the distribution over actions.
         start: latents `[N, ...]`.
         config: hyperparameters.
@@ -118,19 +135,16 @@ def imagine(
         raw = distribution.sample(seed=key_action)
         noise = jax.random.gumbel(key_latent, latent.z.shape)
         following = dream(latent, distribution.action(raw), noise)
-        return following, (latent.features, features, raw)
+        return following, (features, raw, predict(latent.features), evaluate(features))
 
     keys = jax.random.split(key, config.imagination_length)
-    end, (features, policy, raw) = lax.scan(step, start, keys)
-    reward, discount = predict(jnp.concatenate([features, end.features[None]]))
+    end, (features, raw, predicted, slow_value) = lax.scan(step, start, keys)
+    reward, discount = jax.tree.map(
+        lambda rows, row: jnp.concatenate([rows, row[None]]), predicted, predict(end.features)
+    )
     if not config.continue_discount:
         discount = discount * config.discount
-    imagined = Imagined(
-        policy_features=jnp.concatenate([policy, act(end)[0][None]]),
-        raw_action=raw,
-        reward=reward,
-        discount=discount,
-    )
+    imagined = Imagined(features, act(end)[0], raw, reward, discount, slow_value)
     return lax.stop_gradient(imagined)
 
 
@@ -168,18 +182,41 @@ class ReturnRange:
         return jnp.maximum(1.0, self.high - self.low)
 
 
-def critic_loss(logits: Array, slow_logits: Array, returns: Array, slow_weight: float) -> Array:
+def critic_loss(logits: Array, slow_value: Array, returns: Array, slow_weight: float) -> Array:
     """Cross-entropy `[...]` towards the returns, and towards the slow critic's own prediction."""
     towards_returns = two_hot_loss(logits, lax.stop_gradient(returns))
-    slow = lax.stop_gradient(two_hot_mean(slow_logits))
-    return towards_returns + slow_weight * two_hot_loss(logits, slow)
+    return towards_returns + slow_weight * two_hot_loss(logits, lax.stop_gradient(slow_value))
+
+
+def _value_loss(critic, config: DreamerConfig, params, following, row):
+    """The critic's loss in one state, and its λ-return, from those of the following state.
+
+    Going backwards, a return is known when its state's turn comes: one look of the critic at each
+    state gives both its value, for the returns before, and the loss.
+    """
+    features, reward, discount, slow_value, weight = row
+    returns = lambda_return(reward, discount, *following, config.return_lambda)
+    logits = critic(params, features)
+    loss = weight * critic_loss(logits, slow_value, returns, config.slow_critic_weight)
+    told = (lax.stop_gradient(two_hot_mean(logits)), returns)
+    return loss.mean(), (told, told)
+
+
+def _policy_loss(actor, config: DreamerConfig, params, carry, row):
+    """REINFORCE with an entropy bonus in one state, and the entropy."""
+    features, raw_action, advantage, weight, key = row
+    distribution = actor(params, features)
+    entropy = distribution.entropy(seed=key)
+    gain = distribution.log_prob(raw_action) * advantage
+    loss = -weight * (gain + config.entropy_coefficient * entropy)
+    return loss.mean(), (carry, lax.stop_gradient(entropy.mean()))
 
 
 def imagination_losses(
+    actor: Callable[[Any, Array], Any],
+    critic: Callable[[Any, Array], Array],
+    params: dict[str, Any],
     imagined: Imagined,
-    distribution: Any,
-    logits: Array,
-    slow_logits: Array,
     ranges: ReturnRange,
     config: DreamerConfig,
     key: Array,
@@ -187,34 +224,33 @@ def imagination_losses(
     """Losses of actor and critic on imagined trajectories.
 
     Args:
+        actor: (parameters, policy features) → the distribution over actions.
+        critic: (parameters, policy features) → logits.
+        params: of "actor" and "critic".
         imagined: the trajectories.
-        distribution: the actor's, on all states but the last.
-        logits, slow_logits: of critic and slow critic `[H + 1, N, bins]`.
         ranges: the running percentiles of returns.
         config: hyperparameters.
         key: for entropies that have to be estimated.
 
     Returns:
-        losses `[H, N]` by name, the new percentiles, the returns `[H, N]`, and metrics.
+        mean losses by name, the new percentiles, the returns `[H, N]`, and metrics.
     """
-    c = config
-    value = lax.stop_gradient(two_hot_mean(logits))
-    last = jnp.zeros_like(value, bool)
-    returns = lambda_returns(imagined.reward, imagined.discount, value, last, c.return_lambda)
-    ranges = ranges.update(returns, c.return_rate)
-    advantage = (returns - value[:-1]) / ranges.scale
-    entropy = distribution.entropy(seed=key)
-    gain = distribution.log_prob(imagined.raw_action) * advantage
-    weight = imagined.weight[:-1]
-    losses = {
-        "policy": -weight * (gain + c.entropy_coefficient * entropy),
-        "value": weight * critic_loss(logits[:-1], slow_logits[:-1], returns, c.slow_critic_weight),
-    }
+    features, weight = imagined.policy_features, imagined.weight[:-1]
+    end = lax.stop_gradient(two_hot_mean(critic(params["critic"], imagined.last_features)))
+    rows = (features, imagined.reward[1:], imagined.discount[1:], imagined.slow_value, weight)
+    loss = partial(_value_loss, critic, config)
+    value_loss, (value, returns) = mean_over_rows(loss, True, params["critic"], (end, end), rows)
+    ranges = ranges.update(returns, config.return_rate)
+    advantage = (returns - value) / ranges.scale
+    rows = (features, imagined.raw_action, advantage, weight, jax.random.split(key, len(features)))
+    loss = partial(_policy_loss, actor, config)
+    policy_loss, entropy = mean_over_rows(loss, False, params["actor"], (), rows)
+    losses = {"policy": policy_loss, "value": value_loss}
     metrics = {
         "entropy": entropy.mean(),
         "imagined/return": returns.mean(),
         "imagined/reward": imagined.reward[1:].mean(),
-        "imagined/value": value.mean(),
+        "imagined/value": jnp.concatenate([value, end[None]]).mean(),
         "imagined/return_range": ranges.scale,
         "imagined/advantage": jnp.abs(advantage).mean(),
     }
@@ -240,6 +276,7 @@ def replay_value_loss(
     """
     discount = config.discount * (1.0 - terminated)
     returns = lambda_returns(reward, discount, bootstrap, last, config.return_lambda)
-    loss = critic_loss(logits[:-1], slow_logits[:-1], returns, config.slow_critic_weight)
+    slow_value = two_hot_mean(slow_logits[:-1])
+    loss = critic_loss(logits[:-1], slow_value, returns, config.slow_critic_weight)
     # Behind an episode's last observation comes another episode: no return leads there.
     return jnp.where(last[:-1], 0.0, loss)

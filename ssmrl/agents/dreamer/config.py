@@ -32,7 +32,10 @@ class Size:
     layers: int = 3
 
 
-# The names are rounded numbers of parameters of DreamerV3 with pictures of 64 × 64 pixels.
+# The widths are published. So are the names: roughly, the parameters of DreamerV3 on pictures of
+# 64 × 64 pixels, the slow critic included, in millions: 0.75, 11.4, 25.4, 44.9, 100.8, 178.8 and
+# 401.6. agent=dreamerv3 memory=block_gru has the same layers; other memories, vectors instead of
+# pictures, and the parallel posterior come to other numbers.
 SIZES = {
     "nano": Size(deter=128, hidden=128, classes=8, depth=4, units=128, variables=4, layers=1),
     "1m": Size(512, 64, 4, 4, 64),
@@ -65,6 +68,8 @@ class DreamerConfig:
         reward_scale: factor on rewards. Near 0 the bins of two-hot codes are 0.17 apart: rewards
             much smaller than that are learned faster when scaled up. Returns are reported unscaled.
         posterior: "parallel" for q(z|o), trained in one scan, or "recurrent" for q(z|h, o).
+        joint_input: z and action reach the memory through one layer; otherwise through one each,
+            side by side, and its input is twice as wide.
         policy_inputs: what actor and critic read beside z: "output" h, "hidden" the memory's
             state, or "full" for both.
         lr: learning rate.
@@ -104,6 +109,7 @@ class DreamerConfig:
     replay_context: bool = False
     reward_scale: float = 1.0
     posterior: str = "parallel"
+    joint_input: bool = True
     policy_inputs: str = "output"
     lr: float = 4e-5
     warmup: int = 1000
@@ -242,3 +248,4 @@ class DreamerV3Config(DreamerConfig):
 
     name: str = "dreamerv3"
     posterior: str = "recurrent"
+    joint_input: bool = False

@@ -247,11 +247,26 @@ class Dreamer:
     # ........................................................................ updating
 
     def _update(self, replay, learned, key: Array):
-        """One gradient step on one batch of windows."""
-        params, slow_critic, returns, optimizer = learned
+        """One gradient step on windows drawn from the replay buffer."""
         key_sample, key_loss = jax.random.split(key)
-        start, batch = self.replay.sample(replay, key_sample)
-        loss = partial(self._loss, slow_critic, returns, start, batch, key_loss)
+        context, batch = self.replay.sample(replay, key_sample)
+        return self.learn(learned, context, batch, key_loss)
+
+    def learn(self, learned, context, batch: Batch, key: Array) -> tuple[Any, Metrics]:
+        """One gradient step of world model, actor and critic on one batch of windows.
+
+        Args:
+            learned: parameters, the slow critic's, the range of returns, the optimiser's state; as
+                in `TrainState`.
+            context: the carries that the windows start from, or None for fresh starts.
+            batch: the windows.
+            key: randomness.
+
+        Returns:
+            the new `learned`, and metrics as scalars.
+        """
+        params, slow_critic, returns, optimizer = learned
+        loss = partial(self._loss, slow_critic, returns, context, batch, key)
         gradient, (returns, metrics) = jax.grad(loss, has_aux=True)(params)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         updates, optimizer = self.optimizer.update(gradient, optimizer, params)
@@ -272,16 +287,11 @@ class Dreamer:
         world: Any = partial(self.world.apply, params["world"])
         latent, losses = world(start, batch, noise, method="losses")
         chosen, starts = self._choose_starts(latent, key_starts)
-        imagined = self._imagine(params, starts, key_imagine)
+        imagined = self._imagine(params, slow_critic, starts, key_imagine)
+        actor: Any = self.actor.apply
         critic: Any = self.critic.apply
         behaviour, ranges, returns, metrics = imagination_losses(
-            imagined,
-            self.actor.apply(params["actor"], imagined.policy_features[:-1]),
-            critic(params["critic"], imagined.policy_features),
-            critic(slow_critic, imagined.policy_features),
-            ranges,
-            c,
-            key_entropy,
+            actor, critic, params, imagined, ranges, c, key_entropy
         )
         losses |= behaviour
         if c.replay_value_weight > 0:
@@ -313,13 +323,19 @@ class Dreamer:
         chosen = jax.random.permutation(key, count)[: c.imagination_starts]
         return chosen, jax.tree.map(lambda x: x[chosen], flat)
 
-    def _imagine(self, params, starts: Latent, key: Array):
+    def _imagine(self, params, slow_critic, starts: Latent, key: Array):
         """Trajectories without a gradient: REINFORCE differentiates the policy's density alone."""
         params = lax.stop_gradient(params)
         world: Any = partial(self.world.apply, params["world"])
+        critic: Any = self.critic.apply
+
+        def evaluate(features):
+            return two_hot_mean(critic(slow_critic, features))
+
         return imagine(
             partial(world, method="imagine"),
             partial(world, method="predict"),
+            evaluate,
             partial(self._policy, params["actor"]),
             starts,
             self.config,

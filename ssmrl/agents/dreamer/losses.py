@@ -3,6 +3,10 @@
 Hafner et al., "Mastering Diverse Domains through World Models" (2023), cited here as DreamerV3.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +131,19 @@ def kl_losses(posterior: Array, prior: Array, free_bits: float) -> tuple[Array, 
 # ------------------------------------------------------------------------------------ returns
 
 
+def lambda_return(
+    reward: Array, discount: Array, bootstrap: Array, following: Array, return_lambda: float
+) -> Array:
+    """The λ-return one step before `following`, the λ-return from the state that the step led to.
+
+    Args:
+        reward, discount, bootstrap: of that state, see `lambda_returns`.
+        following: the λ-return from there on.
+        return_lambda: λ.
+    """
+    return reward + discount * ((1 - return_lambda) * bootstrap + return_lambda * following)
+
+
 def lambda_returns(
     reward: Array, discount: Array, bootstrap: Array, last: Array, return_lambda: float
 ) -> Array:
@@ -148,10 +165,64 @@ def lambda_returns(
 
     def step(following, inputs):
         reward_t, discount_t, bootstrap_t, last_t = inputs
-        mixed = (1 - return_lambda) * bootstrap_t + return_lambda * following
         # Chosen, not multiplied by 0: nothing of the next episode gets in.
-        value = reward_t + discount_t * jnp.where(last_t, bootstrap_t, mixed)
+        following = jnp.where(last_t, bootstrap_t, following)
+        value = lambda_return(reward_t, discount_t, bootstrap_t, following, return_lambda)
         return value, value
 
     rows = jax.tree.map(lambda x: x[1:], (reward, discount, bootstrap, last))
     return lax.scan(step, bootstrap[-1], rows, reverse=True)[1]
+
+
+# --------------------------------------------------------------------------------------- rows
+
+
+RowLoss = Callable[[Any, Any, Any], tuple[Array, tuple[Any, Any]]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def mean_over_rows(loss: RowLoss, reverse: bool, params: Any, carry: Any, rows: Any):
+    """The mean of `loss` over rows, and its gradient, with one row in memory at a time.
+
+    A loss that is a mean is differentiated together with its value, row after row: the gradients
+    are summed up, and what a row's gradient needs is never kept. Differentiating a loop, JAX would
+    keep it for all rows, which for logits of 255 bins is most of an update's memory.
+
+    Args:
+        loss: (parameters, carry, row) → a mean `[]` of one row, and (the next carry, anything to
+            tell). It must not close over anything that is traced.
+        reverse: go from the last row to the first.
+        params: a pytree; the only argument that has a gradient, and in `loss` alone.
+        carry: for the first call.
+        rows: a pytree of leaves `[R, ...]`, of equal weight.
+
+    Returns:
+        the mean over rows, and what was told of them, leaves `[R, ...]`.
+    """
+
+    def step(carry, row):
+        value, (carry, told) = loss(params, carry, row)
+        return carry, (value, told)
+
+    values, told = lax.scan(step, carry, rows, reverse=reverse)[1]
+    return values.mean(), told
+
+
+def _mean_over_rows_forward(loss, reverse, params, carry, rows):
+    def step(state, row):
+        total, carry = state
+        (value, (carry, told)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            params, carry, row
+        )
+        return (jax.tree.map(jnp.add, total, gradient), carry), (value, told)
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (total, _), (values, told) = lax.scan(step, (zeros, carry), rows, reverse=reverse)
+    return (values.mean(), told), jax.tree.map(lambda g: g / len(values), total)
+
+
+def _mean_over_rows_backward(loss, reverse, gradient, cotangents):
+    return jax.tree.map(lambda g: cotangents[0] * g, gradient), None, None
+
+
+mean_over_rows.defvjp(_mean_over_rows_forward, _mean_over_rows_backward)

@@ -55,13 +55,17 @@ class SymlogEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features `[*leading, K]` → a `Prediction` of the observation; see `SymlogEncoder`."""
+    """Features `[*leading, K]` → a `Prediction` of the observation; see `SymlogEncoder`.
+
+    `state` says how many of the features come first as the memory's output.
+    """
 
     space: Space
     layers: int
     units: int
     depth: int
     dtype: Any = jnp.float32
+    state: int = 0
 
     @nn.compact
     def __call__(self, features: Array) -> Prediction:
@@ -71,8 +75,8 @@ class Decoder(nn.Module):
             hidden = NormedMLP(self.layers, self.units, dtype=self.dtype, name="mlp")(features)
         for i, space in enumerate(spaces):
             if is_picture(space):
-                picture = PictureDecoder(space.shape, self.depth, self.units, self.dtype)
-                predictions[str(i)] = picture(features)
+                sizes = (self.depth, self.units, self.dtype, self.state)
+                predictions[str(i)] = PictureDecoder(space.shape, *sizes)(features)
             else:
                 output = NormedMLP(0, 0, outputs=code_size(space), name=f"vector_{i}")
                 predictions[str(i)] = output(hidden)

@@ -1,6 +1,6 @@
 """The world model: what happened so far as a latent state, and what may come next.
 
-    u[t] = SiLU(norm(Linear[z[t-1], a[t-1]]))         input of the memory
+    u[t] = SiLU(norm(Linear[z[t-1], a[t-1]]))         input of the memory; or one layer for each
     h[t] = memory(u[0 … t])
     z[t] ~ q(z | o[t])  or  q(z | h[t], o[t])         posterior, parallel or recurrent
     z[t] ~ p(z | h[t])                                prior: imagination
@@ -97,8 +97,12 @@ class WorldModel(nn.Module):
         code = size.variables * size.classes
         shape = (size.layers, size.units, size.depth, self.dtype)
         self.encoder = SymlogEncoder(self.observation_space, *shape)
-        self.decoder = Decoder(self.observation_space, *shape)
-        self.input = NormedMLP(1, size.hidden, dtype=self.dtype)
+        self.decoder = Decoder(self.observation_space, *shape, state=self.memory.features)
+        if c.joint_input:
+            self.input = NormedMLP(1, size.hidden, dtype=self.dtype)
+        else:
+            self.input_z = NormedMLP(1, size.hidden, dtype=self.dtype)
+            self.input_action = NormedMLP(1, size.hidden, dtype=self.dtype)
         self.posterior = NormedMLP(1, size.hidden, code, dtype=self.dtype)
         self.prior = NormedMLP(min(2, size.layers), size.hidden, code, dtype=self.dtype)
         self.reward = NormedMLP(1, size.units, c.bins, 0.0, dtype=self.dtype)
@@ -153,7 +157,10 @@ class WorldModel(nn.Module):
     def _memory_input(self, z: Array, action: Array, reset: Array) -> Array:
         """u from what came before, `[*leading, ...]`; nothing came before a reset."""
         z, action = select(reset, (jnp.zeros_like(z), jnp.zeros_like(action)), (z, action))
-        return self.input(jnp.concatenate([flatten_z(z), action], -1))
+        z = flatten_z(z)
+        if self.config.joint_input:
+            return self.input(jnp.concatenate([z, action], -1))
+        return jnp.concatenate([self.input_z(z), self.input_action(action)], -1)
 
     def _log_probability(self, logits: Array) -> Array:
         size = self.config.sizes

@@ -83,6 +83,9 @@ def test_imagination_against_a_loop():
     def predict(features):
         return features[..., 0] * 10, jnp.where(features[..., 0] > 4, 0.0, 0.5)
 
+    def evaluate(features):
+        return features[..., 0] + 7
+
     def act(latent):
         allowed = jnp.where(jnp.arange(4) == latent.h.astype(int) % 4, 0.0, -jnp.inf)
         return latent.h * 100, Categorical((allowed,), ())
@@ -90,9 +93,11 @@ def test_imagination_against_a_loop():
     config = cases.small_config(imagination_length=4, continue_discount=True)
     h = jnp.array([[1.0], [2.0]])
     start = Latent((), h, jnp.zeros((2, 1, 4)))
-    got = behaviour.imagine(dream, predict, act, start, config, jax.random.key(0))
+    got = behaviour.imagine(dream, predict, evaluate, act, start, config, jax.random.key(0))
     count = np.arange(5)[:, None] + np.array([1, 2])
-    np.testing.assert_array_equal(got.policy_features[..., 0], count * 100)
+    np.testing.assert_array_equal(got.policy_features[..., 0], count[:-1] * 100)
+    np.testing.assert_array_equal(got.last_features[..., 0], count[-1] * 100)
+    np.testing.assert_array_equal(got.slow_value, count[:-1] * 100 + 7)
     np.testing.assert_array_equal(got.raw_action, count[:-1] % 4)
     np.testing.assert_array_equal(got.reward, count * 10)
     np.testing.assert_array_equal(got.discount, np.where(count > 4, 0, 0.5))
@@ -100,7 +105,7 @@ def test_imagination_against_a_loop():
     np.testing.assert_allclose(got.weight[:, 1], [0.5, 0.25, 0.125, 0, 0])
     # Without γ in the continue head, it comes in here.
     config = cases.small_config(imagination_length=4, continue_discount=False, horizon=10)
-    got = behaviour.imagine(dream, predict, act, start, config, jax.random.key(0))
+    got = behaviour.imagine(dream, predict, evaluate, act, start, config, jax.random.key(0))
     np.testing.assert_allclose(got.discount, np.where(count > 4, 0, 0.45), rtol=1e-6)
 
 
@@ -128,41 +133,51 @@ def test_imagination_losses_by_hand():
         imagination_length=2, return_lambda=1.0, entropy_coefficient=0.1, slow_critic_weight=1.0
     )
     imagined = Imagined(
-        policy_features=jnp.zeros((3, 1, 1)),
+        policy_features=jnp.array([[[0.0]], [[1.0]]]),  # the number of the state
+        last_features=jnp.array([[2.0]]),
         raw_action=jnp.array([[0], [1]]),
         reward=jnp.array([[7.0], [1.0], [3.0]]),  # the first came before the start
         discount=jnp.full((3, 1), 0.5),
+        slow_value=jnp.full((2, 1), np.expm1(20 / 7)),  # the bin above 0
     )
-    logits = jnp.zeros((3, 1, 15))
-    slow = logits.at[..., 8].set(1e3)  # the slow critic is sure of the bin above 0
-    above = float(np.expm1(20 / 7))
 
-    def losses(policy_logits):
-        distribution = Categorical((policy_logits,), ())
-        args = (distribution, logits, slow, ReturnRange.zeros(), config, jax.random.key(0))
-        return behaviour.imagination_losses(imagined, *args)
+    def actor(logits, features):
+        return Categorical((logits[features[:, 0].astype(int)],), ())
 
-    policy_logits = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]]))
-    got, _, returns, _ = quick_jit(losses)(policy_logits)
+    def critic(logits, features):
+        return logits[features[:, 0].astype(int)]
+
+    def losses(params):
+        args = (imagined, ReturnRange.zeros(), config, jax.random.key(0))
+        return behaviour.imagination_losses(actor, critic, params, *args)
+
+    policy_logits = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+    params = {"actor": policy_logits, "critic": jnp.zeros((3, 15))}
+    got, _, returns, metrics = quick_jit(losses)(params)
     np.testing.assert_allclose(returns[:, 0], [2.5, 3.0], rtol=1e-5)
     entropy = [-(0.25 * np.log(0.25) + 0.75 * np.log(0.75)), np.log(2)]
     expected = [
         -0.5 * (np.log(0.25) * 2.5 + 0.1 * entropy[0]),
         -0.25 * (np.log(0.5) * 3.0 + 0.1 * entropy[1]),
     ]
-    np.testing.assert_allclose(got["policy"][:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(got["policy"], np.mean(expected), rtol=1e-5)
+    np.testing.assert_allclose(metrics["entropy"], np.mean(entropy), rtol=1e-5)
     ln15 = np.log(15)  # the cross-entropy of an even critic against any code, twice
-    np.testing.assert_allclose(got["value"][:, 0], [0.5 * 2 * ln15, 0.25 * 2 * ln15], rtol=1e-5)
-    assert two_hot_mean(slow)[0, 0] == pytest.approx(above, rel=1e-5)
+    np.testing.assert_allclose(got["value"], np.mean([0.5 * 2 * ln15, 0.25 * 2 * ln15]), rtol=1e-5)
+    # d/dlogits of weight · 2 · cross-entropy: towards bins 7 and 8 (returns) and 8 (slow critic).
+    gradient = quick_jit(jax.grad(lambda p: sum(losses(p)[0].values())))(params)
+    share = np.array([2.5, 3.0]) / np.expm1(20 / 7)
+    for state, weight in enumerate((0.5, 0.25)):
+        towards = 2 / 15 - np.eye(15)[8] * (1 + share[state]) - np.eye(15)[7] * (1 - share[state])
+        np.testing.assert_allclose(gradient["critic"][state], weight * towards / 2, atol=1e-6)
+    assert not gradient["critic"][2].any()  # bootstraps have none
 
 
 def test_critic_is_pulled_towards_returns_and_slow_critic():
     logits = jax.random.normal(jax.random.key(0), (15,))
-    slow = jax.random.normal(jax.random.key(1), (15,))
+    slow = jnp.float32(-3.0)
     got = behaviour.critic_loss(logits, slow, jnp.float32(2.0), 0.5)
-    expected = two_hot_loss(logits, jnp.float32(2.0)) + 0.5 * two_hot_loss(
-        logits, two_hot_mean(slow)
-    )
+    expected = two_hot_loss(logits, jnp.float32(2.0)) + 0.5 * two_hot_loss(logits, slow)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     gradient = jax.grad(lambda s: behaviour.critic_loss(logits, s, jnp.float32(2.0), 0.5))(slow)
     assert not gradient.any()

@@ -1,9 +1,12 @@
 """Dreamer's losses against numbers worked out by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from ssmrl.agents.dreamer import losses
 
@@ -116,3 +119,36 @@ def test_lambda_returns_by_hand():
     np.testing.assert_allclose(returns(half, at_2 & False), [11.625, 18.5, 28])
     np.testing.assert_allclose(returns(jnp.where(at_2, 0, half), at_2), [8, 4, 28])
     np.testing.assert_allclose(returns(half, at_2), [11.75, 19, 28])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_mean_over_rows_is_the_mean_and_has_its_gradient(reverse):
+    """Against a loop in Python. There is a carry without a gradient; keys may be among the rows."""
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.float32(rng.normal(size=3)), "b": jnp.float32(0.5)}
+    keys = jax.random.split(jax.random.key(0), 5)
+    rows = (jnp.float32(rng.normal(size=(5, 4, 3))), jnp.arange(5), keys)
+
+    def loss(params, carry, row):
+        x, number, key = row
+        y = jnp.tanh(x @ params["w"] + params["b"] * number + jax.random.normal(key) + carry)
+        return (y**2).mean(), (lax.stop_gradient(y), {"first": lax.stop_gradient(y[0])})
+
+    def by_rows(params):
+        value, told = losses.mean_over_rows(loss, reverse, params, jnp.ones(4), rows)
+        return 3 * value, told
+
+    def in_a_loop(params):
+        carry, values, told = jnp.ones(4), [], [None] * 5
+        for i in range(5)[:: -1 if reverse else 1]:
+            row = jax.tree.map(lambda x, i=i: x[i], rows)
+            value, (carry, told[i]) = loss(params, carry, row)
+            values.append(value)
+        return 3 * sum(values) / 5, jax.tree.map(lambda *x: jnp.stack(x), *told)
+
+    got, expected = (
+        jax.jit(jax.value_and_grad(f, has_aux=True))(params) for f in (by_rows, in_a_loop)
+    )
+    close = partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(close, got, expected)
+    jax.tree.map(close, by_rows(params), expected[0])  # without a gradient

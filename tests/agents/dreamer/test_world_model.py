@@ -154,6 +154,25 @@ def test_memory_input_is_masked_where_an_episode_begins():
     assert np.isfinite(u).all()
 
 
+def test_inputs_side_by_side():
+    """Without a joint input, the first half of u is z's alone, the second the action's."""
+    config = cases.small_config(joint_input=False)
+    memory = make_memory("gru", features=16)
+    model = WorldModel(cases.OBSERVATIONS, cases.ACTIONS, memory, config)
+    inputs = (jnp.zeros((1, 1, 3)), jnp.zeros((1, 1, 2)), jnp.ones((1, 1), bool), jnp.zeros(()))
+    start = initial_start(memory, config, 1)
+    params = cases.random_like(jax.eval_shape(model.init, jax.random.key(0), start, *inputs))
+
+    def u(z, action):
+        return model.apply(params, z, action, jnp.array([False]), method="_memory_input")[0]
+
+    slopes = jax.jacobian(u, (0, 1))(jnp.ones((1, 4, 8)), jnp.ones((1, 2)))
+    width = config.sizes.hidden
+    of_z, of_action = ((x.reshape(2 * width, -1) != 0).any(1) for x in slopes)
+    np.testing.assert_array_equal(of_z, np.arange(2 * width) < width)
+    np.testing.assert_array_equal(of_action, ~of_z)
+
+
 # ------------------------------------------------------------------------------------ losses
 
 
