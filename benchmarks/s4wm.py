@@ -40,7 +40,7 @@ from ssmrl.agents.dreamer.offline import collect, train
 from ssmrl.agents.dreamer.replay import Batch
 from ssmrl.agents.dreamer.world_model import WorldModel, open_loop
 from ssmrl.envs import JaxVectorEnv, make
-from ssmrl.envs.worlds import POLICIES
+from ssmrl.envs.worlds import LOOKS, POLICIES
 from ssmrl.memory import make_memory
 
 matplotlib.use("Agg")
@@ -51,7 +51,7 @@ BACKBONES = {"s5": "parallel", "s4": "parallel", "transformer": "parallel", "gru
 """Memory and posterior; the GRU with the recurrent one is the RSSM."""
 WINDOWS, TESTED = 4096, 256
 """Episodes to learn from, and to be asked about."""
-COMMON = {"size": "pico", "bins": 63, "free_bits": 0.0, "warmup": 100}
+COMMON = {"size": "pico", "bins": 63, "free_bits": 0.0, "warmup": 100, "beta2": 0.99}
 """Of all backbones and experiments. Free bits would hide a door, which is at most ln 2 nats."""
 HORIZONS = 8
 """Parts that the imagined steps are divided into, of equal length."""
@@ -76,17 +76,26 @@ class Experiment:
     length: int
     context: int
     measure: str
-    updates: int = 1000
+    updates: int = 800
     batch_size: int = 16
     lr: float = 3e-3
     reward_weight: float = 1.0
 
 
 def hallway(width: int) -> Experiment:
-    """The sign, `width` tiles, the fork and a goal. The weight makes up for one reward in many."""
-    length = width + 3
+    """The sign, `width` tiles, the fork and a goal.
+
+    The weight makes up for one reward in many steps; long hallways come in smaller batches.
+    """
+    length = LOOKS + width + 2
     return Experiment(
-        "hallway", {"width": width}, length, 5, "rewards", reward_weight=float(length)
+        "hallway",
+        {"width": width},
+        length,
+        LOOKS,
+        "rewards",
+        batch_size=16 if width <= 100 else 8,
+        reward_weight=float(length),
     )
 
 

@@ -178,8 +178,8 @@ def test_batched_with_policies_inside_the_spaces_and_with_pictures(id_):
 
     first, (inside, done, reward, pictures) = run(jax.random.key(0))
     assert first.all() and inside.all()
-    # Width 5 takes 7 steps, to either goal.
-    ends = {"hallway": [6, 13, 20]}.get(id_, [8, 17])
+    # Four steps that only look at the sign, six to the fork, one into the goal.
+    ends = {"hallway": [10, 21]}.get(id_, [8, 17])
     assert (np.flatnonzero(done[:, 0]) == ends).all() and (done == done[:, :1]).all()
     assert np.unique(reward).tolist() == {"hallway": [-1, 0, 1], "doors_keys": [0, 1]}.get(id_, [0])
     assert pictures.dtype == jnp.uint8 and (pictures != pictures[0]).any()

@@ -11,8 +11,8 @@ from __future__ import annotations
 from ssmrl.envs.worlds.doors_keys import DoorsKeys
 from ssmrl.envs.worlds.hallway import Hallway
 from ssmrl.envs.worlds.rooms import Rooms
-from ssmrl.envs.worlds.scripted import POLICIES, Policy
+from ssmrl.envs.worlds.scripted import LOOKS, POLICIES, Policy
 
 WORLDS = {"doors_keys": DoorsKeys, "hallway": Hallway, "rooms": Rooms}
 
-__all__ = ["POLICIES", "WORLDS", "DoorsKeys", "Hallway", "Policy", "Rooms"]
+__all__ = ["LOOKS", "POLICIES", "WORLDS", "DoorsKeys", "Hallway", "Policy", "Rooms"]

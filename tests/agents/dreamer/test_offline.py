@@ -32,16 +32,16 @@ def test_windows_hold_whole_episodes_with_their_final_observations():
 
 
 def test_actions_and_rewards_come_with_what_they_led_to():
-    """Width 3: five steps, of which the last enters a goal; policies see the state acted on."""
+    """Width 3: four steps at the sign, four to the fork, and one into the upper goal."""
     venv = JaxVectorEnv(*make("worlds/hallway", width=3), 16)
-    batch, states = collect(venv, POLICIES["hallway"], jax.random.key(0), 6)
-    assert (np.asarray(states.position[:5]).T == [0, 1, 2, 3, 4]).all()
-    assert (np.asarray(batch.action[1:5]) == 1).all()
-    goal, paying = np.asarray(batch.action[5]) - 2, np.asarray(states.paying[4])
-    assert (batch.observation[5] == 7 + goal).all() and (batch.observation[0] == paying).all()
-    np.testing.assert_array_equal(batch.reward[5], np.where(goal == paying, 1, -1))
-    assert not batch.reward[:5].any()
-    assert batch.terminated[5].all() and not batch.terminated[:5].any()
+    batch, states = collect(venv, POLICIES["hallway"], jax.random.key(0), 10)
+    assert (np.asarray(states.position[:9]).T == [0, 0, 0, 0, 0, 1, 2, 3, 4]).all()
+    assert (np.asarray(batch.action[1:]).T == [0, 0, 0, 0, 1, 1, 1, 1, 2]).all()
+    paying = np.asarray(states.paying[0])
+    assert (batch.observation[:5] == paying).all() and (batch.observation[9] == 7).all()
+    np.testing.assert_array_equal(batch.reward[9], np.where(paying == 0, 1, -1))
+    assert not batch.reward[:9].any()
+    assert batch.terminated[9].all() and not batch.terminated[:9].any()
 
 
 def small_model(memory: str, posterior: str, **options):
@@ -61,10 +61,10 @@ def test_it_learns_which_goal_pays(memory, posterior):
     @quick_jit
     def run(key):
         keys = jax.random.split(key, 3)
-        data, test = (collect(venv, POLICIES["hallway"], k, 5)[0] for k in keys[:2])
+        data, test = (collect(venv, POLICIES["hallway"], k, 9)[0] for k in keys[:2])
         optimizer = make_dreamer_optimizer(model.config, model.memory, skip_nonfinite=False)
-        params, losses = train(model, optimizer, data, keys[2], updates=400, batch_size=32)
-        features = [open_loop(model, params, test.observation, test.action, n) for n in (5, 1)]
+        params, losses = train(model, optimizer, data, keys[2], updates=200, batch_size=32)
+        features = [open_loop(model, params, test.observation, test.action, n) for n in (9, 5)]
         rewards = [model.apply(params, x, method="predict")[0] for x in features]
         return losses, jnp.stack(rewards) - test.reward
 
