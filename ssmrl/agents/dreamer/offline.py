@@ -70,7 +70,8 @@ def world_model_loss(model: WorldModel, params: Any, batch: Batch, key: Array) -
     """The weighted sum of the world model's losses, averaged over a batch `[T, B, ...]`."""
     start = initial_start(model.memory, model.config, batch.reset.shape[1])
     noise = jax.random.gumbel(key, (len(batch.reset), *start.z.shape))
-    _, losses = model.apply(params, start, batch, noise, every_carry=False, method="losses")  # type: ignore[misc]
+    apply: Any = model.apply
+    _, losses = apply(params, start, batch, noise, every_carry=False, method="losses")
     weight = model.config.loss_weight
     return sum((weight(name) * value.mean() for name, value in losses.items()), jnp.zeros(()))
 
