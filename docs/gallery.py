@@ -18,10 +18,11 @@ STEPS, SIDE = 24, 320
 
 
 def filmed() -> list[str]:
-    """Of every family the easiest, and bsuite's experiments."""
+    """Of every family the easiest, bsuite's experiments, and the small worlds."""
     names = list_envs()
     popgym = [name for name in names if name.startswith("popgym/") and name.endswith("_easy")]
-    return popgym + [name for name in names if name.startswith("bsuite/") and name.count("/") == 1]
+    bsuite = [name for name in names if name.startswith("bsuite/") and name.count("/") == 1]
+    return popgym + bsuite + [name for name in names if name.startswith("worlds/")]
 
 
 def frames(name: str, steps: int = STEPS, seed: int = 0) -> np.ndarray:

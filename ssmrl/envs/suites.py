@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ssmrl.envs import bsuite, popgym
+from ssmrl.envs import bsuite, popgym, worlds
 from ssmrl.envs.adapters import brax, gymnasium, gymnax, popgym_original
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.registry import register, register_suite
@@ -17,6 +17,8 @@ def register_all() -> None:
     _register_popgym()
     _register_popgym_original()
     _register_bsuite()
+    for id_, world in worlds.WORLDS.items():
+        register(f"worlds/{id_}", partial(_make_with_options, world))
     for id_, gymnax_id in gymnax.ENVIRONMENTS.items():
         factory = partial(gymnax.make_gymnax, gymnax_id)
         register(f"gymnax/{id_}", factory, aliases=(f"gymnax/{gymnax_id}",))
@@ -47,11 +49,13 @@ def _register_popgym_original() -> None:
 
 def _register_bsuite() -> None:
     for id_, experiment in bsuite.EXPERIMENTS.items():
-        register(f"bsuite/{id_}", partial(_make_bsuite, experiment.make))
+        register(f"bsuite/{id_}", partial(_make_with_options, experiment.make))
         for number, setting in enumerate(experiment.settings):
-            register(f"bsuite/{id_}/{number}", partial(_make_bsuite, experiment.make, **setting))
+            register(
+                f"bsuite/{id_}/{number}", partial(_make_with_options, experiment.make, **setting)
+            )
 
 
-def _make_bsuite(make: Callable[[], Environment], **options: Any) -> tuple[Environment, Any]:
+def _make_with_options(make: Callable[[], Environment], **options: Any) -> tuple[Environment, Any]:
     env = make()
     return env, env.make_params(**options)

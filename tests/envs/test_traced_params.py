@@ -8,7 +8,8 @@ import ssmrl.envs
 OURS = [
     name
     for name in ssmrl.envs.list_envs()
-    if name.startswith("popgym/") or (name.startswith("bsuite/") and name.count("/") == 1)
+    if name.startswith(("popgym/", "worlds/"))
+    or (name.startswith("bsuite/") and name.count("/") == 1)
 ]
 
 

@@ -37,6 +37,7 @@ class Size:
 # 401.6. agent=dreamerv3 memory=block_gru has the same layers; other memories, vectors instead of
 # pictures, and the parallel posterior come to other numbers.
 SIZES = {
+    "pico": Size(deter=64, hidden=64, classes=8, depth=2, units=64, variables=4, layers=1),
     "nano": Size(deter=128, hidden=128, classes=8, depth=4, units=128, variables=4, layers=1),
     "1m": Size(512, 64, 4, 4, 64),
     "12m": Size(2048, 256, 16, 16, 256),
@@ -78,6 +79,8 @@ class DreamerConfig:
         clip: adaptive gradient clipping; gradients of a tensor are scaled down to this share of
             the tensor's norm.
         beta1, beta2, eps: of LaProp.
+        reward_weight: of the loss of predicted rewards, published as 1. Where few steps pay, more
+            of it makes the world model attend to them sooner.
         dynamics_weight, representation_weight: of the two KL losses.
         free_bits: nats below which KL losses have no gradient.
         replay_value_weight: of the critic's loss on replayed steps; 0 leaves it out.
@@ -118,6 +121,7 @@ class DreamerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-20
+    reward_weight: float = 1.0
     dynamics_weight: float = 1.0
     representation_weight: float = 0.1
     free_bits: float = 1.0
@@ -160,7 +164,7 @@ class DreamerConfig:
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1, or null")
         rates = ("lr", "warmup", "ssm_lr_scale", "eps", "free_bits", "entropy_coefficient")
-        losses = ("dynamics", "representation", "replay_value", "slow_critic")
+        losses = ("reward", "dynamics", "representation", "replay_value", "slow_critic")
         for name in (*rates, *(f"{loss}_weight" for loss in losses)):
             self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
         for name in ("return_lambda", "return_rate", "slow_critic_rate"):
@@ -209,6 +213,16 @@ class DreamerConfig:
         """Gradient steps in one iteration."""
         replayed = self.train_ratio * self.steps_per_iteration
         return round(replayed / (self.batch_size * self.batch_length))
+
+    def loss_weight(self, name: str) -> float:
+        """The weight of a loss in their sum."""
+        weights = {
+            "reward": self.reward_weight,
+            "dynamics": self.dynamics_weight,
+            "representation": self.representation_weight,
+            "replay_value": self.replay_value_weight,
+        }
+        return weights.get(name, 1.0)
 
     def memory_width(self, memory_config: Any) -> int:
         """Width of the memory's output: `deter`, or else the size's.

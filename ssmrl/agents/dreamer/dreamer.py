@@ -31,7 +31,13 @@ from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.agents.dreamer.losses import two_hot_mean
 from ssmrl.agents.dreamer.observations import as_picture, most_likely
 from ssmrl.agents.dreamer.replay import Batch, Replay, Step
-from ssmrl.agents.dreamer.world_model import Latent, Start, WorldModel, initial_start
+from ssmrl.agents.dreamer.world_model import (
+    Latent,
+    Start,
+    WorldModel,
+    initial_start,
+    open_loop,
+)
 from ssmrl.agents.laprop import laprop
 from ssmrl.agents.optimizer import label_ssm_parameters
 from ssmrl.agents.rollout import add_time, check_environment, episode_metrics
@@ -299,19 +305,9 @@ class Dreamer:
                 params["critic"], slow_critic, latent, batch, chosen, returns[0]
             )
         means = {name: value.mean() for name, value in losses.items()}
-        total = sum(self._weight(name) * value for name, value in means.items())
+        total = sum(c.loss_weight(name) * value for name, value in means.items())
         metrics |= {f"loss/{name}": value for name, value in means.items()}
         return total, (ranges, metrics | {"loss/total": total})
-
-    def _weight(self, name: str) -> float:
-        """The weight of a loss in their sum."""
-        c = self.config
-        weights = {
-            "dynamics": c.dynamics_weight,
-            "representation": c.representation_weight,
-            "replay_value": c.replay_value_weight,
-        }
-        return weights.get(name, 1.0)
 
     def _choose_starts(self, latent: Latent, key: Array) -> tuple[Array, Latent]:
         """Where imagination starts: places in the flattened batch `[N]`, and latents `[N, ...]`."""
@@ -391,25 +387,16 @@ class Dreamer:
 
         Every draw is the most likely value. See `ssmrl.training.agent.PredictingAgent`.
         """
-        world: Any = partial(self.world.apply, state.params["world"])
-        beginning = jax.tree.map(lambda x: x[:context, None], (observation, action))
-        reset = (jnp.arange(context) == 0)[:, None]
-        start = initial_start(self.memory, self.config, 1)
-        seen = world(start, *beginning, reset, jnp.zeros(()), method="observe").latent
-
-        def step(latent, action):
-            latent = world(latent, action[None], 0.0, method="imagine")
-            return latent, latent.features
-
-        last = jax.tree.map(lambda x: x[-1], seen)
-        _, imagined = lax.scan(step, last, action[context:])
-        features = jnp.concatenate([seen.features, imagined])[:, 0]
+        batch = jax.tree.map(lambda x: x[:, None], (observation, action))
+        params = state.params["world"]
+        features = open_loop(self.world, params, *batch, context)[:, 0]
         space = self.env.observation_space
         truth = [
             as_picture(value) if is_picture(part) else value
             for part, value in leaves(space, observation)
         ]
-        predicted = most_likely(space, world(features, method="decode"))
+        prediction: Any = self.world.apply(params, features, method="decode")
+        predicted = most_likely(space, prediction)
         return list(zip(truth, predicted, strict=True))
 
 

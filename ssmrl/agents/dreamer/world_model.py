@@ -12,13 +12,14 @@ the whole window in one call. Where an episode begins, z[t-1] and a[t-1] are mas
 starts afresh, in the same function for acting and for training.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import Array
+from jax import Array, lax
 
 from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.agents.dreamer.losses import (
@@ -115,7 +116,9 @@ class WorldModel(nn.Module):
 
     # ........................................................................ seeing
 
-    def observe(self, start: Start, observation, action, reset: Array, noise) -> Observed:
+    def observe(
+        self, start: Start, observation, action, reset: Array, noise, every_carry: bool = True
+    ) -> Observed:
         """Latents of a sequence of observations; one step of it is acting.
 
         Args:
@@ -124,25 +127,31 @@ class WorldModel(nn.Module):
             action: leaves `[T, B, ...]`, the one that led to each observation.
             reset: bool `[T, B]`, True where the observation begins an episode.
             noise: Gumbel draws `[T, B, variables, classes]`, or 0 for the most likely z.
+            every_carry: the memory's carries behind all observations. Without it a parallel
+                posterior gives the last one alone, with leading axis 1, and a memory need not
+                compute the others, which for some is most of the work.
         """
         codes = self.encoder(observation)
         actions = encode_action(self.action_space, action)
         noise = jnp.broadcast_to(noise, (*reset.shape, *start.z.shape[1:]))
         if self.config.posterior == "parallel":
-            return self._observe_parallel(start, codes, actions, reset, noise)
+            return self._observe_parallel(start, codes, actions, reset, noise, every_carry)
         scan = nn.scan(
             WorldModel._observe_step, variable_broadcast="params", split_rngs={"params": False}
         )
         return scan(self, start, (codes, actions, reset, noise))[1]
 
-    def _observe_parallel(self, start: Start, codes, actions, reset, noise) -> Observed:
+    def _observe_parallel(
+        self, start: Start, codes, actions, reset, noise, every_carry: bool
+    ) -> Observed:
         posterior = self._log_probability(self.posterior(codes))
         z = straight_through_sample(posterior, noise)
         previous_z = jnp.concatenate([start.z[None], z[:-1]])
         u = self._memory_input(previous_z, actions, reset)
-        _, h, carries = self.memory(start.memory, u, reset, return_carries=True)
+        last, h, *carries = self.memory(start.memory, u, reset, return_carries=every_carry)
         prior = self._log_probability(self.prior(h))
-        return Observed(Latent(carries, h, z), prior, posterior)
+        memory = carries[0] if every_carry else jax.tree.map(lambda x: x[None], last)
+        return Observed(Latent(memory, h, z), prior, posterior)
 
     def _observe_step(self, start: Start, inputs) -> tuple[Start, Observed]:
         code, action, reset, noise = inputs
@@ -192,10 +201,13 @@ class WorldModel(nn.Module):
         """The prediction of the observation; see `observations.Prediction`."""
         return self.decoder(features)
 
-    def losses(self, start: Start, batch: Batch, noise) -> tuple[Latent, dict[str, Array]]:
+    def losses(
+        self, start: Start, batch: Batch, noise, every_carry: bool = True
+    ) -> tuple[Latent, dict[str, Array]]:
         """The latents of a batch, and each loss `[T, B]` by its name, without its weight."""
         c = self.config
-        seen = self.observe(start, batch.observation, batch.action, batch.reset, noise)
+        inputs = (batch.observation, batch.action, batch.reset, noise)
+        seen = self.observe(start, *inputs, every_carry)
         features = seen.latent.features
         dynamics, representation = kl_losses(seen.posterior, seen.prior, c.free_bits)
         going_on = 1.0 - batch.terminated
@@ -219,6 +231,35 @@ def initial_start(memory: Memory, config: DreamerConfig, batch_size: int) -> Sta
     size = config.sizes
     z = jnp.zeros((batch_size, size.variables, size.classes))
     return Start(memory.initialize_carry((batch_size,)), z)
+
+
+def open_loop(model: WorldModel, params: Any, observation, action, context: int) -> Array:
+    """Features `[T, B, K]` of episodes whose beginning is seen, the rest imagined.
+
+    Every draw is the most likely value.
+
+    Args:
+        model, params: the world model.
+        observation: leaves `[T, B, ...]`, from the episodes' first on.
+        action: leaves `[T, B, ...]`, the one that led to each observation; the first is unused.
+        context: how many observations are seen, 1 to T; with T of them nothing is imagined.
+    """
+    world: Any = partial(model.apply, params)
+    beginning = jax.tree.map(lambda x: x[:context], (observation, action))
+    length, batch_size = jax.tree.leaves(action)[0].shape[:2]
+    reset = jnp.broadcast_to((jnp.arange(context) == 0)[:, None], (context, batch_size))
+    start = initial_start(model.memory, model.config, batch_size)
+    seen = world(start, *beginning, reset, jnp.zeros(()), every_carry=False, method="observe")
+    if context == length:
+        return seen.latent.features
+
+    def step(latent, action):
+        latent = world(latent, action, 0.0, method="imagine")
+        return latent, latent.features
+
+    last = jax.tree.map(lambda x: x[-1], seen.latent)
+    _, imagined = lax.scan(step, last, jax.tree.map(lambda x: x[context:], action))
+    return jnp.concatenate([seen.latent.features, imagined])
 
 
 def flatten_z(z: Array) -> Array:
