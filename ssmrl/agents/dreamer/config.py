@@ -66,7 +66,9 @@ class DreamerConfig:
             much smaller than that are learned faster when scaled up. Returns are reported unscaled.
         posterior: "parallel" for q(z|o), trained in one scan, or "recurrent" for q(z|h, o).
         policy_inputs: what actor and critic read beside z: "output" h, "hidden" the memory's
-            state, or "full" for both.
+            state, or "full" for both. A GRU's output is its state. A state space model's is not:
+            the world model has it show what predicts the present, and what the policy will be
+            asked for later may be in the state alone.
         lr: learning rate.
         warmup: updates until it is reached.
         ssm_lr_scale: factor on the learning rate of parameters that set a memory's time scales.
