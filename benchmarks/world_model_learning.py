@@ -4,7 +4,7 @@
 
 The settings are experiment=r2i_nano and experiment=dreamerv3_nano. Every training is one run folder
 below --runs; one that is finished is not repeated and one that was interrupted goes on. After each,
-the figures and the JSON are written of all that is finished, with what is still missing named.
+the figures and the JSON are written of all that there is, with what is not finished named.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from ssmrl.training.cli import compose_training
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.plotting import group_runs, plot_curves, read_curves
 from ssmrl.training.run import RunFolder
-from ssmrl.training.runner import evaluate_run, make_venv
+from ssmrl.training.runner import as_dict, evaluate_run, make_venv
 
 ROOT = Path(__file__).parent.parent
 EPISODES = 256
@@ -55,9 +55,10 @@ class Part:
 # question together with what it asks for.
 WINDOWS = ("agent.batch_size=8", "agent.batch_length=128")
 UNSCALED = "agent.reward_scale=1"
+EXPLORING = "agent.entropy_coefficient=3e-3"
 PARTS = {
     "previous_easy": Part(
-        "popgym/repeat_previous_easy", ("r2i, s5", "r2i, gru"), ("total_steps=80000",)
+        "popgym/repeat_previous_easy", ("r2i, s5", "r2i, gru"), (EXPLORING, "total_steps=80000")
     ),
     "memory_len": Part(
         "bsuite/memory_len",
@@ -70,7 +71,7 @@ PARTS = {
     "pendulum": Part(
         "gymnax/pendulum",
         ("r2i, s5",),
-        (UNSCALED, "agent.horizon=33", "agent.entropy_coefficient=3e-3", "total_steps=40000"),
+        (UNSCALED, "agent.horizon=33", EXPLORING, "total_steps=40000"),
     ),
     "breakout": Part(
         "gymnax/breakout", ("r2i, s5",), (UNSCALED, "agent.train_ratio=32", "total_steps=60000")
@@ -150,31 +151,34 @@ def planned(parts: Iterable[str], seeds: Iterable[int]) -> Iterable[Case]:
 
 
 def report(cases: list[Case], arguments: argparse.Namespace) -> None:
-    """JSON, figures and table of the runs that are finished so far."""
-    finished = [case for case in cases if is_finished(case, arguments.runs / case.name)]
-    rows = [row(case, arguments.runs / case.name) for case in finished]
-    missing = [case.name for case in cases if case not in finished]
+    """JSON, figures and table of the runs that have come to a checkpoint so far."""
+    found = {case: arguments.runs / case.name for case in cases}
+    found = {case: path for case, path in found.items() if newest_checkpoint(path)}
+    rows = [row(case, path) for case, path in found.items()]
+    missing = [case.name for case in cases if case not in found]
+    missing += [row["name"] for row in rows if row["steps"] < row["planned_steps"]]
     record = {"machine": machine_info(), "partial": bool(missing), "missing": missing, "rows": rows}
     write_json(arguments.output, record)
     draw_lengths(rows, arguments.docs / "memory_len.png")
-    curves = [arguments.runs / case.name for case in finished if case.length is None]
+    curves = [path for case, path in found.items() if case.length is None]
     if curves:
         plot_curves(group_runs(curves), arguments.docs / "world_model_learning.png")
     table = [[r["name"], r["steps"], r["random"], r["training"], r["greedy"]] for r in rows]
     print_table(["run", "steps", "random", "last tenth of training", "greedy"], table)
 
 
-def is_finished(case: Case, path: Path) -> bool:
-    """Whether the run has a checkpoint at its end."""
-    checkpoints = RunFolder(path).checkpoints.glob("*")
-    steps = [int(file.name) for file in checkpoints if file.name.isdigit()]
-    return max(steps, default=0) >= case.config().total_steps
+def newest_checkpoint(path: Path) -> int:
+    """The environment steps of a run's newest checkpoint; 0 where there is none."""
+    files = RunFolder(path).checkpoints.glob("*")
+    return max((int(file.name) for file in files if file.name.isdigit()), default=0)
 
 
-def row(case: Case, run: Path) -> dict[str, Any]:
-    """What is known of a finished run."""
-    [curve] = read_curves(run)
-    evaluation = evaluated(run)
+def row(case: Case, path: Path) -> dict[str, Any]:
+    """What is known of a run: returns of random actions, while training, and greedy ones."""
+    config = case.config()
+    RunFolder(path).check_resumable(as_dict(config))  # it is the run that the command makes
+    [curve] = read_curves(path)
+    evaluation = evaluated(path)
     part = PARTS[case.part]
     return {
         "name": case.name,
@@ -184,6 +188,7 @@ def row(case: Case, run: Path) -> dict[str, Any]:
         "length": case.length,
         "seed": case.seed,
         "steps": evaluation["step"],
+        "planned_steps": config.total_steps,
         "random": random_return(part.env, case.length),
         "training": curve.final,
         "greedy": evaluation["mean"],
@@ -193,12 +198,13 @@ def row(case: Case, run: Path) -> dict[str, Any]:
     }
 
 
-def evaluated(run: Path) -> dict[str, Any]:
-    """The greedy evaluation of a run's last checkpoint: the one in its folder, or made now."""
-    file = run / "eval.json"
-    if file.exists():
-        return json.loads(file.read_text())[-1]
-    config = EvaluateConfig(run=str(run), episodes=EPISODES, env=EnvConfig(name="run"))
+def evaluated(path: Path) -> dict[str, Any]:
+    """The greedy evaluation of a run's newest checkpoint: the one in its folder, or made now."""
+    file = RunFolder(path).evaluations
+    records = json.loads(file.read_text()) if file.exists() else []
+    if records and records[-1]["step"] == newest_checkpoint(path):
+        return records[-1]
+    config = EvaluateConfig(run=str(path), episodes=EPISODES, env=EnvConfig(name="run"))
     return evaluate_run(config, COMPONENTS)
 
 
