@@ -31,7 +31,6 @@ from ssmrl.training.run import RunFolder
 from ssmrl.training.runner import as_dict, evaluate_run, make_venv
 
 ROOT = Path(__file__).parent.parent
-EPISODES = 256
 
 AGENTS = {
     "r2i, s5": ("experiment=r2i_nano",),
@@ -130,6 +129,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "world_model_learning")
+    parser.add_argument(
+        "--episodes", type=int, default=256, help="of evaluations; 0: curves alone, nothing played"
+    )
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="of the figures")
     parser.add_argument(
@@ -154,7 +156,7 @@ def report(cases: list[Case], arguments: argparse.Namespace) -> None:
     """JSON, figures and table of the runs that have come to a checkpoint so far."""
     found = {case: arguments.runs / case.name for case in cases}
     found = {case: path for case, path in found.items() if newest_checkpoint(path)}
-    rows = [row(case, path) for case, path in found.items()]
+    rows = [row(case, path, arguments.episodes) for case, path in found.items()]
     missing = [case.name for case in cases if case not in found]
     missing += [row["name"] for row in rows if row["steps"] < row["planned_steps"]]
     record = {"machine": machine_info(), "partial": bool(missing), "missing": missing, "rows": rows}
@@ -173,12 +175,12 @@ def newest_checkpoint(path: Path) -> int:
     return max((int(file.name) for file in files if file.name.isdigit()), default=0)
 
 
-def row(case: Case, path: Path) -> dict[str, Any]:
+def row(case: Case, path: Path, episodes: int) -> dict[str, Any]:
     """What is known of a run: returns of random actions, while training, and greedy ones."""
     config = case.config()
     RunFolder(path).check_resumable(as_dict(config))  # it is the run that the command makes
     [curve] = read_curves(path)
-    evaluation = evaluated(path)
+    evaluation = evaluated(path, episodes) if episodes else {}
     part = PARTS[case.part]
     return {
         "name": case.name,
@@ -187,24 +189,24 @@ def row(case: Case, path: Path) -> dict[str, Any]:
         "agent": case.agent,
         "length": case.length,
         "seed": case.seed,
-        "steps": evaluation["step"],
+        "steps": newest_checkpoint(path),
         "planned_steps": config.total_steps,
-        "random": random_return(part.env, case.length),
+        "random": random_return(part.env, case.length) if episodes else None,
         "training": curve.final,
-        "greedy": evaluation["mean"],
-        "greedy_interval": evaluation["mean_interval"],
-        "episodes": evaluation["episodes"],
+        "greedy": evaluation.get("mean"),
+        "greedy_interval": evaluation.get("mean_interval"),
+        "episodes": evaluation.get("episodes"),
         "command": f"python scripts/train.py {' '.join(case.overrides)}",
     }
 
 
-def evaluated(path: Path) -> dict[str, Any]:
+def evaluated(path: Path, episodes: int) -> dict[str, Any]:
     """The greedy evaluation of a run's newest checkpoint: the one in its folder, or made now."""
     file = RunFolder(path).evaluations
     records = json.loads(file.read_text()) if file.exists() else []
     if records and records[-1]["step"] == newest_checkpoint(path):
         return records[-1]
-    config = EvaluateConfig(run=str(path), episodes=EPISODES, env=EnvConfig(name="run"))
+    config = EvaluateConfig(run=str(path), episodes=episodes, env=EnvConfig(name="run"))
     return evaluate_run(config, COMPONENTS)
 
 
@@ -234,7 +236,7 @@ def random_return(env: str, length: int | None) -> float:
 
 def draw_lengths(rows: list[dict[str, Any]], path: Path) -> None:
     """Greedy return over the length of memory_len: 1 is always right, 0 is a guess."""
-    rows = [row for row in rows if row["length"] is not None]
+    rows = [row for row in rows if row["length"] is not None and row["greedy"] is not None]
     if not rows:
         return
     matplotlib.use("Agg")
