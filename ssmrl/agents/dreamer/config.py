@@ -72,7 +72,9 @@ class DreamerConfig:
         joint_input: z and action reach the memory through one layer; otherwise through one each,
             side by side, and its input is twice as wide.
         policy_inputs: what actor and critic read beside z: "output" h, "hidden" the memory's
-            state, or "full" for both.
+            state, or "full" for both. A GRU's output is its state. A state space model's is not:
+            the world model has it show what predicts the present, and what the policy will be
+            asked for later may be in the state alone.
         lr: learning rate.
         warmup: updates until it is reached.
         ssm_lr_scale: factor on the learning rate of parameters that set a memory's time scales.

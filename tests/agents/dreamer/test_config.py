@@ -1,6 +1,7 @@
 """Options, sizes, and the agents that are configurations of Dreamer."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,12 @@ import pytest
 from ssmrl.agents import agent_config, list_agents, make_agent
 from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig
 from ssmrl.envs import EpisodeStatistics, spaces
+from ssmrl.experiment import COMPONENTS
 from ssmrl.memory import memory_config
+from ssmrl.training.cli import compose_training
 from tests.agents.scripted import Scripted
+
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 BAD = [
     ("size", "2m", "one of nano, 1m"),
@@ -61,6 +66,22 @@ def test_published_agents_are_configurations():
     v3, r2i = DreamerV3Config(), R2IConfig()
     assert (v3.posterior, v3.policy_inputs, v3.dynamics_weight) == ("recurrent", "output", 1.0)
     assert (r2i.posterior, r2i.policy_inputs, r2i.dynamics_weight) == ("parallel", "hidden", 0.5)
+
+
+def test_the_nano_pair_differs_in_backbone_and_posterior_alone():
+    def settings(experiment):
+        return compose_training([f"experiment={experiment}"], COMPONENTS, CONFIGS)
+
+    ours, theirs = settings("r2i_nano"), settings("dreamerv3_nano")
+    assert (ours.memory.name, theirs.memory.name) == ("s5", "gru")
+    differing = {
+        name
+        for name in DreamerConfig.__dataclass_fields__
+        if getattr(ours.agent, name) != getattr(theirs.agent, name)
+    }
+    assert differing == {"name", "posterior", "policy_inputs", "dynamics_weight"}
+    assert (ours.env, ours.total_steps) == (theirs.env, theirs.total_steps)
+    assert ours.agent.size == "nano"
 
 
 def make(config, memory="gru", env=None, **memory_options):
