@@ -195,7 +195,8 @@ def _value_loss(critic, config: DreamerConfig, params, following, row):
     state gives both its value, for the returns before, and the loss.
     """
     features, reward, discount, slow_value, weight = row
-    returns = lambda_return(reward, discount, *following, config.return_lambda)
+    bootstrap, onwards = following
+    returns = lambda_return(reward, discount, bootstrap, onwards, config.return_lambda)
     logits = critic(params, features)
     loss = weight * critic_loss(logits, slow_value, returns, config.slow_critic_weight)
     told = (lax.stop_gradient(two_hot_mean(logits)), returns)
