@@ -387,9 +387,9 @@ class Dreamer:
 
         Every draw is the most likely value. See `ssmrl.training.agent.PredictingAgent`.
         """
-        seen, done = jax.tree.map(lambda x: x[:, None], (observation, action))
+        observations, actions = jax.tree.map(lambda x: x[:, None], (observation, action))
         params = state.params["world"]
-        features = open_loop(self.world, params, seen, done, context)[:, 0]
+        features = open_loop(self.world, params, observations, actions, context)[:, 0]
         space = self.env.observation_space
         truth = [
             as_picture(value) if is_picture(part) else value

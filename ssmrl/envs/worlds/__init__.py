@@ -8,19 +8,12 @@ what was seen a hallway ago, doors that stay as they were left, rooms that are w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.worlds.doors_keys import DoorsKeys
 from ssmrl.envs.worlds.hallway import Hallway
 from ssmrl.envs.worlds.rooms import Rooms
 from ssmrl.envs.worlds.scripted import LOOKS, POLICIES, Policy
 
-WORLDS: dict[str, Callable[[], Environment[Any, Any]]] = {
-    "doors_keys": DoorsKeys,
-    "hallway": Hallway,
-    "rooms": Rooms,
-}
+WORLDS: dict[str, type[Environment]] = {"doors_keys": DoorsKeys, "hallway": Hallway, "rooms": Rooms}
 
 __all__ = ["LOOKS", "POLICIES", "WORLDS", "DoorsKeys", "Hallway", "Policy", "Rooms"]
