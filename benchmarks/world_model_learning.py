@@ -54,6 +54,9 @@ class Part:
 # question together with what it asks for.
 WINDOWS = ("agent.batch_size=8", "agent.batch_length=128")
 UNSCALED = "agent.reward_scale=1"
+# Ten times the published coefficient, as in the runs so far. It has a price where rewards compare
+# the action with something remembered: under a uniform policy neither tells anything alone, and the
+# world model learns of it late.
 EXPLORING = "agent.entropy_coefficient=3e-3"
 PARTS = {
     "previous_easy": Part(
