@@ -25,7 +25,9 @@ from ssmrl.memory.containment import contain, taint
 from ssmrl.memory.linear import Dense
 from ssmrl.scan import linear_scan
 
-CHUNK_ON_CPU, CHUNK = 16, 64
+CHUNK_ON_CPU, CHUNK = 32, 64
+"""On two CPU cores 32 beats 16 for linear attention, Mamba-2 and DeltaNet; the first two gain a little
+more from 64, the last loses (`benchmarks/memory.py --parts chunks`). 64 elsewhere fills matrix units."""
 LOWEST_LOG_DECAY = -5.0
 """Where each key channel has its own decay, log a is kept above this: .7 % a step."""
 CHUNK_OF_VECTORS = 16
@@ -54,7 +56,7 @@ class OuterProductMemory(Memory):
         features: width of the output.
         heads: number H of heads.
         key_size: width K of a head's keys and queries; None means that of its values.
-        chunk_size: steps that are turned into matrix products together; None means 16 on CPUs
+        chunk_size: steps that are turned into matrix products together; None means 32 on CPUs
             and 64 elsewhere (16 where every key channel has its own decay).
         dtype: of the projections; None means the input's. The recurrence is float32.
 
@@ -151,7 +153,7 @@ def chunk_by_platform(
         steps,
         state,
         reset,
-        cpu=partial(_over_chunks, compute, CHUNK_ON_CPU),
+        cpu=partial(_over_chunks, compute, min(CHUNK_ON_CPU, longest)),
         default=partial(_over_chunks, compute, longest),
     )
 
