@@ -66,8 +66,9 @@ def test_policy_takes_the_rewarded_action():
 
 @pytest.mark.parametrize("memory", ["s5", "gru"])
 def test_memory_recalls(memory):
+    # At the others' rate of .01, S5 stays at guessing from one start in eight; at this from none.
     _, _, metrics, rollout = train(
-        probes.Recall(), memory, iterations=120, window_length=4, minibatches=4
+        probes.Recall(), memory, iterations=120, window_length=4, minibatches=4, lr=3e-3
     )
     assert metrics["episode_return"][-20:].mean() > 0.9
     # The value knows too: at the last step, when nothing of the cue can be seen, it is sure to win.
