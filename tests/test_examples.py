@@ -59,6 +59,8 @@ def test_a_brax_network_remembers_within_an_episode_only():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer:DeprecationWarning")  # brax imports it
+@pytest.mark.filterwarnings("ignore:Brax System:UserWarning")
 def test_a_brax_rollout_runs():
     rewards = np.asarray(example("brax_network").rollout(steps=25))
     assert rewards.shape == (25, 4) and np.isfinite(rewards).all()
