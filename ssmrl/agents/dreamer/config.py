@@ -32,7 +32,8 @@ class Size:
     layers: int = 3
 
 
-# The widths are published. So are the names: roughly, the parameters of DreamerV3 on pictures of
+# But for pico and nano the widths are published.
+# So are the names: roughly, the parameters of DreamerV3 on pictures of
 # 64 × 64 pixels, the slow critic included, in millions: 0.75, 11.4, 25.4, 44.9, 100.8, 178.8 and
 # 401.6. agent=dreamerv3 memory=block_gru has the same layers; other memories, vectors instead of
 # pictures, and the parallel posterior come to other numbers.
