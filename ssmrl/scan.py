@@ -261,13 +261,16 @@ def resettable(combine: Combine) -> Combine:
     Elements become `(element, flag)`; `flag` must broadcast against every leaf of `element`. Flags
     are OR-ed, so that a merged stretch knows that it contains a start. The result is associative
     whenever `combine` is, and selects rather than multiplies.
+
+    Gradients are cut just as cleanly: what is forgotten is not even an argument of `combine`, whose
+    derivative there may be NaN, and a cotangent of 0 times NaN would reach the other side.
     """
 
     def combine_with_resets(left: tuple[Any, Array], right: tuple[Any, Array]):
         (x_left, flag_left), (x_right, flag_right) = left, right
-        merged = combine(x_left, x_right)
-        select = partial(jnp.where, flag_right)
-        return jax.tree.map(select, x_right, merged), flag_left | flag_right
+        select = partial(jax.tree.map, partial(jnp.where, flag_right))
+        merged = combine(select(x_right, x_left), x_right)
+        return select(x_right, merged), flag_left | flag_right
 
     return combine_with_resets
 
@@ -317,9 +320,11 @@ def operator_scan(
 
     def associative(elements, state, reset, start):
         # Every episode's start goes into its first element; then the flags only have to select.
-        elements = select(reset, combine(start, elements), elements)
+        started = combine(select(reset, start, elements), elements)
+        elements = select(reset, started, elements)
         first = jax.tree.map(lambda leaf: leaf[0], elements)
-        first = select(reset[0], first, combine(state, first))
+        continued = combine(select(reset[0], first, state), first)
+        first = select(reset[0], first, continued)
         elements = jax.tree.map(lambda leaf, new: leaf.at[0].set(new), elements, first)
         return lax.associative_scan(resettable(combine), (elements, reset))[0]
 

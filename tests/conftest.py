@@ -1,5 +1,6 @@
 """Shapes are checked at run time under pytest alone; tests that share programs share a worker."""
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -21,3 +22,13 @@ def pytest_collection_modifyitems(items):
             memory = params.get("case", params.get("name"))
             group = getattr(memory, "name", memory) or group
         item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """A group's programs go with it: a process can map only so many before compiling aborts."""
+    if nextitem is None or _group(item) != _group(nextitem):
+        jax.clear_caches()
+
+
+def _group(item):
+    return item.get_closest_marker("xdist_group").args

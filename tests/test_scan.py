@@ -530,3 +530,16 @@ def test_resettable_selects():
     element, flag = combine((poison, jnp.array(False)), (y, jnp.array(True)))
     jax.tree.map(np.testing.assert_array_equal, element, y)
     assert flag
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_gradients_of_resettable_select(value):
+    def combine(left, right):  # its derivatives at infinity are NaN
+        return jnp.exp(left - jnp.maximum(left, right)) + right
+
+    def call(left, right):
+        return resettable(combine)((left, jnp.array(False)), (right, jnp.array(True)))[0]
+
+    assert jax.grad(call, (0, 1))(value, 2.0) == (0.0, 1.0)
+    assert jax.grad(call, (0, 1))(2.0, value)[0] == 0.0

@@ -44,7 +44,8 @@ SMALL: dict[str, dict] = {
     "retnet": CHUNKED,
     "s4": {"state_size": 4},
     "s4d": {"state_size": 4},
-    "shm": {"memory_size": 4, "rows": 8},
+    # Keys and queries are positive parts: of 4 numbers each, a third have nothing in common.
+    "shm": {"memory_size": 16, "rows": 8},
     "transformer": {"heads": 3, "window": 4},  # rotary positions turn pairs of channels
 }
 
@@ -122,6 +123,11 @@ def cases_of(name: str) -> list:
 
 def has_learned_start(name: str) -> bool:
     return "learned_initial_carry" in option_names(name)
+
+
+def looks_back(case: Case) -> bool:
+    """Whether anything but the present step matters to it."""
+    return case.name != "none" and 1 not in (case.options.get("frames"), case.options.get("window"))
 
 
 ALL_CASES = [c for name in list_memories() for c in cases_of(name)]

@@ -35,6 +35,7 @@ from tests.memory.cases import (
     has_learned_start,
     inexact,
     initial_carry,
+    looks_back,
     quick_jit,
     run_without_carries,
     runner,
@@ -98,6 +99,10 @@ def arguments(case):
     return used_carry(case), draw(T, B, F), np.random.default_rng(2).random((T, B)) < 0.2
 
 
+def as_vector(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
 def cotangent(leaf):
     """What results are weighted with: neither equal nor zero."""
     return np.cos(np.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
@@ -105,9 +110,13 @@ def cotangent(leaf):
 
 @every_memory_in_time
 def test_a_sequence_equals_its_steps_and_its_windows(name):
-    want = results_and_gradients(in_one, case(name, layers=1), jax.jit)
+    *want, gradients = results_and_gradients(in_one, case(name, layers=1), jax.jit)
     for form in (step_by_step, in_windows):
-        close(results_and_gradients(form, case(name, layers=1), jax.jit), want, 1e-5)
+        *got, other_gradients = results_and_gradients(form, case(name, layers=1), jax.jit)
+        close(got, want, 1e-5)
+        # Compared as one vector: a small one is a difference of large terms, and single precision
+        # says little of it alone. One by one they are compared in double precision.
+        close(as_vector(other_gradients), as_vector(gradients), 1e-5)
 
 
 @every_case_in_time
@@ -141,11 +150,12 @@ def test_gradients_equal_finite_differences(case):
                 params, floats, x = jax.tree.unflatten(tree, leaves)
                 return weighted(case, params, with_inexact(carry, floats), x, reset)
 
-            # The error of a central difference is of order size², and that of rounding ε / size.
-            size = 1e-5
+            # The error of a central difference is of order size², which normalisations of small
+            # numbers multiply by 1e3 and more; that of rounding is ε / size.
+            size = 1e-6
             difference = (loss(size) - loss(-size)) / (2 * size)
             scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
-            assert abs(difference - np.sum(gradient * direction).real) <= 1e-7 * scale
+            assert abs(difference - np.sum(gradient * direction).real) <= 2e-8 * scale
 
 
 def weighted(case, params, carry, x, reset):
@@ -316,13 +326,13 @@ def test_gradients_across_a_reset_are_exactly_zero(case):
     assert not x_bar[:RESET_AT, 0].any()
     assert not any(leaf[0].any() for leaf in carry_bar)
     assert x_bar[RESET_AT:, 0].any()
-    if carry_bar:  # where there is no reset there is a gradient
-        assert x_bar[RESET_AT - 1, 1].any()
+    # Where there is no reset there is a gradient, if the memory is one.
+    assert x_bar[RESET_AT - 1, 1].any() == looks_back(case)
     *_, x_bar, carry_bar = call(carry, x, 1 - after)
     assert not x_bar[RESET_AT:].any()
     assert x_bar[:RESET_AT].any()
     # The carry is read before the reset: some windows are too short for it to matter after.
-    assert not carry_bar or any(leaf[0].any() for leaf in carry_bar)
+    assert any(leaf[0].any() for leaf in carry_bar) == looks_back(case)
 
 
 # 4. Causality, and batch entries apart.
