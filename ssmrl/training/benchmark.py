@@ -157,21 +157,30 @@ def _best(path: Path) -> float:
     return float(np.mean(json.loads(path.read_text())["mmer"]))
 
 
-def read_results(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+def read_results(
+    folder: Path, jobs: Iterable[Job] | None = None
+) -> dict[str, dict[str, np.ndarray]]:
     """MMER of every seed by memory and environment: `{memory: {env: [seeds]}}`.
+
+    Args:
+        folder: of the results.
+        jobs: whose results; None means all that there are.
 
     Raises:
         RunError: there are none, or a file is not a result.
     """
     results: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    wanted = None if jobs is None else {job.result.name for job in jobs}
     for path in sorted(folder.glob("*.json")):
+        if wanted is not None and path.name not in wanted:
+            continue
         try:
             record = json.loads(path.read_text())
             results[record["memory"]][record["env"]] = np.array(record["mmer"])
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is not a result of this script: {error}") from error
     if not results:
-        raise RunError(f"no results in {folder}")
+        raise RunError(f"no results in {folder} of the environments and memories asked for")
     return dict(results)
 
 
@@ -235,14 +244,17 @@ def read_published(path: str | None) -> dict[str, float]:
         raise RunError(f"published={path}: not a file of published figures: {error}") from error
 
 
-def report(folder: Path, published: dict[str, float] | None = None) -> None:
+def report(
+    folder: Path, published: dict[str, float] | None = None, jobs: Iterable[Job] | None = None
+) -> None:
     """Print the tables; draw them to `<folder>.png`, with the numbers in `<folder>.summary.json`.
 
     Args:
         folder: of the results.
         published: a column of other people's figures by environment, to stand beside ours.
+        jobs: see `read_results`.
     """
-    results = read_results(folder)
+    results = read_results(folder, jobs)
     summary = summarise(results)
     print_tables(results, summary, published or {})
     picture, numbers = folder.with_suffix(".png"), folder.with_suffix(".summary.json")
@@ -263,7 +275,8 @@ def print_tables(
     table = Table("environment", *memories, *(["published"] if published else []))
     for env in sorted({env for envs in results.values() for env in envs}):
         cells = [_cell(results[memory].get(env)) for memory in memories]
-        table.add_row(env, *cells, *([f"{published.get(env, np.nan):+.3f}"] if published else []))
+        theirs = [f"{published[env]:+.3f}" if env in published else "-"] if published else []
+        table.add_row(env, *cells, *theirs)
     console.print(table)
     table = Table(f"over {len(summary['envs'])} environments", "mean MMER", "IQM of MMER")
     for memory, rows in summary["aggregates"].items():

@@ -124,6 +124,21 @@ def test_the_report_prints_and_draws(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "results.summary.json").read_text())["envs"] == ["x"]
 
 
+def test_results_are_those_of_the_jobs_asked_for(tmp_path):
+    config = BenchmarkConfig(memory=["s5"], out=str(tmp_path), ids=["repeat_first_easy"])
+    (job,) = benchmark.jobs_of(config, ["popgym/repeat_first_easy"])
+    for path, memory in (
+        (job.result, "s5"),
+        (tmp_path / "popgym-repeat_first_easy-lru.json", "lru"),
+    ):
+        path.write_text(json.dumps({"memory": memory, "env": job.env, "mmer": [1.0]}))
+    assert set(benchmark.read_results(tmp_path)) == {"s5", "lru"}
+    assert set(benchmark.read_results(tmp_path, [job])) == {"s5"}
+    job.result.unlink()
+    with pytest.raises(RunError, match="no results"):
+        benchmark.read_results(tmp_path, [job])
+
+
 def test_a_foreign_file_is_named(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(RunError, match=r"other\.json is not a result"):

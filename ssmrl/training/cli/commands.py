@@ -237,7 +237,7 @@ def _benchmark(arguments: list[str], components: Components, config_dir: Path, t
     for job in {job.memory: job for job in jobs}.values():
         compose_training(job.overrides, components, config_dir)
     failed = [] if config.report_only else benchmark.run_all(jobs, train, config.parallel)
-    benchmark.report(Path(config.out), benchmark.read_published(config.published))
+    benchmark.report(Path(config.out), benchmark.read_published(config.published), jobs)
     return 1 if failed else 0
 
 
