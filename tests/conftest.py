@@ -25,8 +25,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """A group's programs go with it: a process can map only so many before compiling aborts."""
-    if nextitem is None or _group(item) != _group(nextitem):
+    """A group's programs go with it: a process can hold only so many before compiling aborts.
+
+    The quick tests have fewer, and share small programs between groups.
+    """
+    quick = item.config.option.markexpr == "not slow"
+    if not quick and (nextitem is None or _group(item) != _group(nextitem)):
         jax.clear_caches()
 
 
