@@ -261,18 +261,28 @@ def resettable(combine: Combine) -> Combine:
     Elements become `(element, flag)`; `flag` must broadcast against every leaf of `element`. Flags
     are OR-ed, so that a merged stretch knows that it contains a start. The result is associative
     whenever `combine` is, and selects rather than multiplies.
-
-    Gradients are cut just as cleanly: what is forgotten is not even an argument of `combine`, whose
-    derivative there may be NaN, and a cotangent of 0 times NaN would reach the other side.
     """
 
     def combine_with_resets(left: tuple[Any, Array], right: tuple[Any, Array]):
         (x_left, flag_left), (x_right, flag_right) = left, right
-        select = partial(jax.tree.map, partial(jnp.where, flag_right))
-        merged = combine(select(x_right, x_left), x_right)
-        return select(x_right, merged), flag_left | flag_right
+        return _combine_where(~flag_right, combine, x_left, x_right), flag_left | flag_right
 
     return combine_with_resets
+
+
+def _combine_where(flag: Array, combine: Combine, left: Any, right: Any) -> Any:
+    """`combine(left, right)` where `flag`, and `right` alone elsewhere, in gradients too.
+
+    A left side that is left out is not even an argument of `combine`: its derivative there may be
+    NaN, and a cotangent of 0 times NaN would reach the right side.
+    """
+    merged = combine(_select(flag, left, right), right)
+    return _select(flag, merged, right)
+
+
+def _select(flag: Array, on_true: Any, on_false: Any) -> Any:
+    """`jnp.where` of pytrees."""
+    return jax.tree.map(partial(jnp.where, flag), on_true, on_false)
 
 
 def operator_scan(
@@ -307,24 +317,19 @@ def operator_scan(
     ndim = jax.tree.leaves(elements)[0].ndim
     reset = reset.reshape(reset.shape + (1,) * (ndim - reset.ndim))
 
-    def select(flag, on_true, on_false):
-        return jax.tree.map(partial(jnp.where, flag), on_true, on_false)
-
     def sequential(elements, state, reset, start):
         def step(state, inputs):
             element, flag = inputs
-            state = combine(select(flag, start, state), element)
+            state = combine(_select(flag, start, state), element)
             return state, state
 
         return lax.scan(step, state, (elements, reset))[1]
 
     def associative(elements, state, reset, start):
         # Every episode's start goes into its first element; then the flags only have to select.
-        started = combine(select(reset, start, elements), elements)
-        elements = select(reset, started, elements)
+        elements = _combine_where(reset, combine, start, elements)
         first = jax.tree.map(lambda leaf: leaf[0], elements)
-        continued = combine(select(reset[0], first, state), first)
-        first = select(reset[0], first, continued)
+        first = _combine_where(~reset[0], combine, state, first)
         elements = jax.tree.map(lambda leaf, new: leaf.at[0].set(new), elements, first)
         return lax.associative_scan(resettable(combine), (elements, reset))[0]
 

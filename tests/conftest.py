@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """A group's programs go with it: a process can hold only so many before compiling aborts.
+    """A group's programs go with it: one process with those of all slow tests aborted in compiling.
 
     The quick tests have fewer, and share small programs between groups.
     """

@@ -180,7 +180,8 @@ def read_results(
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is not a result of this script: {error}") from error
     if not results:
-        raise RunError(f"no results in {folder} of the environments and memories asked for")
+        asked = "" if wanted is None else " of the environments and memories asked for"
+        raise RunError(f"no results in {folder}{asked}")
     return dict(results)
 
 
