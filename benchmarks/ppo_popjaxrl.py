@@ -135,11 +135,14 @@ def our_program(updates: int) -> Program:
     """Our PPO-S5, compiled."""
     import jax
 
+    from ssmrl.training.devices import compiler_options
+
     agent = our_agent()
     assert agent.steps_per_iteration == STEPS_PER_UPDATE, agent.steps_per_iteration
     init = harness.compile_timed(jax.jit(agent.init), jax.random.key(42))
     state = [init.call(jax.random.key(42))]
-    iteration = harness.compile_timed(jax.jit(agent.iteration, donate_argnums=0), state[0])
+    options = {"donate_argnums": 0, "compiler_options": compiler_options()}  # as runs have them
+    iteration = harness.compile_timed(jax.jit(agent.iteration, **options), state[0])
 
     encoder = state[0].params["params"]["ObservationEncoder_0"]
 

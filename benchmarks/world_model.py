@@ -43,6 +43,7 @@ from ssmrl.agents.dreamer.replay import Batch
 from ssmrl.agents.dreamer.world_model import WorldModel, initial_start
 from ssmrl.envs import Environment, EpisodeStatistics, JaxVectorEnv, spaces
 from ssmrl.memory import make_memory
+from ssmrl.training.devices import compiler_options
 
 BACKBONES = {
     "s5": ("parallel", "s5"),
@@ -215,7 +216,8 @@ def our_update(length: int, batch: int) -> Program:
 
     # Fresh buffers: a donated one may not also be another argument's.
     learned[0] = jax.tree.map(jnp.copy, learned[0])
-    program = harness.compile_timed(jax.jit(step, donate_argnums=0), learned[0], batch_, key)
+    options = {"donate_argnums": 0, "compiler_options": compiler_options()}  # as runs have them
+    program = harness.compile_timed(jax.jit(step, **options), learned[0], batch_, key)
 
     def run() -> None:
         learned[0], metrics = program.call(learned[0], batch_, key)

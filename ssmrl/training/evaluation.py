@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssmrl.training.agent import Agent
+from ssmrl.training.devices import compiler_options
 from ssmrl.training.errors import RunError
 
 _CHUNK = 128  # Steps per dispatch: long enough to hide its cost, short beside most episodes.
@@ -118,7 +119,7 @@ class Evaluator:
         self.quota = -(-episodes // venv.num_envs)
         self.max_steps = max_steps
         self._begin = jax.jit(self._begin_impl)
-        self._chunk = jax.jit(self._chunk_impl)
+        self._chunk = jax.jit(self._chunk_impl, compiler_options=compiler_options())
 
     def __call__(self, state: Any, key: jax.Array) -> EvaluationResult:
         """Play the episodes with the policy in ``state`` (one seed).

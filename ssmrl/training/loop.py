@@ -23,7 +23,7 @@ import numpy as np
 from ssmrl.training.agent import Agent, RestartableAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.config import TrainConfig
-from ssmrl.training.devices import make_mesh, state_shardings
+from ssmrl.training.devices import compiler_options, make_mesh, state_shardings
 from ssmrl.training.errors import NonFiniteError, RunError
 from ssmrl.training.loggers import Logger, NullLogger
 from ssmrl.training.progress import Reporter
@@ -241,13 +241,13 @@ class _Loop:
             step = over_seeds(step)
         _check_same_types(state, jax.eval_shape(step, state)[0])
         mesh = make_mesh(config.devices)
-        shardings: dict[str, Any] = {}
+        options: dict[str, Any] = {"compiler_options": compiler_options()}
         if mesh is not None:
             where = state_shardings(self.agent, mesh, state, config.seeds)
             state = jax.device_put(state, where)
-            shardings = {"in_shardings": (where,), "out_shardings": (where, None)}
+            options |= {"in_shardings": (where,), "out_shardings": (where, None)}
         # Donated: the old state's buffers become the new state's, which halves the memory needed.
-        compiled = jax.jit(step, donate_argnums=0, **shardings).lower(state).compile()
+        compiled = jax.jit(step, donate_argnums=0, **options).lower(state).compile()
         return compiled, state, time.monotonic() - started
 
     def _finish(self, step: int, metrics: dict[str, jax.Array], state: Any = None) -> None:
