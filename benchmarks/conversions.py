@@ -95,13 +95,14 @@ def memorax_ffm(theirs: Named) -> Named:
     """Kernels as flax has them."""
     p = _within(theirs)
     rates = {"log_decay": np.log(-p["cell/alpha"]), "frequency": p["cell/omega"]}
-    around = [np.concatenate([p[f"skip/{k}"], p[f"output_gate/{k}"]], -1) for k in _DENSE]
+    around, gate = ([p[f"{name}/{k}"] for k in _DENSE] for name in ("skip", "output_gate"))
     inputs = [np.concatenate([p[f"pre/{k}"], p[f"input_gate/{k}"]], -1) for k in _DENSE]
     read = {
         "read": _ffm_read(p["mix/kernel"], len(p["cell/alpha"])),
         "read_bias": p["mix/bias"],
     }
-    return rates | read | _dense("around", *around) | _dense("input", *inputs)
+    ways = _dense("around", *around) | _dense("gate", *gate)
+    return rates | read | ways | _dense("input", *inputs)
 
 
 def equinox_ffm(theirs: Named) -> Named:
@@ -110,14 +111,15 @@ def equinox_ffm(theirs: Named) -> Named:
     a, b = (v for name, v in theirs.items() if name.split("/")[-2] in ("params", "ffa_params"))
     inputs = [np.concatenate([p[f"pre/{k}"], p[f"gate_in/{k}"]]) for k in ("weight", "bias")]
     features = p["mix/weight"].shape[0]
-    bias = np.concatenate([np.zeros(features), np.full(features, OPEN)])
+    nothing = np.zeros((features, features))
     return {
         "log_decay": np.log(np.abs(a)),
         "frequency": b,
         **_dense("input", inputs[0].T, inputs[1]),
         "read": _ffm_read(p["mix/weight"].T, len(a)),
         "read_bias": p["mix/bias"],
-        **_dense("around", np.zeros((features, 2 * features)), bias),
+        **_dense("around", nothing, np.zeros(features)),
+        **_dense("gate", nothing, np.full(features, OPEN)),
     }
 
 

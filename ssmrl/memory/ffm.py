@@ -63,7 +63,8 @@ class FFM(ScanMemory):
         # In two passes over the features XLA's CPU backend is faster, and it is more accurate.
         norm = nn.LayerNorm(use_bias=False, use_scale=False, use_fast_variance=False, dtype=dtype)
         read = norm(read)
-        around, gate = jnp.split(Dense(2 * H, dtype=dtype, name="around")(x), 2, axis=-1)
+        around = Dense(H, dtype=dtype, name="around")(x)
+        gate = Dense(H, dtype=dtype, name="gate")(x)
         return (around + nn.sigmoid(gate) * (read - around)).astype(x.dtype)
 
     def _decay(self) -> Array:

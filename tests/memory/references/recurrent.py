@@ -150,8 +150,8 @@ def ffm(params, options, x, reset, carry):
         )
         pair = np.concatenate([S.real.ravel(), S.imag.ravel()])
         z = pair @ params["read"] + params["read_bias"]
-        skip, gate = np.split(dense(params["around"], x), 2)
-        return S, normalized(z) * sigmoid(gate) + skip * (1 - sigmoid(gate))
+        skip, gate = dense(params["around"], x), sigmoid(dense(params["gate"], x))
+        return S, normalized(z) * gate + skip * (1 - gate)
 
     return unroll(step, x, reset, carry, learned_start(params, options, carry))
 
