@@ -4,12 +4,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 from jax import Array, lax
 
 from ssmrl.scan import Method, linear_scan, scan_in_blocks
 
-BLOCK_ON_CPU, BLOCK = 8, 128
-"""Steps whose states are held at once: on a CPU they should stay in its cache."""
+BLOCK_ON_CPU, BLOCK = 16, 128
+"""Steps whose states are held at once."""
+
+
+def outer(rows: Array, columns: Array) -> Array:
+    """`rows ⊗ columns`, `[..., N]` and `[..., D]` → `[..., N, D]`.
+
+    As a product, because its gradient then is one as well: as a sum over an axis of a broadcast
+    array, XLA's CPU backend takes several times as long for it.
+    """
+    return jnp.einsum("...n,...d->...nd", rows, columns, precision=lax.Precision.HIGHEST)
+
+
+def weighted_sum(states: Array, weights: Array) -> Array:
+    """Rows of a matrix added up, `[..., N, D]` by weights `[..., N]` → `[..., D]`; see `outer`."""
+    return jnp.einsum("...nd,...n->...d", states, weights, precision=lax.Precision.HIGHEST)
 
 
 def read_blockwise(
@@ -25,7 +40,7 @@ def read_blockwise(
     """`y[t] = read(h[t], x[t])` with h the linear recurrence of `elements(x)`.
 
     States are held for one block of steps at a time and computed again for the gradient, unless
-    they are asked for.
+    they are asked for. A CPU goes step by step even then: a step's elements stay in its cache.
 
     Args:
         elements: decays and increments `[t, *batch, *state]` of inputs `[t, *batch, ...]`.
@@ -52,10 +67,11 @@ def read_blockwise(
     if return_states:
         last, (y, states) = whole(state, (inputs, reset))
         return last, y, states
+    step_by_step = partial(scan_in_blocks, without_states, block=1)
     last, y = lax.platform_dependent(
         state,
         (inputs, reset),
-        cpu=partial(scan_in_blocks, without_states, block=BLOCK_ON_CPU),
+        cpu=partial(scan_in_blocks, step_by_step, block=BLOCK_ON_CPU),
         default=partial(scan_in_blocks, without_states, block=BLOCK),
     )
     return last, y, None

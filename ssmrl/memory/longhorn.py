@@ -5,13 +5,14 @@ and algorithm 1; for the block around it see `ssmrl.memory.selective`:
 
     k = W_k u        q = W_q u        β = σ(W_β (W_r u) + b_β)
     ε = β / (1 + β kᵀk)
-    h[t] = (1 - ε (k ⊙ k)ᵀ) ⊙ h[t-1] + (ε ⊙ u) kᵀ,       y = h q
+    h[t] = (1 - (k ⊙ k) εᵀ) ⊙ h[t-1] + k (ε ⊙ u)ᵀ,       y = hᵀ q
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from ssmrl.memory.base import STATE_DTYPE
+from ssmrl.memory.blockwise import outer
 from ssmrl.memory.linear import Dense
 from ssmrl.memory.selective import SelectiveMemory
 
@@ -37,5 +38,4 @@ class Longhorn(SelectiveMemory):
     @staticmethod
     def elements(selected, u, constants):
         rate, k = selected
-        k = k[..., None, :]
-        return 1 - rate[..., None] * (k * k), (rate * u)[..., None] * k
+        return 1 - outer(k * k, rate), outer(k, rate * u)

@@ -4,7 +4,7 @@ Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (
 for the block around it see `ssmrl.memory.selective`:
 
     Δ = softplus(W_Δ (W_r u) + b_Δ)          b = W_b u       c = W_c u
-    h[t] = exp(Δ A) ⊙ h[t-1] + (Δ ⊙ u) bᵀ,       A = -exp(log A) < 0
+    h[t] = exp(A Δ) ⊙ h[t-1] + b (Δ ⊙ u)ᵀ,       A = -exp(log A) < 0
 """
 
 import flax.linen as nn
@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE
+from ssmrl.memory.blockwise import outer, weighted_sum
 from ssmrl.memory.linear import Dense
 from ssmrl.memory.selective import SelectiveMemory
 
@@ -42,7 +43,7 @@ class Mamba(SelectiveMemory):
 
     def constants(self):
         start = np.broadcast_to(np.log(np.arange(1, self.state_size + 1)), self._shape)
-        return -jnp.exp(self.param("log_A", lambda _: jnp.asarray(start, STATE_DTYPE)))
+        return -jnp.exp(self.param("log_A", lambda _: jnp.asarray(start, STATE_DTYPE))).T
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -51,7 +52,33 @@ class Mamba(SelectiveMemory):
     @staticmethod
     def elements(selected, u, constants):
         step, b = selected
-        return jnp.exp(step[..., None] * constants), (step * u)[..., None] * b[..., None, :]
+        return _decay(step, constants), outer(b, step * u)
+
+
+@jax.custom_vjp
+def _decay(step: Array, A: Array) -> Array:
+    """exp(A Δ) `[..., N, D]` from Δ `[..., D]` and A `[N, D]`.
+
+    Its gradient uses the exponentials that there are: XLA's CPU backend would compute them again in
+    each of the sums, one by one.
+    """
+    return jnp.exp(step[..., None, :] * A)
+
+
+def _decay_forward(step, A):
+    a = _decay(step, A)
+    return a, (a, step, A)
+
+
+def _decay_backward(saved, a_bar):
+    a, step, A = saved
+    exponent_bar = a * a_bar
+    step_bar = weighted_sum(exponent_bar * A, jnp.ones_like(a[..., 0]))
+    A_bar = exponent_bar * step[..., None, :]
+    return step_bar, A_bar.sum(tuple(range(a.ndim - A.ndim)))
+
+
+_decay.defvjp(_decay_forward, _decay_backward)
 
 
 def inverse_softplus_step(key: Array, shape: tuple[int, ...], low: float, high: float) -> Array:

@@ -3,8 +3,10 @@
 Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), figure 3:
 
     u, g = W_in x                u = silu(conv(u))
-    h[t] = a[t] ⊙ h[t-1] + b[t]              [D, N], a and b from u[t]
-    y = W_out ((h c + D ⊙ u) ⊙ silu(g))      c [N] from u[t]
+    h[t] = a[t] ⊙ h[t-1] + b[t]              [N, D], a and b from u[t]
+    y = W_out ((hᵀ c + D ⊙ u) ⊙ silu(g))     c [N] from u[t]
+
+The matrix h is the transpose of the authors': channels are many, and lie side by side.
 """
 
 from typing import Any
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
-from ssmrl.memory.blockwise import read_blockwise
+from ssmrl.memory.blockwise import read_blockwise, weighted_sum
 from ssmrl.memory.linear import Dense
 from ssmrl.memory.window import CausalConv
 from ssmrl.scan import Method
@@ -31,7 +33,7 @@ class SelectiveMemory(Memory):
         dtype: of the matrix products; None means the input's. States stay float32.
         scan_method: see `ssmrl.scan.linear_scan`.
 
-    Carry: `{"conv": float32 [*batch, conv_width - 1, D], "h": float32 [*batch, D, N]}`.
+    Carry: `{"conv": float32 [*batch, conv_width - 1, D], "h": float32 [*batch, N, D]}`.
     """
 
     expand: int = 2
@@ -51,7 +53,7 @@ class SelectiveMemory(Memory):
 
     @staticmethod
     def elements(selected: Any, u: Array, constants: Any) -> tuple[Array, Array]:
-        """a and b `[T, *batch, D, N]` from u `[T, *batch, D]` and what `select` returned."""
+        """a and b `[T, *batch, N, D]` from u `[T, *batch, D]` and what `select` returned."""
         raise NotImplementedError
 
     def constants(self) -> Any:
@@ -66,7 +68,7 @@ class SelectiveMemory(Memory):
             )
         D = self.channels
         conv = CausalConv(self.conv_width, parent=None).initialize_carry(batch_shape, D)
-        return {"conv": conv, "h": jnp.zeros((*batch_shape, D, self.state_size), STATE_DTYPE)}
+        return {"conv": conv, "h": jnp.zeros((*batch_shape, self.state_size, D), STATE_DTYPE)}
 
     def unroll(self, carry, x, reset, return_carries):
         D, dtype = self.channels, x.dtype if self.dtype is None else self.dtype
@@ -79,7 +81,7 @@ class SelectiveMemory(Memory):
         constants = self.constants()
         last, read, states = read_blockwise(
             lambda inputs: self.elements(inputs[0], inputs[1], constants),
-            lambda h, inputs: jnp.sum(h * inputs[2][..., None, :], axis=-1),
+            lambda h, inputs: weighted_sum(h, inputs[2]),
             (selected, wide, c.astype(STATE_DTYPE)),
             carry["h"],
             reset,

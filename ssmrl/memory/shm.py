@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
-from ssmrl.memory.blockwise import read_blockwise
+from ssmrl.memory.blockwise import outer, read_blockwise, weighted_sum
 from ssmrl.memory.linear import Dense
 from ssmrl.memory.position import positions
 from ssmrl.scan import Method
@@ -64,7 +64,7 @@ class SHM(Memory):
         position = positions(carry["position"], reset)
         last, y, states = read_blockwise(
             _calibrate_and_update,
-            lambda M, steps: jnp.sum(M * steps["q"][..., None, :], axis=-1),
+            lambda M, steps: weighted_sum(jnp.swapaxes(M, -1, -2), steps["q"]),
             {"q": q, "k": k, "v": v * nn.sigmoid(eta), "w": w, "theta": self._theta(position)},
             carry["M"],
             reset,
@@ -90,5 +90,5 @@ def _shares(x: Array) -> Array:
 
 
 def _calibrate_and_update(steps: dict[str, Array]) -> tuple[Array, Array]:
-    calibration = 1 + jnp.tanh(steps["theta"][..., None] * steps["w"][..., None, :])
-    return calibration, steps["v"][..., None] * steps["k"][..., None, :]
+    calibration = 1 + jnp.tanh(outer(steps["theta"], steps["w"]))
+    return calibration, outer(steps["v"], steps["k"])

@@ -225,9 +225,9 @@ def selective(params, x, reset, carry, recurrence):
         u, gate = parts(dense(params["input"], x), D, D)
         conv, u = causal_conv(params["conv"], state["conv"], u)
         u = silu(u)
-        h, c = recurrence(state["h"], u)
+        h, c = recurrence(state["h"].T, u)
         y = dense(params["output"], (h @ c + params["D"] * u) * silu(gate))
-        return {"conv": conv, "h": h}, y
+        return {"conv": conv, "h": h.T}, y
 
     return unroll(step, x, reset, carry)
 
