@@ -473,8 +473,12 @@ def test_a_hundred_thousand_steps_stay_finite(name, dtype):
     assert largest.shape == (100,)
     for leaf in inexact((last, largest)):
         assert np.isfinite(leaf).all()
-    # Settled: the outputs of the last window are not larger than those of the tenth.
-    assert largest[-1] <= 1.1 * largest[9]
+    if name == "shm":
+        # Its factors have mean 1 by design, so that its states have a tail like 1 / size (Kesten,
+        # "Random difference equations", 1973): single windows reach any size, typical ones do not.
+        assert np.median(largest[50:]) <= 10 * np.median(largest[:50])
+    else:  # Settled: the outputs of the last window are not larger than those of the tenth.
+        assert largest[-1] <= 1.1 * largest[9]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
