@@ -268,7 +268,10 @@ COMPARISONS = (
         to_ours.memorax_mamba2,
         hold=changed({"input_projection/kernel": mamba2_gates}),
         inputs=with_a_one,
-        held="gates at 1, as its norm is before the gate (official code: after)",
+        finish=lambda y, theirs: normed(y),
+        finish_theirs=normed,
+        held="gates at 1, as its norm is before the gate (official code: after); outputs divided "
+        "by their size, as its norm has the width as its ε (the first argument of flax's RMSNorm)",
         why="its convolution reads across episodes, and is not carried from window to window",
     ),
     Comparison(
@@ -327,13 +330,16 @@ COMPARISONS = (
         inputs=with_a_one,
         finish_theirs=normed,
         held="no convolution, constant β < 1, values far above 0, our norm behind its output",
+        why="its transition is applied to the values' side of the state, M S + β v kᵀ in place of "
+        "S M + β v kᵀ (Yang et al. 2024, equation 10)",
     ),
 )
 
 DIFFERENT = {
     ("memorax", "mlstm"): "a block with a convolution, block-diagonal q, k, v and a learned skip",
     ("memax", "gru"): "resets h before the recurrent product, ours behind it (as cuDNN does)",
-    ("memax", "deltanet"): "relu of queries and keys and β up to 2; ours is silu and β below 1",
+    ("memax", "deltanet"): "relu of queries and keys, β up to 2 (ours: silu, below 1), and the "
+    "transition on the values' side of the state, as in its gated DeltaNet",
 }
 """Namesakes that are other functions whatever the weights."""
 
