@@ -283,7 +283,7 @@ def _memorax_shm(features: int) -> Any:
 def _memorax_attention(features: int, time: int) -> Any:
     models = import_module("memorax.networks.sequence_models")
     rotary = import_module("memorax.networks.positional_embeddings").RoPE()
-    sizes = {"features": features, "num_heads": HEADS, "context_length": time}
+    sizes = {"features": features, "num_heads": HEADS, "context_length": 2 * time}
     return models.SelfAttention(models.SelfAttentionConfig(**sizes, positional_embedding=rotary))
 
 
@@ -362,7 +362,7 @@ PEERS = (
         "transformer",
         _memorax_attention,
         lambda features, time: {"window": time},
-        differs="biases of queries, keys and values",
+        differs="biases; a context of 2 T, as one of T forgets all that was carried in",
     ),
     Peer("memorax", "gru", lambda features, time: _loop(nn.GRUCell(features))),
     Peer("memorax", "lstm", lambda features, time: _loop(nn.OptimizedLSTMCell(features))),

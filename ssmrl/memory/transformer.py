@@ -6,17 +6,20 @@ episode. Norm, feed-forward layer and GTrXL's gates (Parisotto et al., "Stabiliz
 Reinforcement Learning", 2020) belong to the block around it.
 
 A sequence is cut into stretches of at most W steps; each sees itself and the W steps before it.
-The cost is therefore linear in its length. Positions are counted within the two stretches: only
+The cost is therefore linear in its length. Positions are counted from the cache's first step: only
 differences matter to rotary embeddings and to ALiBi, and numbers stay small for ever.
 """
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
 from ssmrl.memory.containment import contain, taint
@@ -24,6 +27,9 @@ from ssmrl.memory.linear import Dense
 from ssmrl.memory.position import rotary_angles, rotate
 
 POSITIONS = ("rotary", "alibi", "none")
+
+SCORES_ON_CPU = 2**21
+"""Scores that are computed at once on a CPU, where there are many more of them."""
 
 
 class Transformer(Memory):
@@ -96,24 +102,35 @@ class Transformer(Memory):
         return last, y, carry_after(np.arange(x.shape[0])) if return_carries else None
 
     def _attend(self, q: Array, seen: "_Seen", reset: Array) -> Array:
-        """[T, B, H, D]: a stretch of at most W queries at a time, and the W keys before it."""
-        T, W = q.shape[0], self.window
-        size = min(T, W)
+        """[T, B, H, D]: a stretch of queries at a time, and the keys that it may see."""
+        (T, B, H, D), W = q.shape, self.window
         (q, k, v), tainted = seen.contained(q, reset)
-        q, k, v, episode = (_stretches(leaf, size, W) for leaf in (q, k, v, seen.episode))
-        q, here = q[:, W:], np.arange(W, W + size)
-        there = np.arange(W + size)
-        distance = here[:, None] - there
-        visible = (distance >= 0) & (distance < W) & _equal(episode[:, W:], episode)
         if self.positions == "rotary":
-            angles = rotary_angles(jnp.asarray(there), self.head_size)[:, None, None]
-            q, k = rotate(q, angles[W:]), rotate(k, angles)
-        scores = jnp.einsum("nibhd,njbhd->nbhij", q, k) * self.head_size**-0.5
-        if self.positions == "alibi":
-            scores -= _slopes(self.heads)[:, None, None] * np.maximum(distance, 0)
-        weights = nn.softmax(jnp.where(visible, scores, -jnp.inf))
-        y = jnp.einsum("nbhij,njbhd->nibhd", weights, v)
-        return taint(y.reshape(-1, *y.shape[2:])[:T], tainted)
+            angles = rotary_angles(jnp.arange(W - 1 + T), D)[:, None, None]
+            q, k = rotate(q, angles[W - 1 :]), rotate(k, angles)
+        size = min(T, _stretch_size(W))
+        lead = -(-(W - 1) // size) * size
+        here, there = np.arange(lead, lead + size), np.arange(lead + size)
+        distance = here[:, None] - there
+
+        def attend(stretch):
+            q, q_episode, k, v, k_episode = stretch
+            same = q_episode[:, None, :, None] == k_episode[:, None, None, :]
+            visible = (distance >= 0) & (distance < W) & same
+            scores = jnp.einsum("nhid,nhjd->nhij", q, k) * D**-0.5
+            if self.positions == "alibi":
+                scores -= _slopes(H)[:, None, None] * np.maximum(distance, 0)
+            weights = nn.softmax(jnp.where(visible, scores, -jnp.inf))
+            return jnp.einsum("nhij,nhjd->nhid", weights, v)
+
+        queries, keys = (q, seen.episode[W - 1 :]), (k, v, seen.episode)
+        stretches = [_stretches(x, 0, size) for x in queries]
+        stretches += [_stretches(x, W - 1, size) for x in keys]
+        few = max(1, SCORES_ON_CPU // (H * size * (lead + size)))
+        on_cpu = partial(_few_at_a_time, attend, few)
+        y = lax.platform_dependent(stretches, cpu=on_cpu, default=attend)
+        y = jnp.moveaxis(y.reshape(-1, B, H, size, D), (0, 3), (0, 1))  # [n, size, B, H, D]
+        return taint(y.reshape(-1, B, H, D)[:T], tainted)
 
 
 class _Seen(NamedTuple):
@@ -137,15 +154,12 @@ class _Seen(NamedTuple):
         return cls(*(jnp.concatenate(pair) for pair in pairs))
 
     def contained(self, q: Array, reset: Array) -> tuple[tuple[Array, Array, Array], Array]:
-        """Finite q, k and v, q behind W - 1 steps of zeros, and where the others taint."""
+        """Finite q, k and v, and where the others taint."""
         cached = self.k.shape[0] - q.shape[0]
         past = (self.k[:cached], self.v[:cached])
         state = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), past)
-        (q, k, v), (past_k, past_v), tainted = contain(
-            (q, self.k[cached:], self.v[cached:]), state, reset
-        )
-        past_k, past_v = (jnp.moveaxis(leaf, 1, 0) for leaf in (past_k, past_v))
-        q = jnp.concatenate([jnp.zeros_like(past_k), q])
+        (q, k, v), past, tainted = contain((q, self.k[cached:], self.v[cached:]), state, reset)
+        past_k, past_v = (jnp.moveaxis(leaf, 1, 0) for leaf in past)
         return (q, jnp.concatenate([past_k, k]), jnp.concatenate([past_v, v])), tainted
 
     def caches(self, steps: np.ndarray, window: int) -> dict[str, Array]:
@@ -161,21 +175,51 @@ class _Seen(NamedTuple):
         return {"k": cache(self.k), "v": cache(self.v), "valid": jnp.moveaxis(valid, 1, 2)}
 
 
-def _stretches(x: Array, size: int, window: int) -> Array:
-    """[W - 1 + T, ...] → [n, W + size, ...]: stretches of `size` steps behind the W before each."""
-    steps = x.shape[0] - (window - 1)
-    pad = [(1, -steps % size)] + [(0, 0)] * (x.ndim - 1)
-    x = jnp.pad(x, pad, constant_values=-1)  # episode -1 is nobody's; keys there are never seen
-    if steps <= size:
-        return x[None]
-    blocks = x.reshape(-1, window, *x.shape[1:])  # longer than the window: then size == window
-    return jnp.concatenate([blocks[:-1], blocks[1:]], axis=1)
+def _stretch_size(window: int) -> int:
+    """Queries in a stretch, of S to a window.
+
+    A stretch is held against W + W / S keys, of which a query sees W, and every key is in S + 1
+    stretches: what is wasted falls with S, what is copied grows, and the best S goes with √W.
+    """
+    return -(-window // max(1, math.isqrt(window // 32)))
 
 
-def _equal(here: Array, there: Array) -> Array:
-    """Which steps share an episode, `[n, B, 1, i, j]` from `[n, i, B]` and `[n, j, B]`."""
-    here, there = jnp.moveaxis(here, 1, 2), jnp.moveaxis(there, 1, 2)
-    return (here[..., :, None] == there[..., None, :])[:, :, None]
+def _stretches(x: Array, past: int, size: int) -> Array:
+    """Stretches of `size` steps with the steps before them, those of all environments in a row.
+
+    Args:
+        x: `[past + T, B, H, D]` or `[past + T, B]`.
+        past: how many steps each stretch has before it, rounded up to a multiple L of `size`.
+        size: of a stretch.
+
+    Returns:
+        `[n * B, H, L + size, D]` or `[n * B, L + size]`. Where there is no step stands -1, which is
+        no episode's number.
+    """
+    lead = -(-past // size)
+    pad = [(lead * size - past, (past - len(x)) % size)] + [(0, 0)] * (x.ndim - 1)
+    blocks = jnp.pad(x, pad, constant_values=-1).reshape(-1, size, *x.shape[1:])
+    time = 3 if x.ndim == 4 else 2
+    blocks = jnp.moveaxis(blocks, 1, time)
+    count = len(blocks) - lead
+    parts = [blocks[first : first + count] for first in range(lead + 1)]
+    stretches = jnp.concatenate(parts, axis=time)
+    return stretches.reshape(-1, *stretches.shape[2:])
+
+
+def _few_at_a_time(function: Callable[[Any], Array], few: int, items: Any) -> Array:
+    """`function` of `items` `[N, ...]`, for at most `few` of them at once.
+
+    What it computes inside then stays in a processor's cache, and is computed again for the
+    gradient.
+    """
+    count = jax.tree.leaves(items)[0].shape[0]
+    few = next(size for size in range(min(few, count), 0, -1) if count % size == 0)
+    if few == count:
+        return function(items)
+    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, few, *leaf.shape[1:]), items)
+    y = lax.map(jax.checkpoint(function, prevent_cse=False), groups)
+    return y.reshape(count, *y.shape[2:])
 
 
 def _slopes(heads: int) -> Array:
