@@ -88,18 +88,39 @@ class Transformer(Memory):
             lambda leaf: leaf.reshape(entries, *leaf.shape[len(batch) :]), carry
         )
         flags = reset.reshape(reset.shape[0], -1)
-        seen = _Seen.join(flat_carry, k, v, flags)
-        y = self._attend(q, seen, flags).reshape(*x.shape[:-1], self.features)
-        y = Dense(self.features, dtype=dtype, name="output")(y.astype(dtype)).astype(x.dtype)
-
-        def carry_after(steps):
+        if x.shape[0] == 1:
+            y, last = self._step(flat_carry, q[0], k[0], v[0], flags[0])
+            leaves = jax.tree.map(lambda leaf: leaf[None], last)
+        else:
+            seen = _Seen.join(flat_carry, k, v, flags)
+            y = self._attend(q, seen, flags)
+            steps = np.arange(0 if return_carries else x.shape[0] - 1, x.shape[0])
             leaves = seen.caches(steps, self.window)
-            return jax.tree.map(
-                lambda leaf: leaf.reshape(len(steps), *batch, *leaf.shape[2:]), leaves
-            )
+        y = y.reshape(*x.shape[:-1], self.features).astype(dtype)
+        y = Dense(self.features, dtype=dtype, name="output")(y).astype(x.dtype)
+        carries = jax.tree.map(
+            lambda leaf: leaf.reshape(leaf.shape[0], *batch, *leaf.shape[2:]), leaves
+        )
+        last = jax.tree.map(lambda leaf: leaf[-1], carries)
+        return last, y, carries if return_carries else None
 
-        last = jax.tree.map(lambda leaf: leaf[0], carry_after(np.arange(-1, 0) + x.shape[0]))
-        return last, y, carry_after(np.arange(x.shape[0])) if return_carries else None
+    def _step(self, cache, q, k, v, reset) -> tuple[Array, dict[str, Array]]:
+        """One step `[B, H, D]`, and the cache after it; a reset selects, nothing is contained."""
+        W = self.window
+        valid = cache["valid"] & ~reset[:, None]
+        kept = {name: jnp.where(valid[..., None, None], cache[name], 0) for name in ("k", "v")}
+        keys, values = (
+            jnp.concatenate([kept[name], new[:, None]], axis=1)
+            for name, new in (("k", k), ("v", v))
+        )
+        visible = jnp.pad(valid, ((0, 0), (0, 1)), constant_values=True)
+        after = {"k": keys[:, 1:], "v": values[:, 1:], "valid": visible[:, 1:]}
+        if self.positions == "rotary":
+            angles = rotary_angles(jnp.arange(W), self.head_size)[:, None]
+            q, keys = rotate(q, angles[-1]), rotate(keys, angles)
+        scores = jnp.einsum("bhd,bjhd->bhj", q, keys)
+        weights = self._weights(scores, np.arange(W)[::-1], visible[:, None])
+        return jnp.einsum("bhj,bjhd->bhd", weights, values), after
 
     def _attend(self, q: Array, seen: "_Seen", reset: Array) -> Array:
         """[T, B, H, D]: a stretch of queries at a time, and the keys that it may see."""
@@ -117,10 +138,7 @@ class Transformer(Memory):
             q, q_episode, k, v, k_episode = stretch
             same = q_episode[:, None, :, None] == k_episode[:, None, None, :]
             visible = (distance >= 0) & (distance < W) & same
-            scores = jnp.einsum("nhid,nhjd->nhij", q, k) * D**-0.5
-            if self.positions == "alibi":
-                scores -= _slopes(H)[:, None, None] * np.maximum(distance, 0)
-            weights = nn.softmax(jnp.where(visible, scores, -jnp.inf))
+            weights = self._weights(jnp.einsum("nhid,nhjd->nhij", q, k), distance, visible)
             return jnp.einsum("nhij,nhjd->nhid", weights, v)
 
         queries, keys = (q, seen.episode[W - 1 :]), (k, v, seen.episode)
@@ -131,6 +149,14 @@ class Transformer(Memory):
         y = lax.platform_dependent(stretches, cpu=on_cpu, default=attend)
         y = jnp.moveaxis(y.reshape(-1, B, H, size, D), (0, 3), (0, 1))  # [n, size, B, H, D]
         return taint(y.reshape(-1, B, H, D)[:T], tainted)
+
+    def _weights(self, scores: Array, distance: np.ndarray, visible: Array) -> Array:
+        """Attention of scores `[..., H, *distance]`: of keys so many steps ago, where visible."""
+        scores *= self.head_size**-0.5
+        if self.positions == "alibi":
+            slopes = _slopes(self.heads).reshape(-1, *(1,) * distance.ndim)
+            scores -= slopes * np.maximum(distance, 0)
+        return nn.softmax(jnp.where(visible, scores, -jnp.inf))
 
 
 class _Seen(NamedTuple):
