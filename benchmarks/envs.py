@@ -12,7 +12,7 @@ alike.
 - popgym: one environment of the package in the plain loop of one process, `reset()` where an
   episode ended.
 - popjaxrl, where it has the family: its environments under `vmap`, with gymnax's auto-reset (the
-  class that `popjaxrl_shim` supplies), and otherwise as ours.
+  class that `popjaxrl_shim` supplies), an eighth of the steps, and otherwise as ours.
 
 Targets: 60 times popgym in the geometric mean and 15 times for each id; popjaxrl at least equalled.
 """
@@ -153,7 +153,8 @@ def measure(id_: str, args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.popjaxrl and package_names(id_)[0] not in NOT_IN_POPJAXRL:
         program = popjaxrl_program(id_, args.envs)
-        loops["popjaxrl"] = jax_loop(program, args.envs, args.steps)
+        # It draws a new episode on every step, so that a few steps cost what all do on average.
+        loops["popjaxrl"] = jax_loop(program, args.envs, -(-args.steps // 8))
     taken = harness.interleaved({name: call for name, (call, _) in loops.items()}, args.repeats)
     results = {
         name: facts | {"steps_per_second": 1 / statistics.median(taken[name])}
