@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmrl.memory import make_memory, siso
+from ssmrl.memory import make_memory, siso, transformer
 from ssmrl.memory.blockwise import BLOCK_ON_CPU
 from ssmrl.memory.deltanet import invert_unit_lower
 from ssmrl.memory.siso import CHUNK, FORMS
@@ -82,6 +82,37 @@ def test_states_in_blocks_are_the_states(name):
         params, carry = begun(memory, x)
         want = results(memory, params, carry, x, reset, return_carries=True)
         close(results(memory, params, carry, x, reset), want, 1e-11)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "alibi"])
+def test_attention_in_stretches_is_attention(positions, monkeypatch):
+    """Several stretches to a window, and a few at a time, as only long windows have them."""
+    with double_precision():
+        x, reset = jnp.asarray(draw(T, B, F)), flags((9, 0), (20, 1), (21, 1), shape=(T, B))
+        options = {"heads": 2, "window": 10, "positions": positions}
+        memory = make_memory("transformer", features=WIDTH, layers=1, **options)
+        start = memory.initialize_carry((B,))
+        params = memory.init(jax.random.key(0), start, x[:1], jnp.asarray(reset[:1]))
+        carry = memory.apply(params, start, x, jnp.zeros((T, B), bool))[0]
+
+        def outputs_and_gradients():
+            def loss(params, x):
+                last, y = memory.apply(params, carry, x, jnp.asarray(reset))
+                return jnp.sum(jnp.cos(y)), (last, y)
+
+            return quick_jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+
+        assert transformer._stretch_size(10) == 10
+        want = outputs_and_gradients()
+        monkeypatch.setattr(transformer, "_stretch_size", lambda window: 3)
+        close(outputs_and_gradients(), want, 1e-11)
+        monkeypatch.setattr(transformer, "SCORES_ON_CPU", 3 * 2 * 3 * 12)  # three of 69 at once
+        close(outputs_and_gradients(), want, 1e-11)
+
+
+def test_stretches_of_long_windows():
+    sizes = {window: transformer._stretch_size(window) for window in (1, 100, 128, 512, 1000)}
+    assert sizes == {1: 1, 100: 100, 128: 64, 512: 128, 1000: 200}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 13, 16])
