@@ -29,7 +29,7 @@ from ssmrl.memory.position import rotary_angles, rotate
 POSITIONS = ("rotary", "alibi", "none")
 
 SCORES_ON_CPU = 2**21
-"""Scores that are computed at once on a CPU, where there are many more of them."""
+"""Scores that are computed at once on a CPU, where they then stay in its cache."""
 
 
 class Transformer(Memory):

@@ -32,7 +32,7 @@ def compiler_options() -> dict[str, Any]:
     """Options of XLA for programs that do the work of a run.
 
     On CPUs LLVM's first level of optimisation instead of its third: XLA has then optimised already,
-    so that programs are as fast and give the same bits, and compile in two thirds of the time.
+    so that programs are as fast and give the same bits, and compile in 70 to 80 % of the time.
     """
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
