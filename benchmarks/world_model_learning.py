@@ -56,9 +56,8 @@ class Part:
 # Windows of memory_len and of the medium deck must hold a question together with what it asks for.
 # Rewards of ±1 and more need no scaling.
 UNSCALED = "agent.reward_scale=1"
-# Ten times the published coefficient. It has a price where rewards compare the action with something
-# remembered: under a uniform policy neither tells anything alone, and the world model learns of it
-# late.
+# Ten times the published coefficient. It has a price where rewards compare the action with what is
+# remembered: under a uniform policy neither tells anything alone, and the world model learns late.
 EXPLORING = "agent.entropy_coefficient=3e-3"
 PARTS = {
     "previous_easy": Part(
@@ -107,11 +106,9 @@ class Case:
     def overrides(self) -> list[str]:
         """For scripts/train.py, all but the folder."""
         part = PARTS[self.part]
-        # Of memory_len: the one reward of an episode must weigh as much as what comes on each step.
         env, n = [f"env={part.env}"], self.length
-        if (
-            n is not None
-        ):
+        if n is not None:
+            # The one reward of an episode must weigh as much as what comes on every step.
             env += [f"env.kwargs.memory_length={n}", f"agent.reward_weight={n}"]
         return [*AGENTS[self.agent], *env, *part.overrides, f"seed={self.seed}"]
 
