@@ -82,7 +82,7 @@ PARTS = {
     "previous_medium": Part(
         "popgym/repeat_previous_medium",
         ("r2i, fast s5", "r2i, gru"),
-        ("agent.batch_size=8", "agent.batch_length=128", "total_steps=200000"),
+        ("agent.batch_size=8", "agent.batch_length=128", "total_steps=120000"),
     ),
 }
 
