@@ -40,7 +40,7 @@ AGENTS = {
 }
 """Widths and settings are the same; the last two differ in the posterior, the first two in the S5's
 longest step at first: with 1 there are states that forget within a step, and what came a few steps
-ago is told apart sooner; with the published .1 more of them are slow, and what came long ago is."""
+ago is told apart sooner; with the published .1 more of them are slow."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Part:
     lengths: tuple[int | None, ...] = (None,)
 
 
-# Windows of memory_len and of the medium deck must hold a question together with what it asks for.
 # Rewards of ±1 and more need no scaling.
 UNSCALED = "agent.reward_scale=1"
 # Ten times the published coefficient. It has a price where rewards compare the action with what is
 # remembered: under a uniform policy neither tells anything alone, and the world model learns late.
 EXPLORING = "agent.entropy_coefficient=3e-3"
+# Windows of memory_len and of the medium deck hold a question together with what it asks for.
 PARTS = {
     "previous_easy": Part(
         "popgym/repeat_previous_easy", ("r2i, fast s5", "r2i, gru"), ("total_steps=80000",)
