@@ -1,7 +1,7 @@
 """Hyperparameters of Dreamer, its sizes, and the published agents that are configurations of it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 POSTERIORS = ("parallel", "recurrent")
@@ -82,6 +82,8 @@ class DreamerConfig:
         clip: adaptive gradient clipping; gradients of a tensor are scaled down to this share of
             the tensor's norm.
         beta1, beta2, eps: of LaProp.
+        reconstruction_weight: of the loss of predicted observations, published as 1. What shows in
+            few of them may not be worth its place in the latent otherwise.
         reward_weight: of the loss of predicted rewards, published as 1. Where few steps pay, more
             of it makes the world model attend to them sooner.
         dynamics_weight, representation_weight: of the two KL losses.
@@ -124,6 +126,7 @@ class DreamerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-20
+    reconstruction_weight: float = 1.0
     reward_weight: float = 1.0
     dynamics_weight: float = 1.0
     representation_weight: float = 0.1
@@ -167,8 +170,8 @@ class DreamerConfig:
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1, or null")
         rates = ("lr", "warmup", "ssm_lr_scale", "eps", "free_bits", "entropy_coefficient")
-        losses = ("reward", "dynamics", "representation", "replay_value", "slow_critic")
-        for name in (*rates, *(f"{loss}_weight" for loss in losses)):
+        weights = (field.name for field in fields(self) if field.name.endswith("_weight"))
+        for name in (*rates, *weights):
             self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
         for name in ("return_lambda", "return_rate", "slow_critic_rate"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -220,6 +223,7 @@ class DreamerConfig:
     def loss_weight(self, name: str) -> float:
         """The weight of a loss in their sum."""
         weights = {
+            "reconstruction": self.reconstruction_weight,
             "reward": self.reward_weight,
             "dynamics": self.dynamics_weight,
             "representation": self.representation_weight,

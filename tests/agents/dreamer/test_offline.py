@@ -130,3 +130,20 @@ def test_the_weight_of_rewards():
     one, two = (world_model_loss(m, params, batch, jax.random.key(2)) for m in (model, heavy))
     known = float(np.mean(np.asarray(batch.known)))
     np.testing.assert_allclose(two - one, known * np.log(15), rtol=1e-4)
+
+
+def test_every_weight_is_of_its_own_loss():
+    """One more of a weight adds that loss once more, and leaves the others as they are."""
+    model = small_model("s5", "parallel")
+    venv = JaxVectorEnv(*make("worlds/hallway", width=3), 4)
+    batch, _ = collect(venv, POLICIES["hallway"], jax.random.key(0), 6)
+    params, key = init_params(model, batch, jax.random.key(1)), jax.random.key(2)
+    start = initial_start(model.memory, model.config, 4)
+    noise = jax.random.gumbel(key, (len(batch.reset), *start.z.shape))
+    _, losses = model.apply(params, start, batch, noise, method="losses")
+    total = world_model_loss(model, params, batch, key)
+    for name in ("reconstruction", "reward", "dynamics", "representation"):
+        weight = {f"{name}_weight": model.config.loss_weight(name) + 1}
+        heavy = model.clone(config=replace(model.config, **weight))
+        more = world_model_loss(heavy, params, batch, key) - total
+        np.testing.assert_allclose(more, losses[name].mean(), rtol=1e-3, atol=1e-5)
