@@ -32,15 +32,19 @@ from ssmrl.training.runner import as_dict, evaluate_run, make_venv
 
 ROOT = Path(__file__).parent.parent
 
+# As many steps in each update as with the published 16 windows of 64.
+LONG_WINDOWS = ("agent.batch_size=2", "agent.batch_length=512")
 AGENTS = {
     "r2i, s5": ("experiment=r2i_nano",),
     "r2i, fast s5": ("experiment=r2i_nano", "memory.dt_max=1"),
     "r2i, gru": ("experiment=dreamer_nano", "agent=r2i", "agent.imagination_starts=64"),
+    "r2i, s5, long windows": ("experiment=r2i_nano", *LONG_WINDOWS),
     "dreamerv3, gru": ("experiment=dreamerv3_nano",),
+    "dreamerv3, gru, long windows": ("experiment=dreamerv3_nano", *LONG_WINDOWS),
 }
-"""Widths and settings are the same; the last two differ in the posterior, the first two in the S5's
-longest step at first: with 1 there are states that forget within a step, and what came a few steps
-ago is told apart sooner; with the published .1 more of them are slow."""
+"""Widths and settings are the same; R2I and DreamerV3 differ in the posterior, the first two in the
+S5's longest step at first: with 1 there are states that forget within a step, and what came a few
+steps ago is told apart sooner; with the published .1 more of them are slow."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,19 @@ UNSCALED = "agent.reward_scale=1"
 # Ten times the published coefficient. It has a price where rewards compare the action with what is
 # remembered: under a uniform policy neither tells anything alone, and the world model learns late.
 EXPLORING = "agent.entropy_coefficient=3e-3"
+# memory_len shows its bit once and pays once. Equal weights let the latent leave the bit out, and a
+# uniform policy makes the reward that compares action and bit the slowest to learn: without a price
+# on certainty the policy holds opinions early, and actions that are alike do not drown the bit. What
+# counts is episodes: many of them, each replayed less often.
+RARE = (
+    UNSCALED,
+    "agent.entropy_coefficient=0",
+    "agent.free_bits=0",
+    "agent.lr=3e-3",
+    "agent.beta2=.99",
+    "agent.train_ratio=16",
+    "total_steps=240000",
+)
 # Windows of memory_len and of the medium deck hold a question together with what it asks for.
 PARTS = {
     "previous_easy": Part(
@@ -65,9 +82,13 @@ PARTS = {
     ),
     "memory_len": Part(
         "bsuite/memory_len",
-        ("r2i, s5", "dreamerv3, gru"),
-        ("agent.batch_size=4", "agent.batch_length=256", UNSCALED, "total_steps=60000"),
-        lengths=(80, 40, 160, 20),
+        ("r2i, s5, long windows", "dreamerv3, gru"),
+        RARE,
+        lengths=(80, 40, 20, 160),
+    ),
+    # Is it the windows or the memory?
+    "memory_len_windows": Part(
+        "bsuite/memory_len", ("dreamerv3, gru, long windows",), RARE, lengths=(80,)
     ),
     # With the default horizon of 333 the critic needs longer than the whole training to reach the
     # values, and its changing range of returns leaves the policy next to no gradient.
@@ -108,8 +129,9 @@ class Case:
         part = PARTS[self.part]
         env, n = [f"env={part.env}"], self.length
         if n is not None:
-            # The one reward of an episode must weigh as much as what comes on every step.
-            env += [f"env.kwargs.memory_length={n}", f"agent.reward_weight={n}"]
+            # What comes once in an episode must weigh as much as what comes on every step.
+            env += [f"env.kwargs.memory_length={n}"]
+            env += [f"agent.{loss}_weight={n}" for loss in ("reconstruction", "reward")]
         return [*AGENTS[self.agent], *env, *part.overrides, f"seed={self.seed}"]
 
     def config(self, *place: str) -> Any:
