@@ -62,10 +62,10 @@ UNSCALED = "agent.reward_scale=1"
 # Ten times the published coefficient. It has a price where rewards compare the action with what is
 # remembered: under a uniform policy neither tells anything alone, and the world model learns late.
 EXPLORING = "agent.entropy_coefficient=3e-3"
-# memory_len shows its bit once and pays once. Equal weights let the latent leave the bit out, and a
-# uniform policy makes the reward that compares action and bit the slowest to learn: without a price
-# on certainty the policy holds opinions early, and actions that are alike do not drown the bit. What
-# counts is episodes: many of them, each replayed less often.
+# memory_len shows its bit once and pays once. With equal weights the latent leaves the bit out.
+# And a uniform policy makes a reward that compares action and bit the slowest to learn: without a
+# price on certainty the policy holds opinions early, and actions that are alike do not drown the
+# bit. What counts is episodes: many of them, each replayed less often.
 RARE = (
     UNSCALED,
     "agent.entropy_coefficient=0",
