@@ -63,7 +63,7 @@ class Actor(nn.Module):
             mean, spread = jnp.split(x, 2, axis=-1)
             std = c.min_std + (c.max_std - c.min_std) * nn.sigmoid(spread + 2)
             return action_distribution(self.space, mean, jnp.log(std))
-        parts = [unimix(part, c.unimix) for part in split_logits(self.space, x)]
+        parts = [unimix(part, c.policy_unimix) for part in split_logits(self.space, x)]
         return action_distribution(self.space, jnp.concatenate(parts, -1))
 
 

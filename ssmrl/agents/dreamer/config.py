@@ -89,7 +89,8 @@ class DreamerConfig:
         dynamics_weight, representation_weight: of the two KL losses.
         free_bits: nats below which KL losses have no gradient.
         replay_value_weight: of the critic's loss on replayed steps; 0 leaves it out.
-        unimix: share of the uniform in the latent's and the policy's categoricals.
+        unimix: share of the uniform in the latent's categoricals.
+        policy_unimix: in the policy's; what it keeps exploring however certain it becomes.
         bins: of the two-hot codes of rewards and values.
         horizon: γ = 1 - 1 / horizon.
         continue_discount: let the continue head predict γ times the probability of going on.
@@ -133,6 +134,7 @@ class DreamerConfig:
     free_bits: float = 1.0
     replay_value_weight: float = 0.3
     unimix: float = 0.01
+    policy_unimix: float = 0.01
     bins: int = 255
     horizon: int = 333
     continue_discount: bool = True
@@ -175,7 +177,7 @@ class DreamerConfig:
             self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
         for name in ("return_lambda", "return_rate", "slow_critic_rate"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in ("beta1", "beta2", "unimix"):
+        for name in ("beta1", "beta2", "unimix", "policy_unimix"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("clip", self.clip > 0, "positive")
         self._require("reward_scale", 0 < self.reward_scale < math.inf, "positive")
@@ -252,12 +254,15 @@ class R2IConfig(DreamerConfig):
     """Recall to Imagine (Samsami et al. 2024): Dreamer on a state space model.
 
     Use it with memory=r2i, whose blocks are the published ones. Policies read the memory's state,
-    as they did on POPGym and bsuite; on Memory Maze it was agent.policy_inputs=full.
+    as they did on POPGym and bsuite; on Memory Maze it was agent.policy_inputs=full. The critic's
+    loss on replayed steps is newer than R2I. Where the critic reads the memory's state, as here,
+    that loss trains the state too, and what it wants there keeps rare events from being learned.
     """
 
     name: str = "r2i"
     policy_inputs: str = "hidden"
     dynamics_weight: float = 0.5
+    replay_value_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_policy_features(memory, sizes):
 
 def test_policies_have_a_floor_under_every_action():
     space = spaces.MultiDiscrete([2, 4])
-    actor = Actor(space, cases.small_config(unimix=0.1))
+    actor = Actor(space, cases.small_config(policy_unimix=0.1))
     features = 100.0 * jnp.ones(8)
     params = jax.tree.map(
         lambda x: 10 * x, cases.random_like(jax.eval_shape(actor.init, jax.random.key(0), features))

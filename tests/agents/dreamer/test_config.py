@@ -30,6 +30,7 @@ BAD = [
     ("free_bits", float("nan"), "at least 0"),
     ("return_lambda", 1.1, "between 0 and 1"),
     ("unimix", 1.0, "at least 0 and below 1"),
+    ("policy_unimix", 1.0, "at least 0 and below 1"),
     ("clip", 0.0, "positive"),
     ("reward_scale", 0.0, "positive"),
     ("train_ratio", 0.0, "positive"),
@@ -66,6 +67,7 @@ def test_published_agents_are_configurations():
     v3, r2i = DreamerV3Config(), R2IConfig()
     assert (v3.posterior, v3.policy_inputs, v3.dynamics_weight) == ("recurrent", "output", 1.0)
     assert (r2i.posterior, r2i.policy_inputs, r2i.dynamics_weight) == ("parallel", "hidden", 0.5)
+    assert (v3.replay_value_weight, r2i.replay_value_weight) == (0.3, 0.0)
 
 
 def test_the_nano_pair_differs_in_what_the_two_agents_publish_alone():
@@ -79,8 +81,8 @@ def test_the_nano_pair_differs_in_what_the_two_agents_publish_alone():
         for name in DreamerConfig.__dataclass_fields__
         if getattr(ours.agent, name) != getattr(theirs.agent, name)
     }
-    published = {"joint_input", "policy_inputs", "dynamics_weight"}  # how each reads and weighs
-    assert differing == {"name", "posterior"} | published
+    reads, weighs = {"joint_input", "policy_inputs"}, {"dynamics_weight", "replay_value_weight"}
+    assert differing == {"name", "posterior"} | reads | weighs
     assert (ours.env, ours.total_steps) == (theirs.env, theirs.total_steps)
     assert ours.agent.size == "nano"
 
