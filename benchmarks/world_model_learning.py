@@ -84,7 +84,7 @@ PARTS = {
         "bsuite/memory_len",
         ("r2i, s5, long windows", "dreamerv3, gru"),
         RARE,
-        lengths=(80, 40, 20, 160),
+        lengths=(80, 160, 40, 20),
     ),
     # Is it the windows or the memory?
     "memory_len_windows": Part(
