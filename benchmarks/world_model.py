@@ -12,9 +12,8 @@
   (github.com/chandar-lab/Recall2Imagine) from a clean clone, where --r2i says that there is one.
   Both have the layers of `R2I` (its POPGym configuration, shrunk alike) and a process of their own;
   only one computes at any time, in turn. What is not the same: their optimisers are three Adams,
-  ours is one LaProp; ours learns its critic from replayed steps too; they return some hundred
-  metrics. Theirs unrolls imagination, as published; "r2i_scan" is theirs with its option for a loop
-  (imag_unroll: False), which compiles sooner.
+  ours is one LaProp; they return some hundred metrics. Theirs unrolls imagination, as published;
+  "r2i_scan" is theirs with its option for a loop (imag_unroll: False), which compiles sooner.
 
 Compile time is tracing, lowering and compiling. Parts and lengths that are not asked for are kept
 as they were.
