@@ -255,8 +255,8 @@ class R2IConfig(DreamerConfig):
 
     Use it with memory=r2i, whose blocks are the published ones. Policies read the memory's state,
     as they did on POPGym and bsuite; on Memory Maze it was agent.policy_inputs=full. The critic's
-    loss on replayed steps is newer than R2I. Where the critic reads the memory's state, as here,
-    that loss trains the state too, and what it wants there keeps rare events from being learned.
+    loss on replayed steps came after R2I and is left out: where the critic reads the memory's
+    state it trains that state too, and RepeatPreviousMedium was not learned with it.
     """
 
     name: str = "r2i"
