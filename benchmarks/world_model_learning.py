@@ -73,8 +73,8 @@ RARE = (
     "agent.lr=3e-3",
     "agent.beta2=.99",
     "agent.train_ratio=16",
-    "total_steps=240000",
 )
+EPISODES = 3000  # of memory_len, whatever its length
 # Windows of memory_len and of the medium deck hold a question together with what it asks for.
 PARTS = {
     "previous_easy": Part(
@@ -130,7 +130,7 @@ class Case:
         env, n = [f"env={part.env}"], self.length
         if n is not None:
             # What comes once in an episode must weigh as much as what comes on every step.
-            env += [f"env.kwargs.memory_length={n}"]
+            env += [f"env.kwargs.memory_length={n}", f"total_steps={EPISODES * n}"]
             env += [f"agent.{loss}_weight={n}" for loss in ("reconstruction", "reward")]
         return [*AGENTS[self.agent], *env, *part.overrides, f"seed={self.seed}"]
 
