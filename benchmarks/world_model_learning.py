@@ -74,7 +74,8 @@ RARE = (
     "agent.beta2=.99",
     "agent.train_ratio=16",
 )
-EPISODES = 3000  # of memory_len, whatever its length
+# Of memory_len; the shortest needs as many updates as those that are a little longer.
+EPISODES, FEWEST_STEPS = 3000, 120_000
 # Windows of memory_len and of the medium deck hold a question together with what it asks for.
 PARTS = {
     "previous_easy": Part(
@@ -138,7 +139,10 @@ class Case:
         env, n = [f"env={part.env}"], self.length
         if n is not None:
             # What comes once in an episode must weigh as much as what comes on every step.
-            env += [f"env.kwargs.memory_length={n}", f"total_steps={EPISODES * n}"]
+            env += [
+                f"env.kwargs.memory_length={n}",
+                f"total_steps={max(EPISODES * n, FEWEST_STEPS)}",
+            ]
             env += [f"agent.{loss}_weight={n}" for loss in ("reconstruction", "reward")]
         return [*AGENTS[self.agent], *env, *part.overrides, f"seed={self.seed}"]
 
