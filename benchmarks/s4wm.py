@@ -382,7 +382,12 @@ def main() -> None:
         cell = run_cell(study_of(name, backbone), seed)
         cells[f"{name}/{backbone}/{seed}"] = cell
         print(name, backbone, seed, json.dumps(cell["figures"]), flush=True)
-        left = [f"{name}/{backbone}/{seed}" for seed, name, backbone in missing]
+        everything = itertools.product(arguments.seeds, EXPERIMENTS, BACKBONES)
+        left = [
+            f"{name}/{b}/{seed}"
+            for seed, name, b in everything
+            if not is_done(cells, seed, name, b)
+        ]
         record = {"machine": harness.machine_info(), "missing": left, "cells": cells}
         harness.write_json(arguments.output, record)
     print_report(cells)
