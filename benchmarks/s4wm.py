@@ -382,12 +382,9 @@ def main() -> None:
         cell = run_cell(study_of(name, backbone), seed)
         cells[f"{name}/{backbone}/{seed}"] = cell
         print(name, backbone, seed, json.dumps(cell["figures"]), flush=True)
-        everything = itertools.product(arguments.seeds, EXPERIMENTS, BACKBONES)
-        left = [
-            f"{name}/{b}/{seed}"
-            for seed, name, b in everything
-            if not is_done(cells, seed, name, b)
-        ]
+        # Of the whole study, not only of what was asked for.
+        study = itertools.product(arguments.seeds, EXPERIMENTS, BACKBONES)
+        left = ["{1}/{2}/{0}".format(*cell) for cell in study if not is_done(cells, *cell)]
         record = {"machine": harness.machine_info(), "missing": left, "cells": cells}
         harness.write_json(arguments.output, record)
     print_report(cells)

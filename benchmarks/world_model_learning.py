@@ -76,7 +76,7 @@ RARE = (
 )
 # Of memory_len; the shortest needs as many updates as those that are a little longer.
 EPISODES, FEWEST_STEPS = 3000, 120_000
-# Windows of memory_len and of the medium deck hold a question together with what it asks for.
+# Windows of the medium deck hold a question together with what it asks for.
 PARTS = {
     "previous_easy": Part(
         "popgym/repeat_previous_easy", ("r2i, fast s5", "r2i, gru"), ("total_steps=40000",)
