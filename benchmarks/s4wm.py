@@ -86,7 +86,8 @@ class Experiment:
 def hallway(width: int) -> Experiment:
     """The sign, `width` tiles, the fork and a goal.
 
-    The weight makes up for one reward in many steps; long hallways come in smaller batches.
+    The weight makes up for one reward in many steps; long hallways come in smaller batches, and the
+    longest takes more of them until the first backbones have it.
     """
     length = LOOKS + width + 2
     return Experiment(
@@ -95,6 +96,7 @@ def hallway(width: int) -> Experiment:
         length,
         LOOKS,
         "rewards",
+        updates=800 if width <= 200 else 1600,
         batch_size=16 if width <= 100 else 8,
         reward_weight=float(length),
     )
@@ -104,7 +106,7 @@ def doors_keys(keys: int) -> Experiment:
     """Eight steps for each of the 2 `keys` places."""
     length = 16 * keys
     options = {"keys": keys, "episode_length": length}
-    return Experiment("doors_keys", options, length, length // 2, "doors", updates=1000)
+    return Experiment("doors_keys", options, length, length // 2, "doors", updates=4000)
 
 
 EXPERIMENTS = {

@@ -290,7 +290,8 @@ def draw_lengths(rows: list[dict[str, Any]], path: Path) -> None:
     # bsuite counts a length as solved below a mean regret of .75; the return is 1 - regret.
     axes.axhline(0.25, color="grey", linestyle=":", label="bsuite's threshold")
     axes.set(xlabel="memory_len: steps between the bit and the question", ylabel="greedy return")
-    axes.set(ylim=(-1.05, 1.05), title="nano, same steps; a dot is a seed")
+    title = "nano, same steps; windows of 64 steps, long ones of 512"
+    axes.set(ylim=(-1.05, 1.05), title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -49,6 +49,7 @@ def main() -> float:
     target = jnp.cumsum(x, axis=1)[..., :2] / 5
     reset = jnp.zeros((20,), bool).at[0].set(True)
 
+    @eqx.filter_jit
     @eqx.filter_value_and_grad
     def loss(model):
         y = jax.vmap(lambda x: model(model.initialize_carry(), x, reset)[1])(x)

@@ -48,11 +48,11 @@ def main() -> float:
         _, y = model(model.initialize_carry((4,)), x, reset)
         return jnp.mean(jnp.square(y - target))
 
-    before, gradients = nnx.value_and_grad(loss)(model)
+    before, gradients = nnx.jit(nnx.value_and_grad(loss))(model)
     params = nnx.state(model, nnx.Param)
     gradients = nnx.state(gradients, nnx.Param)
     nnx.update(model, jax.tree.map(lambda p, g: p - 1e-2 * g, params, gradients))
-    return float(before - loss(model))
+    return float(before - nnx.jit(loss)(model))
 
 
 if __name__ == "__main__":

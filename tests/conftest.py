@@ -4,8 +4,15 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+from tests.compiling import compile_quickly
+
 # Before the first import of the package: the hook rewrites modules as they are loaded.
 install_import_hook("ssmrl", "beartype.beartype")
+
+
+def pytest_configure(config):
+    if _quick(config):
+        compile_quickly()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,9 +36,12 @@ def pytest_runtest_teardown(item, nextitem):
 
     The quick tests have fewer, and share small programs between groups.
     """
-    quick = item.config.option.markexpr == "not slow"
-    if not quick and (nextitem is None or _group(item) != _group(nextitem)):
+    if not _quick(item.config) and (nextitem is None or _group(item) != _group(nextitem)):
         jax.clear_caches()
+
+
+def _quick(config):
+    return config.option.markexpr == "not slow"
 
 
 def _group(item):

@@ -9,6 +9,13 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+def brax(test):
+    """Allows the warnings that brax causes, at its import (of JAXopt) and after it."""
+    for warning in ("JAXopt is no longer:DeprecationWarning", "Brax System:UserWarning"):
+        test = pytest.mark.filterwarnings(f"ignore:{warning}")(test)
+    return test
+
+
 def example(name):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -42,6 +49,7 @@ def test_equinox_and_linen_compute_the_same():
     np.testing.assert_allclose(y, want @ model.head.weight.T + model.head.bias, rtol=1e-5)
 
 
+@brax
 def test_a_brax_network_remembers_within_an_episode_only():
     import jax
     import jax.numpy as jnp
@@ -59,8 +67,7 @@ def test_a_brax_network_remembers_within_an_episode_only():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:JAXopt is no longer:DeprecationWarning")  # brax imports it
-@pytest.mark.filterwarnings("ignore:Brax System:UserWarning")
+@brax
 def test_a_brax_rollout_runs():
     rewards = np.asarray(example("brax_network").rollout(steps=25))
     assert rewards.shape == (25, 4) and np.isfinite(rewards).all()

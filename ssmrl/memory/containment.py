@@ -25,7 +25,8 @@ def contain(inputs: Any, state: Any, reset: Array) -> tuple[Any, Any, Array]:
         something not finite in its episode, or at it.
     """
     batch_axes = reset.ndim - 1
-    bad_state = ~_finite(state, batch_axes)
+    # A fresh cache is a constant. XLA would reduce it while compiling, for many seconds.
+    bad_state = ~_finite(lax.optimization_barrier(state), batch_axes)
     bad = ~_finite(inputs, batch_axes + 1)
     time = jnp.arange(1, reset.shape[0] + 1).reshape(-1, *(1,) * batch_axes)
     # The last bad step and the last reset, counted from 1; 0 is the state before.

@@ -13,6 +13,7 @@ from ssmrl.agents import make_agent
 from ssmrl.agents.ppo import PPOConfig, ppo
 from ssmrl.envs import EpisodeStatistics, VectorEnv, spaces
 from ssmrl.memory import memory_config
+from tests.compiling import quick_jit
 
 
 class Scripted(VectorEnv):
@@ -98,11 +99,6 @@ def small_agent(
     )
 
 
-def jit(function):
-    """`jax.jit` that saves a third of the compile time, which is most of these tests' time."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def start(agent, seed: int = 0, random: bool = False):
     """The state before training; with `random`, every parameter is drawn from N(0, 1/4).
 
@@ -116,7 +112,7 @@ def start(agent, seed: int = 0, random: bool = False):
             rng = np.random.default_rng(seed)
             params = jax.tree.map(lambda x: jnp.float32(rng.normal(0, 0.5, x.shape)), shapes)
             patch.setattr(ppo.ActorCritic, "init", lambda *_: params)
-        return jit(agent.init)(key)
+        return quick_jit(agent.init)(key)
 
 
 class Collected(NamedTuple):

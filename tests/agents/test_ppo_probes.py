@@ -8,7 +8,8 @@ from jax import lax
 
 from ssmrl.envs import JaxVectorEnv
 from tests.agents import probes
-from tests.agents.scripted import collect, jit, small_agent, start
+from tests.agents.scripted import collect, small_agent, start
+from tests.compiling import quick_jit
 
 
 def train(env, memory="none", iterations=60, num_envs=16, **options):
@@ -26,7 +27,7 @@ def train(env, memory="none", iterations=60, num_envs=16, **options):
         JaxVectorEnv(env, None, num_envs), memory, iterations=iterations, **(defaults | options)
     )
 
-    @jit
+    @quick_jit
     def run(state):
         state, metrics = lax.scan(lambda s, _: agent.iteration(s), state, length=iterations)
         return state, metrics, collect(agent, state).rollout

@@ -8,7 +8,8 @@ import pytest
 from ssmrl.agents.ppo import ppo
 from ssmrl.envs import spaces
 from ssmrl.networks.statistics import RunningStatistics
-from tests.agents.scripted import Scripted, collect, flags, jit, small_agent, start
+from tests.agents.scripted import Scripted, collect, flags, small_agent, start
+from tests.compiling import quick_jit
 
 # Episode ends at both sides of every edge of windows of 4 in rollouts of 8 (steps 0, 2, 3, 4, 6, 7
 # of each), in both ways, two in a row, and an environment that never ends one.
@@ -87,7 +88,7 @@ def test_update_recomputes_what_acting_computed(memory, window, normalize):
         normalize_values=normalize,
         normalize_rewards=normalize,
     )
-    iteration = jit(watch(agent).iteration)
+    iteration = quick_jit(watch(agent).iteration)
     state = start(agent, random=True)
     # Three iterations: from the second on, windows start from a carry that was handed on, under
     # parameters (and normalisers) other than those that it was computed with.
@@ -103,7 +104,7 @@ def test_ratio_is_one_with_vmapped_seeds():
     _, agent = scripted_agent("s5", window_length=4, lr=0.05, clip=3e-5)
     states = [start(agent, seed, random=True) for seed in (0, 1)]
     states = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    iteration = jit(jax.vmap(watch(agent).iteration))
+    iteration = quick_jit(jax.vmap(watch(agent).iteration))
     for _ in range(2):
         states, metrics = iteration(states)
         for seed in (0, 1):
@@ -117,7 +118,7 @@ def test_ratio_is_one_with_vmapped_seeds():
 def test_ratio_is_one_for_other_actions(action_space):
     env = Scripted(TERMINATED, TRUNCATED, action_space=action_space)
     agent = watch(small_agent(env, "none", window_length=4, clip=3e-5, lr=0.05))
-    _, metrics = jit(agent.iteration)(start(agent, random=True))
+    _, metrics = quick_jit(agent.iteration)(start(agent, random=True))
     assert_same_view(metrics)
 
 
@@ -127,7 +128,7 @@ def test_ratio_is_one_for_other_actions(action_space):
 def test_reset_marks_first_observations_and_returns_restart():
     env, agent = scripted_agent("none", discount=0.5)
     state = start(agent)
-    look = jit(lambda state: collect(agent, state))
+    look = quick_jit(lambda state: collect(agent, state))
     first = look(state)
     second = look(state.replace(acting=first.acting))
     reset = np.concatenate([first.rollout.reset, second.rollout.reset])
@@ -233,7 +234,7 @@ def test_advantages_of_an_iteration_from_values_by_hand():
     _, agent = scripted_agent("gru", discount=0.9, gae_lambda=0.8)
     state = start(agent, random=True)
 
-    @jit
+    @quick_jit
     def look(state):
         seen = collect(agent, state)
         after = collect(agent, state.replace(acting=seen.acting)).rollout.value[0]
@@ -259,7 +260,7 @@ def episode_start(t, b):
 def by_hand(agent, state, env):
     """V(final observation) of the episode that ends in step t of environment b, by the network
     alone: the whole episode and its final observation in one call, from a fresh carry."""
-    apply = jit(lambda *args: agent.network.apply(*args)[2])
+    apply = quick_jit(lambda *args: agent.network.apply(*args)[2])
 
     def value(t, b, standardize=lambda x: x):
         start = episode_start(t, b)
@@ -293,7 +294,7 @@ def test_truncation_is_worth_the_value_of_the_final_observation(memory):
             value=RunningStatistics(jnp.float32(10), jnp.float32(3.0), jnp.float32(10 * 2.0**2)),
         )
     )
-    rollout = jit(lambda state: collect(agent, state))(state).rollout
+    rollout = quick_jit(lambda state: collect(agent, state))(state).rollout
     only_truncated = TRUNCATED & ~TERMINATED
     assert only_truncated.sum() >= 10
     value = by_hand(agent, state, env)
@@ -311,7 +312,7 @@ def test_truncation_is_worth_the_value_of_the_final_observation(memory):
 def test_truncation_of_an_episode_that_began_a_rollout_ago():
     env, agent = scripted_agent("gru", window_length=4)
     state = start(agent, random=True)
-    look = jit(lambda state: collect(agent, state))
+    look = quick_jit(lambda state: collect(agent, state))
     state = state.replace(acting=look(state).acting)
     rollout = look(state).rollout
     t, b = 15, 5
@@ -382,7 +383,7 @@ def test_every_window_is_used_once_per_epoch(monkeypatch):
     monkeypatch.setattr(ppo, "_take_windows", spy)
     _, agent = scripted_agent("none", window_length=4, epochs=3, minibatches=4)
     state = start(agent)
-    jax.block_until_ready(jit(agent.iteration)(state))
+    jax.block_until_ready(quick_jit(agent.iteration)(state))
     jax.effects_barrier()
     epochs = np.concatenate(seen).reshape(3, 12)  # 6 environments x 2 windows
     assert [len(batch) for batch in seen] == [3] * 12
@@ -405,7 +406,7 @@ def test_episode_metrics_are_means_over_those_that_ended():
     reward = np.tile([1.0, 10.0], (12, 1))
     env = Scripted(terminated, truncated, reward)
     agent = small_agent(env, "none", rollout_length=4)
-    iteration, state = jit(agent.iteration), start(agent)
+    iteration, state = quick_jit(agent.iteration), start(agent)
     rows = []
     for _ in range(3):
         state, metrics = iteration(state)

@@ -21,10 +21,10 @@ from tests.agents.scripted import (
     assert_trees_close,
     collect,
     flags,
-    jit,
     small_agent,
     start,
 )
+from tests.compiling import quick_jit
 
 TERMINATED, TRUNCATED = flags(["..E..U..", ".....E..", "........", "U......E"])
 UPDATES = {"epochs": 2, "minibatches": 2, "lr": 0.05, "lr_schedule": "constant"}
@@ -71,7 +71,7 @@ def unchanged(a, b) -> bool:
 def after_one_iteration(target_kl):
     agent = scripted_agent(target_kl=target_kl)
     before = beginning()
-    return before, *jit(agent.iteration)(before)
+    return before, *quick_jit(agent.iteration)(before)
 
 
 def test_a_negative_target_stops_at_once():
@@ -115,7 +115,7 @@ def test_stopping_is_for_the_rest_of_the_iteration():
         return value, metrics | {"approx_kl": holds.astype(jnp.float32)}
 
     agent._loss = decreed
-    iteration, made = jit(agent.iteration), set()
+    iteration, made = quick_jit(agent.iteration), set()
     for seed in range(6):
         state = beginning()
         state = state.replace(acting=state.acting.replace(key=jax.random.key(seed)))
@@ -135,7 +135,7 @@ def test_a_nan_reward_is_survived(normalize):
     options = {f"normalize_{x}": normalize for x in ("observations", "rewards", "values")}
     options |= UPDATES | {"minibatches": 1}
     agent = small_agent(env, "none", skip_nonfinite=True, **options)
-    iteration = jit(agent.iteration)
+    iteration = quick_jit(agent.iteration)
     state = beginning(skip_nonfinite=True)
     first, metrics = iteration(state)
     assert np.isnan(metrics["loss/total"])
@@ -150,7 +150,7 @@ def test_a_nan_reward_is_survived(normalize):
 
 def test_a_nan_reward_is_seen_where_it_is_not_skipped():
     agent = scripted_agent(reward=np.full((8, 4), np.nan))
-    state, metrics = jit(agent.iteration)(start(agent))
+    state, metrics = quick_jit(agent.iteration)(start(agent))
     assert np.isnan(metrics["loss/total"])
     assert all(np.isnan(x).any() for x in jax.tree.leaves(state.params))
 
@@ -167,7 +167,7 @@ def test_entropy_coefficient_goes_down_a_line():
         epochs=1,
         minibatches=1,
     )
-    iteration, state = jit(agent.iteration), beginning()
+    iteration, state = quick_jit(agent.iteration), beginning()
     for i in (0, 5, 9, 10, 12):
         state = state.replace(iteration=jnp.int32(i))
         _, metrics = iteration(state)
@@ -185,7 +185,7 @@ def test_without_a_final_one_the_entropy_coefficient_stays():
 def test_the_learning_rate_that_is_reported_is_the_mean_of_those_used():
     """Linear from 0.1 over 3 iterations of 4 updates: 0.1 (1 - (4 i + j) / 12) for j = 0 to 3."""
     agent = scripted_agent(lr=0.1, lr_schedule="linear", iterations=3)
-    iteration, state = jit(agent.iteration), beginning()
+    iteration, state = quick_jit(agent.iteration), beginning()
     for i in range(3):
         assert updates_made(state) == 4 * i
         state, metrics = iteration(state)
@@ -197,7 +197,7 @@ def test_every_update_takes_its_own_rate():
     """Only update 5 has one: the second of the second iteration, whatever Adam has counted."""
     agent = scripted_agent()
     agent.learning_rate = lambda count: jnp.where(count == 5, 0.1, 0.0)
-    iteration = jit(agent.iteration)
+    iteration = quick_jit(agent.iteration)
     for i, moves in ((0, False), (1, True), (2, False)):
         before = beginning().replace(iteration=jnp.int32(i))
         assert updates_made(before) == 0
@@ -210,12 +210,12 @@ def test_the_rate_goes_on_where_updates_are_left_out():
     """Two iterations that learn nothing, and a third: its one step is a third of the first's."""
     options = {"lr": 0.3, "lr_schedule": "linear", "iterations": 3, "epochs": 1, "minibatches": 1}
     stop, learn = (scripted_agent(target_kl=kl, **options) for kl in (-1.0, None))
-    before, stopped = beginning(), jit(stop.iteration)
+    before, stopped = beginning(), quick_jit(stop.iteration)
     later = stopped(stopped(before)[0])[0]
     assert unchanged(learned(before), learned(later))
     # From the same place as at first, but for the time.
     later = before.replace(iteration=later.iteration)
-    first, third = (jit(learn.iteration)(state)[0] for state in (before, later))
+    first, third = (quick_jit(learn.iteration)(state)[0] for state in (before, later))
     for a, b, c in zip(
         *map(jax.tree.leaves, (before.params, first.params, third.params)), strict=True
     ):
@@ -284,7 +284,7 @@ def test_observations_and_rewards_are_normalised_by_what_was_seen():
     agent = small_agent(
         env, "none", normalize_observations=True, normalize_rewards=True, discount=0.9, **UPDATES
     )
-    state, _ = jit(agent.iteration)(start(agent))
+    state, _ = quick_jit(agent.iteration)(start(agent))
     seen = np.float64(env.observation).reshape(-1, 3)
     np.testing.assert_allclose(state.normalizers.observation.mean[0], seen.mean(0), rtol=1e-4)
     np.testing.assert_allclose(state.normalizers.observation.std[0], seen.std(0), rtol=1e-4)
@@ -304,7 +304,7 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():
     for factor in (1.0, 1000.0):
         reward = factor * np.random.default_rng(3).normal(size=(8, 4))
         agent = scripted_agent(reward=reward, normalize_rewards=True)
-        state, metrics = jit(agent.iteration)(beginning())
+        state, metrics = quick_jit(agent.iteration)(beginning())
         results.append((state.params, metrics["loss/value"]))
     assert_trees_close(*results, rtol=1e-3, atol=1e-4)
 
@@ -332,7 +332,7 @@ def test_popart_statistics_are_those_of_the_targets():
     """After one iteration with learning rate 0 the values of the same states are the same."""
     agent = scripted_agent(reward=np.full((8, 4), 50.0), normalize_values=True, lr=0.0)
     before = beginning()
-    after, _ = jit(agent.iteration)(before)
+    after, _ = quick_jit(agent.iteration)(before)
     assert after.normalizers.value.count == 32
     assert after.normalizers.value.mean > 20
     args = before.acting.carry, before.acting.observation[None], before.acting.reset[None]
@@ -355,7 +355,7 @@ def test_vmapped_seeds_are_each_seed_alone(memory):
     def run(key):
         return agent.iteration(agent.init(key))
 
-    both, single = jit(jax.vmap(run))(keys), jit(run)
+    both, single = quick_jit(jax.vmap(run))(keys), quick_jit(run)
     for i in range(2):
         alone = single(keys[i])
         mine = entry(both, i)
@@ -427,7 +427,7 @@ def test_two_devices_do_what_one_does():
 
 def test_restart_begins_new_episodes_with_what_was_learned():
     agent = scripted_agent("gru")
-    look = jit(lambda state: collect(agent, state))
+    look = quick_jit(lambda state: collect(agent, state))
     state = beginning("gru")
     state = state.replace(acting=look(state).acting)
     again = agent.restart(state, jax.random.key(5))

@@ -15,7 +15,7 @@ import numpy as np
 
 import ssmrl.envs
 from ssmrl.envs.batching import select
-from tests.memory.cases import quick_jit
+from tests.compiling import quick_jit
 
 Policy = namedtuple("Policy", "begin act")
 

@@ -12,7 +12,7 @@ from ssmrl.envs.bsuite import EXPERIMENTS
 from ssmrl.envs.bsuite.discounting_chain import EnvState as DiscountingState
 from ssmrl.envs.bsuite.memory_chain import EnvState as MemoryState
 from ssmrl.envs.bsuite.umbrella_chain import EnvState as UmbrellaState
-from tests.memory.cases import quick_jit
+from tests.compiling import quick_jit
 
 
 @pytest.fixture(scope="module")

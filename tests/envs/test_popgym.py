@@ -12,10 +12,10 @@ import ssmrl.envs
 from ssmrl.envs.popgym import DIFFICULTIES
 from ssmrl.envs.popgym._pictures import RIGHT, WRONG
 from ssmrl.envs.popgym.position_only_cartpole import EnvState as CartPoleState
+from tests.compiling import quick_jit
 from tests.envs import policies_cards as policies
 from tests.envs.popgym.table import TABLE
 from tests.envs.popgym.upstream import few_and_many, record, replay, upstream
-from tests.memory.cases import quick_jit
 
 CARD_IDS = [f"{family}_{d}" for family in ("repeat_previous", "repeat_first") for d in DIFFICULTIES]
 CARTPOLE_IDS = [f"position_only_cartpole_{difficulty}" for difficulty in DIFFICULTIES]

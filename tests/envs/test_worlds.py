@@ -12,7 +12,7 @@ from ssmrl.envs.worlds.doors_keys import EnvState as DoorsState
 from ssmrl.envs.worlds.hallway import BACK, FORWARD, LOWER, UPPER
 from ssmrl.envs.worlds.hallway import EnvState as HallwayState
 from ssmrl.envs.worlds.rooms import EnvState as RoomsState
-from tests.memory.cases import quick_jit
+from tests.compiling import quick_jit
 
 ZERO = jnp.int32(0)
 UPPER_SIGN, LOWER_SIGN, FORK, UPPER_GOAL, LOWER_GOAL = 0, 1, 6, 7, 8

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from ssmrl.memory import list_memories, make_memory, memory_config
+from tests.compiling import quick_jit
 
 T, B = 8, 8
 F = 5  # inputs; not the memories' width, so that projections are covered
@@ -77,9 +78,6 @@ VARIANTS: dict[str, list[dict]] = {
 }
 IN_FULL = {"gru", "s5"}
 """Whose two layers, parallel forms and long tests are not left to the slow tests."""
-
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
 
 
 @dataclass(frozen=True)

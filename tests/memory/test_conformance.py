@@ -16,6 +16,7 @@ from jax import lax
 
 from ssmrl.memory import AssociativeMemory, list_memories
 from ssmrl.scan import resettable
+from tests.compiling import quick_jit, shipped_jit
 from tests.memory.cases import (
     WIDTH,
     B,
@@ -36,7 +37,6 @@ from tests.memory.cases import (
     inexact,
     initial_carry,
     looks_back,
-    quick_jit,
     run_without_carries,
     runner,
     same,
@@ -110,9 +110,9 @@ def cotangent(leaf):
 
 @every_memory_in_time
 def test_a_sequence_equals_its_steps_and_its_windows(name):
-    *want, gradients = results_and_gradients(in_one, case(name, layers=1), jax.jit)
+    *want, gradients = results_and_gradients(in_one, case(name, layers=1), shipped_jit)
     for form in (step_by_step, in_windows):
-        *got, other_gradients = results_and_gradients(form, case(name, layers=1), jax.jit)
+        *got, other_gradients = results_and_gradients(form, case(name, layers=1), shipped_jit)
         close(got, want, 1e-5)
         # Compared as one vector: a small one is a difference of large terms, and single precision
         # says little of it alone. One by one they are compared in double precision.

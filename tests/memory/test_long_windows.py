@@ -9,7 +9,8 @@ from ssmrl.memory import make_memory, siso, transformer
 from ssmrl.memory.blockwise import BLOCK_ON_CPU
 from ssmrl.memory.deltanet import invert_unit_lower
 from ssmrl.memory.siso import CHUNK, FORMS
-from tests.memory.cases import close, double_precision, draw, flags, quick_jit
+from tests.compiling import quick_jit
+from tests.memory.cases import close, double_precision, draw, flags, is_inexact
 
 B, F, WIDTH = 3, 5, 4
 T = 4 * CHUNK + 5  # four whole chunks and a rest
@@ -21,8 +22,6 @@ RESETS = {
     "once in a chunk": [(5, 0), (CHUNK, 1), (2 * CHUNK + 7, 0), (T - 1, 2)],
     "twice in a chunk": [(3, 2), (5, 2), (CHUNK + 1, 0), (3 * CHUNK, 1), (3 * CHUNK + 1, 1)],
 }
-
-
 QUICK_ENOUGH = {("s4", "once in a chunk"), ("s4d", "once in a chunk"), ("dss", "none")}
 
 
@@ -44,10 +43,11 @@ def results(memory, params, carry, x, reset, return_carries=False):
 def begun(memory, x):
     """Parameters, and a carry that is not the initial one."""
     carry = memory.initialize_carry((B,))
-    carry = jax.tree.map(lambda a: a.astype(jnp.result_type(a, x)), carry)
-    params = memory.init(jax.random.key(0), carry, x[:1], jnp.ones((1, B), bool))
+    carry = jax.tree.map(lambda a: a.astype(jnp.result_type(a, x)) if is_inexact(a) else a, carry)
+    init = quick_jit(memory.init)
+    params = init(jax.random.key(0), carry, x[:1], jnp.ones((1, B), bool))
     params = jax.tree.map(lambda a: a.astype(x.dtype), params)
-    used = memory.apply(params, carry, x, jnp.zeros((T, B), bool))[0]
+    used = quick_jit(memory.apply)(params, carry, x, jnp.zeros((T, B), bool))[0]
     return params, used
 
 
@@ -91,9 +91,7 @@ def test_attention_in_stretches_is_attention(positions, monkeypatch):
         x, reset = jnp.asarray(draw(T, B, F)), flags((9, 0), (20, 1), (21, 1), shape=(T, B))
         options = {"heads": 2, "window": 10, "positions": positions}
         memory = make_memory("transformer", features=WIDTH, layers=1, **options)
-        start = memory.initialize_carry((B,))
-        params = memory.init(jax.random.key(0), start, x[:1], jnp.asarray(reset[:1]))
-        carry = memory.apply(params, start, x, jnp.zeros((T, B), bool))[0]
+        params, carry = begun(memory, x)
 
         def outputs_and_gradients():
             def loss(params, x):

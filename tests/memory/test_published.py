@@ -9,6 +9,7 @@ import scipy.linalg
 
 from ssmrl.memory import list_memories, make_memory, memory_config
 from ssmrl.memory.s5 import hippo_legs_eigen
+from tests.compiling import quick_jit
 from tests.memory import references
 from tests.memory.cases import (
     B,
@@ -22,7 +23,6 @@ from tests.memory.cases import (
     every_case,
     flags,
     is_inexact,
-    quick_jit,
     run_without_carries,
     runner,
     used_carry,

@@ -11,7 +11,7 @@ from ssmrl.agents.dreamer import DreamerConfig
 from ssmrl.agents.dreamer.world_model import Start, WorldModel, initial_start
 from ssmrl.envs import spaces
 from ssmrl.memory import make_memory
-from tests.memory.cases import quick_jit
+from tests.compiling import quick_jit
 
 T, B = 8, 6
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,))

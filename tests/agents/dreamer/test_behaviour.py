@@ -12,7 +12,7 @@ from ssmrl.agents.dreamer.world_model import Latent
 from ssmrl.envs import spaces
 from ssmrl.networks.distributions import Categorical
 from tests.agents.dreamer import cases
-from tests.memory.cases import quick_jit
+from tests.compiling import quick_jit
 
 
 @pytest.mark.parametrize(

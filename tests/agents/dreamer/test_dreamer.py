@@ -19,7 +19,7 @@ from ssmrl.training.loop import over_seeds, seed_keys
 from tests.agents import probes
 from tests.agents.dreamer.cases import MEMORIES, small_config
 from tests.agents.scripted import Scripted, flags
-from tests.memory.cases import quick_jit
+from tests.compiling import quick_jit
 from tests.training.test_checkpoint import bits
 
 TERMINATED, TRUNCATED = flags(

@@ -14,8 +14,8 @@ from ssmrl.envs import JaxVectorEnv, make
 from ssmrl.envs.worlds import POLICIES
 from ssmrl.memory import make_memory
 from tests.agents.dreamer import cases
+from tests.compiling import quick_jit
 from tests.envs.counting import Counting
-from tests.memory.cases import quick_jit
 
 KINDS = [("s5", "parallel"), ("gru", "recurrent")]
 
@@ -117,33 +117,28 @@ def test_the_last_carry_alone_is_the_last_of_all(memory, posterior):
     np.testing.assert_allclose(short.features, whole.features, atol=2e-5)
 
 
-def test_the_weight_of_rewards():
-    """Twice the weight adds the reward's loss once more: that of a uniform guess, ln 15, per step.
+def test_every_weight_is_of_its_own_loss():
+    """One more of a weight adds that loss once more, and leaves the others as they are.
 
-    The first step's is left out: no action led there.
+    The reward's is that of a uniform guess, ln 15, on all steps but the first: no action led there.
     """
     model = small_model("s5", "parallel")
     venv = JaxVectorEnv(*make("worlds/hallway", width=3), 4)
     batch, _ = collect(venv, POLICIES["hallway"], jax.random.key(0), 6)
-    params = init_params(model, batch, jax.random.key(1))
-    heavy = model.clone(config=replace(model.config, reward_weight=2.0))
-    one, two = (world_model_loss(m, params, batch, jax.random.key(2)) for m in (model, heavy))
-    known = float(np.mean(np.asarray(batch.known)))
-    np.testing.assert_allclose(two - one, known * np.log(15), rtol=1e-4)
-
-
-def test_every_weight_is_of_its_own_loss():
-    """One more of a weight adds that loss once more, and leaves the others as they are."""
-    model = small_model("s5", "parallel")
-    venv = JaxVectorEnv(*make("worlds/hallway", width=3), 4)
-    batch, _ = collect(venv, POLICIES["hallway"], jax.random.key(0), 6)
-    params, key = init_params(model, batch, jax.random.key(1)), jax.random.key(2)
-    start = initial_start(model.memory, model.config, 4)
+    start, key = initial_start(model.memory, model.config, 4), jax.random.key(2)
     noise = jax.random.gumbel(key, (len(batch.reset), *start.z.shape))
-    _, losses = model.apply(params, start, batch, noise, method="losses")
-    total = world_model_loss(model, params, batch, key)
-    for name in ("reconstruction", "reward", "dynamics", "representation"):
-        weight = {f"{name}_weight": model.config.loss_weight(name) + 1}
-        heavy = model.clone(config=replace(model.config, **weight))
-        more = world_model_loss(heavy, params, batch, key) - total
-        np.testing.assert_allclose(more, losses[name].mean(), rtol=1e-3, atol=1e-5)
+    names = ("reconstruction", "reward", "dynamics", "representation")
+    more = [{f"{name}_weight": model.config.loss_weight(name) + 1} for name in names]
+    models = [model, *(model.clone(config=replace(model.config, **weight)) for weight in more)]
+
+    @quick_jit
+    def run():
+        params = init_params(model, batch, jax.random.key(1))
+        _, losses = model.apply(params, start, batch, noise, method="losses")
+        return losses, [world_model_loss(heavy, params, batch, key) for heavy in models]
+
+    losses, (total, *totals) = run()
+    for name, heavy in zip(names, totals, strict=True):
+        np.testing.assert_allclose(heavy - total, losses[name].mean(), rtol=1e-3, atol=1e-5)
+    known = np.mean(np.asarray(batch.known))
+    np.testing.assert_allclose(losses["reward"].mean(), known * np.log(15), rtol=1e-4)

@@ -15,7 +15,7 @@ from ssmrl.envs import spaces
 from ssmrl.memory import make_memory
 from tests.agents.dreamer import cases
 from tests.agents.dreamer.cases import B, T
-from tests.memory.cases import quick_jit
+from tests.compiling import quick_jit
 
 # One environment each: resets nowhere, at 0, mid, L-2, L-1, and everywhere.
 RESETS = np.zeros((T, B), bool)

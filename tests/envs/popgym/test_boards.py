@@ -11,9 +11,9 @@ import pytest
 import ssmrl.envs
 from ssmrl.envs.popgym import DIFFICULTIES, battleship, minesweeper
 from ssmrl.envs.popgym import _bitboard as bitboard
+from tests.compiling import quick_jit
 from tests.envs.popgym.distributions import assert_distribution
 from tests.envs.popgym.upstream import Comparison, few_and_many, upstream
-from tests.memory.cases import quick_jit
 
 
 def any_of(rng, cells):

@@ -8,9 +8,9 @@ import pytest
 import ssmrl.envs
 from ssmrl.envs.popgym import DIFFICULTIES, concentration, count_recall
 from ssmrl.envs.popgym._deck import NUM_FACES, DeckState, shuffled_deck
+from tests.compiling import quick_jit
 from tests.envs.popgym.distributions import chi2_bound
 from tests.envs.popgym.upstream import Comparison, few_and_many
-from tests.memory.cases import quick_jit
 
 DEALT = ("repeat_first", "repeat_previous", "autoencode", "higher_lower", "count_recall")
 DEALT_IDS = [f"{family}_{difficulty}" for family in DEALT for difficulty in DIFFICULTIES]

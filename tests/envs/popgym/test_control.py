@@ -19,8 +19,8 @@ from ssmrl.envs.popgym._noise import NoisyState
 from ssmrl.envs.popgym.multiarmed_bandit import EnvState as BanditState
 from ssmrl.envs.popgym.position_only_pendulum import EnvState as PendulumState
 from ssmrl.envs.popgym.position_only_pendulum import wrap
+from tests.compiling import quick_jit
 from tests.envs.test_popgym import bang_bang, few_and_many, record, replay, upstream
-from tests.memory.cases import quick_jit
 
 
 def ids(*families):

@@ -12,10 +12,10 @@ from ssmrl.envs.adapters.popgym_original import FAMILIES, popgym_class
 from ssmrl.envs.batching import strip_weak_types
 from ssmrl.envs.bsuite import EXPERIMENTS
 from ssmrl.envs.popgym import DIFFICULTIES
+from tests.compiling import quick_jit
 from tests.envs import policies_games as policies
 from tests.envs.policies_cards import first_episodes
 from tests.envs.popgym.test_control import easy_and_slow
-from tests.memory.cases import quick_jit
 
 IDS = [f"{family}_{difficulty}" for family in policies.POLICIES for difficulty in DIFFICULTIES]
 EASY_IDS = [id_ for id_ in IDS if id_.endswith("easy")]

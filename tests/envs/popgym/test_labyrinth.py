@@ -17,8 +17,8 @@ from ssmrl.envs.popgym._labyrinth import GOAL, START, EnvState
 from ssmrl.envs.popgym._labyrinth import observe as eager_observe
 from ssmrl.envs.popgym._maze import FREE, WALL, _geometric, entrances, hunt_and_kill
 from ssmrl.envs.popgym.labyrinth_explore import EnvState as ExploreState
+from tests.compiling import quick_jit
 from tests.envs.test_popgym import few_and_many, record, replay, upstream
-from tests.memory.cases import quick_jit
 
 FAMILIES = ("labyrinth_escape", "labyrinth_explore")
 IDS = [f"{family}_{difficulty}" for family in FAMILIES for difficulty in DIFFICULTIES]

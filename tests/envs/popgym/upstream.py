@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssmrl.envs.adapters.popgym_original import FAMILIES, popgym_class
-from tests.memory.cases import quick_jit
+from tests.compiling import quick_jit
 
 EPISODES = 20
 MANY_EPISODES = 200
