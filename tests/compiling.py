@@ -9,6 +9,7 @@ import os
 from functools import partial
 
 import jax
+import pytest
 
 _QUICK = {
     "xla_backend_optimization_level": 0,
@@ -35,9 +36,6 @@ def compile_quickly():
     XLA reads its flags once, when jax makes its first backend.
     """
     flags = " ".join(f"--{name}={str(value).lower()}" for name, value in _QUICK.items())
-    given = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{given or ''} {flags}"
-    jax.devices()
-    del os.environ["XLA_FLAGS"]
-    if given is not None:
-        os.environ["XLA_FLAGS"] = given
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {flags}")
+        jax.devices()
