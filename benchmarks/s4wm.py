@@ -103,10 +103,10 @@ def hallway(width: int) -> Experiment:
 
 
 def doors_keys(keys: int) -> Experiment:
-    """Eight steps for each of the 2 `keys` places."""
-    length = 16 * keys
+    """Eight steps for each of the 2 `keys` places; more places take more updates."""
+    length, updates = 16 * keys, 4000 if keys <= 5 else 8000
     options = {"keys": keys, "episode_length": length}
-    return Experiment("doors_keys", options, length, length // 2, "doors", updates=4000)
+    return Experiment("doors_keys", options, length, length // 2, "doors", updates=updates)
 
 
 EXPERIMENTS = {
