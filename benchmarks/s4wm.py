@@ -341,7 +341,9 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     axes[0].axhline(0.5, color="grey", linestyle=":", label="coin")
     axes[0].set(title="reward at the end", xlabel="width of the hallway", ylabel="share right")
     axes[0].set(xscale="log", ylim=(0.4, 1.03))
-    axes[1].set(title="doors, imagined", xlabel="keys", ylabel="squared error", ylim=(0, None))
+    label = "keys (7: twice as many updates)"
+    axes[1].set(title="doors, imagined", xlabel=label, ylabel="squared error", ylim=(0, None))
+    axes[1].set(xticks=[3, 5, 7])
     axes[2].set(title="rooms, imagined", xlabel="steps ahead", ylabel="share wrong", ylim=(0, None))
     for axis in axes:
         axis.legend(fontsize="x-small")
