@@ -368,8 +368,9 @@ def test_vmapped_seeds_are_each_seed_alone(memory):
 def test_iteration_lowers_for_accelerators(platform):
     agent = small_agent(JaxVectorEnv(probes.Recall(), None, 4), "s5", **UPDATES)
     state = jax.eval_shape(agent.init, jax.random.key(0))
-    text = jax.jit(agent.iteration).trace(state).lower(lowering_platforms=(platform,)).as_text()
-    here = jax.jit(agent.iteration).trace(state).lower(lowering_platforms=("cpu",)).as_text()
+    traced = jax.jit(agent.iteration).trace(state)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    here = traced.lower(lowering_platforms=("cpu",)).as_text()
     # The platform was chosen at lowering: S5's scan takes another form there.
     assert "stablehlo.while" in text and text != here
 

@@ -33,10 +33,16 @@ def traced(name):
     return jax.jit(jax.value_and_grad(loss, (0, 1))).trace(params, x, carry, reset)
 
 
+@cache
+def lowered(name, platform):
+    """The program as text."""
+    return traced(name).lower(lowering_platforms=(platform,)).as_text()
+
+
 @every_memory
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_it_lowers_for_accelerators(name, platform):
-    assert "func.func public @main" in traced(name).lower(lowering_platforms=(platform,)).as_text()
+    assert "func.func public @main" in lowered(name, platform)
 
 
 # A loop over time on an accelerator is a defect wherever the recurrence is associative; these are
@@ -48,8 +54,7 @@ BANKS = {"s4", "s4d", "dss"}
 
 @every_memory
 def test_accelerators_get_no_loop_over_time(name):
-    text = traced(name).lower(lowering_platforms=("cuda",)).as_text()
-    assert ("stablehlo.while" in text) == (name in LOOPS | BANKS)
+    assert ("stablehlo.while" in lowered(name, "cuda")) == (name in LOOPS | BANKS)
 
 
 @every_memory

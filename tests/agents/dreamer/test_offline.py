@@ -52,7 +52,10 @@ def small_model(memory: str, posterior: str, **options):
     return WorldModel(*spaces, backbone, config)
 
 
-@pytest.mark.parametrize(("memory", "posterior"), KINDS)
+@pytest.mark.parametrize(
+    ("memory", "posterior"),
+    [("s5", "parallel"), pytest.param("gru", "recurrent", marks=pytest.mark.slow)],
+)
 def test_it_learns_which_goal_pays(memory, posterior):
     """Width 2, from the sign on: no reward is wrong by half, seen or dreamt."""
     # With few bins, ±1 would hardly differ from 0 in their two-hot codes.
