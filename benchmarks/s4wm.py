@@ -86,8 +86,8 @@ class Experiment:
 def hallway(width: int) -> Experiment:
     """The sign, `width` tiles, the fork and a goal.
 
-    The weight makes up for one reward in many steps; long hallways come in smaller batches, and the
-    longest takes more of them until the first backbones have it.
+    The weight makes up for one reward in many steps. Long hallways come in smaller batches, and the
+    longest takes twice as many updates: after 800, S5 and S4 were still guessing.
     """
     length = LOOKS + width + 2
     return Experiment(

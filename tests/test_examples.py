@@ -9,8 +9,8 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def brax(test):
-    """Allows the warnings that brax causes, at its import (of JAXopt) and after it."""
+def allow_warnings_of_brax(test):
+    """Marks a test: brax warns at its import, of JAXopt, and of its systems."""
     for warning in ("JAXopt is no longer:DeprecationWarning", "Brax System:UserWarning"):
         test = pytest.mark.filterwarnings(f"ignore:{warning}")(test)
     return test
@@ -49,7 +49,7 @@ def test_equinox_and_linen_compute_the_same():
     np.testing.assert_allclose(y, want @ model.head.weight.T + model.head.bias, rtol=1e-5)
 
 
-@brax
+@allow_warnings_of_brax
 def test_a_brax_network_remembers_within_an_episode_only():
     import jax
     import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_a_brax_network_remembers_within_an_episode_only():
 
 
 @pytest.mark.slow
-@brax
+@allow_warnings_of_brax
 def test_a_brax_rollout_runs():
     rewards = np.asarray(example("brax_network").rollout(steps=25))
     assert rewards.shape == (25, 4) and np.isfinite(rewards).all()
