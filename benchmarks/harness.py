@@ -96,11 +96,15 @@ class Worker:
     """A subprocess that answers one JSON line for each line that it is sent.
 
     It waits on its standard input between requests and uses no processor then.
+
+    Args:
+        module: what runs, as for `python -m`.
+        arguments: of its command line.
     """
 
-    def __init__(self, arguments: list[str]):
+    def __init__(self, module: str, arguments: list[str]):
         pipe, environment = subprocess.PIPE, {**os.environ, "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment
         )

@@ -72,6 +72,48 @@ def test_contributing_names_files_that_exist():
     assert not missing
 
 
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def benchmark_modules(path: Path) -> set[str]:
+    """What `python -m benchmarks.…` is shown to run; lines may break after -m."""
+    return set(re.findall(r"python\s+-m\s+(benchmarks[\w.]+\w)", path.read_text()))
+
+
+def test_every_benchmark_is_in_the_table_of_benchmarks():
+    runnable = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in BENCHMARKS.rglob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    } - {"benchmarks.speed.memory_worker"}
+    assert len(runnable) == 11
+    assert benchmark_modules(BENCHMARKS / "README.md") == runnable
+    shown = benchmark_modules(README)
+    assert len(shown) >= 8
+    assert shown <= runnable
+
+
+def test_the_table_of_benchmarks_leads_to_every_result():
+    linked = re.findall(r"\]\(([\w./]+)\)", (BENCHMARKS / "README.md").read_text())
+    assert {path for path in linked if not (BENCHMARKS / path).exists()} == set()
+    results = {path.stem.split(".")[0] for path in (BENCHMARKS / "results").iterdir()}
+    assert results <= {Path(path).stem for path in linked}
+
+
+def test_benchmarks_find_their_parts():
+    """Each imports from the others by the names of the rooms they are in."""
+    for path in BENCHMARKS.rglob("*.py"):
+        for module, names in re.findall(
+            r"^from (benchmarks[\w.]*) import ([\w, ]+)", path.read_text(), re.MULTILINE
+        ):
+            place = ROOT / module.replace(".", "/")
+            if place.is_dir():
+                for name in names.split(","):
+                    assert (place / f"{name.split(' as ')[0].strip()}.py").exists(), path
+            else:
+                assert place.with_suffix(".py").exists(), path
+
+
 def training_commands() -> list[str]:
     return re.findall(r"^python scripts/train\.py (.*=.*)$", README.read_text(), re.MULTILINE)
 

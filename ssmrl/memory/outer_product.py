@@ -27,8 +27,8 @@ from ssmrl.scan import linear_scan
 
 CHUNK_ON_CPU, CHUNK = 32, 64
 """On two CPU cores 32 beats 16 for linear attention, Mamba-2 and DeltaNet; the first two gain a
-little more from 64, the last loses (`benchmarks/memory.py --parts chunks`). Elsewhere 64 is a
-guess: it fills matrix units."""
+little more from 64, the last loses (`python -m benchmarks.speed.memory --parts chunks`). Elsewhere
+64 is a guess: it fills matrix units."""
 LOWEST_LOG_DECAY = -5.0
 """Where each key channel has its own decay, log a is kept above this: .7 % a step."""
 CHUNK_OF_VECTORS = 16

@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import popjaxrl_shim
 from flax import linen as nn
+
+from benchmarks.peers import popjaxrl_shim
 
 Forward = Callable[[Any, jax.Array, jax.Array], jax.Array]
 HEADS = 4

@@ -1,6 +1,6 @@
 """World models: a parallel posterior beside recurrent ones, and a whole update beside R2I's own.
 
-    python benchmarks/world_model.py [--r2i CLONE] [--parts backbones update] [--size nano]
+    python -m benchmarks.speed.world_model [--r2i CLONE] [--parts backbones update] [--size nano]
 
 - backbones: one training step of the world model alone: encoder, posterior, memory, prior, heads,
   all losses, gradients, and the optimiser's step, on random windows of vectors with resets. No
@@ -28,14 +28,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import r2i_shim
-import world_model_figure
 
+from benchmarks import harness
+from benchmarks.peers import r2i_shim
+from benchmarks.speed import world_model_figure
 from ssmrl.agents.dreamer import SIZES, Dreamer, DreamerConfig, R2IConfig
 from ssmrl.agents.dreamer.dreamer import make_dreamer_optimizer
 from ssmrl.agents.dreamer.replay import Batch
@@ -63,7 +63,7 @@ R2I = {
 """Our memory in the update; its 64 complex states each stand for a conjugate pair."""
 SIDES = ("r2i", "r2i_scan", "ssmrl")
 PARTS = ("backbones", "update")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 # ------------------------------------------------------------------------------------- data
@@ -293,7 +293,7 @@ def measure_update(r2i: str | None, batch: int, length: int, repeats: int) -> di
     for side in sides:
         arguments = ["--side", side, "--lengths", str(length), "--batch", str(batch)]
         arguments += ["--r2i", r2i] if r2i else []
-        workers[side] = harness.Worker([__file__, *arguments])
+        workers[side] = harness.Worker(__spec__.name, arguments)
         facts[side] = workers[side].receive()
     calls = {
         side: lambda worker=worker: worker.ask("run")["seconds"] for side, worker in workers.items()

@@ -1,6 +1,6 @@
 """PPO with S5, ours against popjaxrl's, side by side on the CPU of one machine.
 
-    python benchmarks/ppo_popjaxrl.py --popjaxrl PATH_TO_A_CLEAN_CLONE
+    python -m benchmarks.peers.ppo_popjaxrl --popjaxrl PATH_TO_A_CLEAN_CLONE
 
 Both train on RepeatPreviousEasy with the same network (encoder 128-256, four S5 layers of 256
 features and 256 states, full GLU, no norm, heads 128-128), 64 environments x 128 steps an update, 4
@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import harness
-import popjaxrl_shim
+from benchmarks import harness
+from benchmarks.peers import popjaxrl_shim
 
 ENVS, STEPS, EPOCHS, MINIBATCHES = 64, 128, 4, 8
 ENCODER_WIDTH = 128  # of the first layer
 STEPS_PER_UPDATE = ENVS * STEPS
 SIDES = ("popjaxrl", "ssmrl")
-OUTPUT = Path(__file__).parent / "results" / "ppo_popjaxrl.json"
+OUTPUT = Path(__file__).parents[1] / "results" / "ppo_popjaxrl.json"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def measure(popjaxrl: str, sides: list[str], updates: int, repeats: int) -> dict
     facts, workers = {}, {}
     for side in sides:
         arguments = ["--side", side, "--popjaxrl", popjaxrl, "--updates", str(updates)]
-        workers[side] = harness.Worker([__file__, *arguments])
+        workers[side] = harness.Worker(__spec__.name, arguments)
         facts[side] = workers[side].receive()
     check_same_network(facts)
     calls = {

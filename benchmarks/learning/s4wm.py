@@ -1,6 +1,7 @@
 """S4WM's questions: what do world models on different backbones remember, and for how long?
 
-    python benchmarks/s4wm.py [--experiments hallway_50 ...] [--backbones s5 ...] [--seeds 0 1 2]
+    python -m benchmarks.learning.s4wm [--experiments hallway_50 ...] [--backbones s5 ...]
+        [--seeds 0 1 2]
 
 After Deng, Park, Ahn, "Facing Off World Model Backbones: RNNs, Transformers, and S4" (2023), in
 worlds of our own that a processor core can learn from (`ssmrl.envs.worlds`): a scripted policy
@@ -29,11 +30,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import harness
 import jax
 import matplotlib
 import numpy as np
 
+from benchmarks import harness
 from ssmrl.agents.dreamer import DreamerConfig
 from ssmrl.agents.dreamer.dreamer import make_dreamer_optimizer
 from ssmrl.agents.dreamer.observations import most_likely
@@ -47,7 +48,7 @@ from ssmrl.memory import make_memory
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BACKBONES = {"s5": "parallel", "s4": "parallel", "transformer": "parallel", "gru": "recurrent"}
 """Memory and posterior; the GRU with the recurrent one is the RSSM."""
 WINDOWS, TESTED = 4096, 256

@@ -1,6 +1,6 @@
 """Which memory learns what: PPO with each memory on each environment, five seeds, with intervals.
 
-    python benchmarks/learning.py [--memories s5 gru none] [--envs ...] [--set total_steps=...]
+    python -m benchmarks.learning.ppo [--memories s5 gru none] [--envs ...] [--set total_steps=...]
 
 Every training is one run folder below --runs; one that is finished is not repeated and one that was
 interrupted goes on, so the study can be stopped at any time. Writes the figure, and the table with
@@ -11,13 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import machine_info, write_json
-
+from benchmarks.harness import machine_info, write_json
 from ssmrl.experiment import COMPONENTS, train
 from ssmrl.training.cli import compose_training
 from ssmrl.training.plotting import aggregate_table, format_value, group_runs, plot_curves
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXPERIMENT = "experiment=remember"
 MEMORIES = ("s5", "gru", "none")
 ENVS = (

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import harness
 import jax
 import jax.numpy as jnp
-import peers
+
+from benchmarks import harness
+from benchmarks.peers import memories as peers
 
 RESET_RATE = 1 / 52  # episodes of the length of RepeatPreviousEasy
 SLOW = 1.0  # seconds a call, above which three rounds must do

@@ -1,6 +1,8 @@
 """The figure of `memory.py`: time over length, and the peers' time over ours.
 
-python benchmarks/memory_figure.py draws it again from benchmarks/results/memory.json.
+    python -m benchmarks.speed.memory_figure
+
+draws it again from benchmarks/results/memory.json.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MAIN = (
     "gru", "lstm", "mingru", "lru", "s5", "ffm", "mamba", "mamba2", "linear_attention", "mlstm",
     "gated_deltanet", "shm", "transformer",

@@ -1,6 +1,7 @@
 """Every registered memory: time, latency, compilation, peak memory; and beside its public peers.
 
-    python benchmarks/memory.py [--memorax CLONE] [--memax CLONE] [--memories s5 gru] [--quick]
+    python -m benchmarks.speed.memory [--memorax CLONE] [--memax CLONE] [--memories s5 gru]
+        [--quick]
 
 One layer of width 256 without a block around it, in float32, with episodes of 52 steps on average.
 
@@ -26,10 +27,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import harness
-import memory_figure
-import peers
-
+from benchmarks import harness
+from benchmarks.peers import memories as peers
+from benchmarks.speed import memory_figure
 from ssmrl.memory import list_memories, memory_config
 
 FEATURES = 256
@@ -39,7 +39,7 @@ PEER_SHAPES = ((128, 64), (1024, 16), (8192, 2))
 CHUNKS = (8, 16, 32, 64, 128)
 LIBRARIES = ("memorax", "memax")
 PARTS = ("acting", "training", "chunks", "precision", "peers")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Bench:
@@ -56,10 +56,10 @@ class Bench:
             "repeats": 2 if arguments.quick else arguments.repeats,
             "bytes_limit": arguments.gigabytes * 2**30,
         }
-        self._command = [str(Path(__file__).parent / "memory_worker.py")]
+        self._clones: list[str] = []
         for library in LIBRARIES:
             path = getattr(arguments, library)
-            self._command += [f"--{library}", path] if path else []
+            self._clones += [f"--{library}", path] if path else []
         self._worker: harness.Worker | None = None
 
     def measure(self, kind: str, memory: str, time: int, batch: int, **more: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Bench:
         case = {"memory": memory, "time": time, "batch": batch, "resets": True} | more
         try:
             if self._worker is None:
-                self._worker = harness.Worker(self._command)
+                self._worker = harness.Worker("benchmarks.speed.memory_worker", self._clones)
                 self._worker.receive()
             request = json.dumps(case | self._common | {"kind": kind})
             return case | {"results": self._worker.ask(request, self._limit)}

@@ -1,6 +1,8 @@
 """The figure of `world_model.py`: time over the window's length, and R2I's time beside ours.
 
-python benchmarks/world_model_figure.py draws it again from benchmarks/results/world_model.json.
+    python -m benchmarks.speed.world_model_figure
+
+draws it again from benchmarks/results/world_model.json.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LABELS = {
     "s5": "S5, parallel posterior",
     "gru": "GRU, recurrent posterior",

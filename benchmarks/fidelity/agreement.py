@@ -1,7 +1,7 @@
 """With the same weights, are our memories and the public ones the same functions?
 
-    python benchmarks/agreement.py [--s5 CLONE] [--lru CLONE] [--ffm CLONE] [--memorax CLONE]
-        [--memax CLONE] [--memories NAME ...]
+    python -m benchmarks.fidelity.agreement [--s5 CLONE] [--lru CLONE] [--ffm CLONE]
+        [--memorax CLONE] [--memax CLONE] [--memories NAME ...]
 
 Weights go from a peer's layer into ours (`conversions.py`), the same inputs through both. Columns:
 
@@ -22,17 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import conversions as to_ours
-import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peers
+
+from benchmarks import harness
+from benchmarks.fidelity import conversions as to_ours
+from benchmarks.peers import memories as peers
 
 FEATURES, STEPS, BATCH, SPLIT = 32, 48, 4, 19
 RESET_RATE = 1 / 8
 AGREES = 1e-3
-OUTPUT = Path(__file__).parent / "results" / "agreement.json"
+OUTPUT = Path(__file__).parents[1] / "results" / "agreement.json"
 
 Change = Callable[[to_ours.Named], to_ours.Named]
 

@@ -1,6 +1,6 @@
 """One S5 layer, forward and backward: ours, popjaxrl's, and the matrix products alone.
 
-    python benchmarks/s5_layer.py --popjaxrl PATH_TO_A_CLEAN_CLONE
+    python -m benchmarks.peers.s5_layer --popjaxrl PATH_TO_A_CLEAN_CLONE
 
 256 features, 256 states (128 conjugate pairs), full GLU, skip, no norm, with resets. All three run
 in one process on the CPU, in turn; medians, and the median of the ratios within a round. Each call
@@ -22,17 +22,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import harness
 import jax
 import jax.numpy as jnp
-import peers
-import popjaxrl_shim
+
+from benchmarks import harness
+from benchmarks.peers import memories as peers
+from benchmarks.peers import popjaxrl_shim
 
 FEATURES, STATES = 256, 256
 SHAPES = ((128, 64), (1024, 16), (8192, 2))
 LENGTHS = (128, 512, 2048, 8192, 32768, 65536)
 RESET_RATE = 1 / 52  # episodes of the length of RepeatPreviousEasy
-OUTPUT = Path(__file__).parent / "results" / "s5_layer.json"
+OUTPUT = Path(__file__).parents[1] / "results" / "s5_layer.json"
 
 Forward = Callable[[Any, jax.Array, jax.Array], Any]
 

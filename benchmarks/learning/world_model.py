@@ -1,6 +1,6 @@
 """What world models learn on two cores: recall, recall over length, control, pictures.
 
-    python benchmarks/world_model_learning.py [--only memory_len pendulum] [--seeds 0 1 2]
+    python -m benchmarks.learning.world_model [--only memory_len pendulum] [--seeds 0 1 2]
 
 The settings are experiment=r2i_nano and experiment=dreamerv3_nano. Every training is one run folder
 below --runs; one that is finished is not repeated and one that was interrupted goes on. After each,
@@ -20,9 +20,9 @@ import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from harness import machine_info, print_table, write_json
 from jax import lax
 
+from benchmarks.harness import machine_info, print_table, write_json
 from ssmrl.experiment import COMPONENTS, train
 from ssmrl.training.cli import compose_training
 from ssmrl.training.config import EnvConfig, EvaluateConfig
@@ -30,7 +30,7 @@ from ssmrl.training.plotting import group_runs, plot_curves, read_curves
 from ssmrl.training.run import RunFolder
 from ssmrl.training.runner import as_dict, evaluate_run, make_venv
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # As many steps in each update as with the published 16 windows of 64.
 LONG_WINDOWS = ("agent.batch_size=2", "agent.batch_length=512")

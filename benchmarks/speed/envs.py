@@ -1,7 +1,7 @@
 """POPGym's environments: ours, batched and jitted, against the package's own Python.
 
-    python benchmarks/envs.py
-    python benchmarks/envs.py --popjaxrl PATH_TO_A_CLEAN_CLONE --ids repeat_previous_easy
+    python -m benchmarks.speed.envs
+    python -m benchmarks.speed.envs --popjaxrl PATH_TO_A_CLEAN_CLONE --ids repeat_previous_easy
 
 Random actions, drawn beforehand, with auto-reset, on the CPU, one environment id after the other;
 the systems take turns and the ratios are medians over the rounds, so that a busy machine slows all
@@ -27,17 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import harness
 import jax
-import popjaxrl_shim
 
 import ssmrl.envs
+from benchmarks import harness
+from benchmarks.peers import popjaxrl_shim
 from ssmrl.envs.adapters.popgym_original import FAMILIES, popgym_class
 from ssmrl.envs.popgym import DIFFICULTIES
 
 SUITE = "popgym/"
 GEOMETRIC_MEAN_TARGET, EACH_TARGET, POPJAXRL_TARGET = 60, 15, 1
-OUTPUT = Path(__file__).parent / "results" / "envs.json"
+OUTPUT = Path(__file__).parents[1] / "results" / "envs.json"
 # popjaxrl's names of families, where they are not the package's. It has no others.
 POPJAXRL_NAMES = {
     "PositionOnlyCartPole": "StatelessCartPole",

@@ -1,0 +1,1 @@
+"""Measurements: speed, learning, fidelity, peers. README.md here says what answers what."""

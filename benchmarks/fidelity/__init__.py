@@ -1,0 +1,1 @@
+"""Whether our memories are the functions that others published."""

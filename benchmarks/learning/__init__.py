@@ -1,0 +1,1 @@
+"""What is learned, after how many steps: policies and world models."""

@@ -1,0 +1,1 @@
+"""How fast: environments, memories, world models."""
