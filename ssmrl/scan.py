@@ -312,8 +312,10 @@ def operator_scan(
         s, leaves `[T, *batch, ...]`.
 
     Raises:
-        ValueError: for an unknown method.
+        ValueError: for an unknown method or an empty sequence.
     """
+    if reset.shape[0] == 0:
+        raise ValueError(f"operator_scan: needs T >= 1 steps, got reset of shape {reset.shape}")
     ndim = jax.tree.leaves(elements)[0].ndim
     reset = reset.reshape(reset.shape + (1,) * (ndim - reset.ndim))
 
@@ -357,11 +359,17 @@ def scan_in_blocks(
 
     Returns:
         The last carry and the outputs, leaves `[T, ...]`.
+
+    Raises:
+        ValueError: for an empty sequence, or blocks without steps.
     """
     steps = jax.tree.leaves(inputs)[0].shape[0]
+    if min(steps, block) < 1:
+        raise ValueError(f"scan_in_blocks: needs T >= 1 and block >= 1, got {steps} and {block}")
     body = jax.checkpoint(body, prevent_cse=False)
-    whole = steps // block * block
-    blocks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, block, *leaf.shape[1:]), inputs)
+    count, whole = steps // block, steps // block * block
+    # No reshape to -1: leaves may be without elements, of a batch without entries.
+    blocks = jax.tree.map(lambda leaf: leaf[:whole].reshape(count, block, *leaf.shape[1:]), inputs)
     rest = jax.tree.map(lambda leaf: leaf[whole:], inputs)
     outputs = []
     if whole == block:  # a loop of one turn costs copies and hides constants from the compiler
@@ -369,7 +377,7 @@ def scan_in_blocks(
         outputs.append(y)
     elif whole:
         carry, y = lax.scan(body, carry, blocks)
-        outputs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), y))
+        outputs.append(jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), y))
     if whole < steps:
         carry, y = body(carry, rest)
         outputs.append(y)

@@ -8,6 +8,7 @@ initial one *before* `x[t]` is consumed. `T == 1` is acting, `T > 1` is training
 entry. Calling with `x[:k]` and then `x[k:]`, the carry handed on, equals one call with `x`.
 """
 
+import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -57,7 +58,7 @@ class Memory(nn.Module):
 
         Args:
             carry: from `initialize_carry(batch)` or from the previous window.
-            x: inputs `[T, *batch, F]`, T >= 1.
+            x: inputs `[T, *batch, F]`, T and F >= 1; a batch may have no entries.
             reset: `[T, *batch]`, True where `x[t]` begins an episode.
             return_carries: also return the carries after every step.
 
@@ -69,8 +70,23 @@ class Memory(nn.Module):
             ValueError: where shapes or dtypes break the contract, saying what was expected.
         """
         check_inputs(self, carry, x, reset)
-        last, y, carries = self.unroll(carry, x, reset, return_carries)
+        unroll = self._unroll_nothing if 0 in x.shape[1:-1] else self.unroll
+        last, y, carries = unroll(carry, x, reset, return_carries)
         return (last, y, carries) if return_carries else (last, y)
+
+    def _unroll_nothing(self, carry, x, reset, return_carries):
+        """`unroll` for a batch without entries: that of one of zeros, of which nothing is kept.
+
+        Parameters are the same as for any batch, and no memory has to divide by its size.
+        """
+        batch = x.shape[1:-1]
+        filled = tuple(max(size, 1) for size in batch)
+        x = jnp.zeros((x.shape[0], *filled, x.shape[-1]), x.dtype)
+        reset = jnp.ones(x.shape[:-1], bool)
+        last, *rest = self.unroll(self.initialize_carry(filled), x, reset, return_carries)
+        kept = tuple(slice(size) for size in batch)
+        last = jax.tree.map(lambda leaf: leaf[kept], last)
+        return last, *jax.tree.map(lambda leaf: leaf[:, *kept], rest)
 
     def all_ssm_parameters(self) -> frozenset[str]:
         """`ssm_parameters` of this memory and of every memory inside it."""
@@ -85,7 +101,7 @@ class Memory(nn.Module):
         """
         shapes = jax.eval_shape(lambda: self.initialize_carry(()))
         rows = [
-            _real(leaf).reshape(*leaf.shape[: leaf.ndim - len(shape.shape)], -1)
+            _flat(leaf, leaf.ndim - len(shape.shape))
             for leaf, shape in zip(jax.tree.leaves(carry), jax.tree.leaves(shapes), strict=True)
             if jnp.issubdtype(leaf.dtype, jnp.inexact)
         ]
@@ -165,8 +181,10 @@ class ScanMemory(AssociativeMemory):
 def check_inputs(memory: Memory, carry: Carry, x: Array, reset: Array) -> None:
     """Raise a ValueError that names the first breach of the contract, if there is one."""
     name = type(memory).__name__
-    if x.ndim < 2 or x.shape[0] == 0:
-        raise ValueError(f"{name}: x must be [T, *batch, F] with T >= 1, got shape {x.shape}")
+    if x.ndim < 2 or 0 in (x.shape[0], x.shape[-1]):
+        raise ValueError(
+            f"{name}: x must be [T, *batch, F] with T >= 1 and F >= 1, got shape {x.shape}"
+        )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name}: x must be floating point, got {x.dtype}; encode it first")
     if reset.shape != x.shape[:-1] or reset.dtype != jnp.bool_:
@@ -192,7 +210,10 @@ def _is_memory(x: Any) -> bool:
     return isinstance(x, Memory)
 
 
-def _real(leaf: Array) -> Array:
+def _flat(leaf: Array, leading: int) -> Array:
+    """The leaf as real numbers, all but the first `leading` axes merged into one."""
     if jnp.iscomplexobj(leaf):
-        return jnp.stack([leaf.real, leaf.imag], axis=-1)
-    return leaf.astype(STATE_DTYPE)
+        leaf = jnp.stack([leaf.real, leaf.imag], axis=-1)
+    # No reshape to -1: a batch without entries does not tell how wide that is.
+    shape = (*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
+    return leaf.astype(STATE_DTYPE).reshape(shape)

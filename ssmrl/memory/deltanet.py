@@ -98,6 +98,8 @@ class DeltaNet(OuterProductMemory):
 class GatedDeltaNet(DeltaNet):
     """The delta rule with Mamba-2's decay from the input, α = exp(-e^A softplus(w x + δ)).
 
+    e^A starts uniform between 0 and 16, as in the authors' code (Mamba-2's starts at 1).
+
     Attributes:
         dt_min, dt_max: softplus(δ) starts log-uniform between these.
     """
@@ -110,7 +112,7 @@ class GatedDeltaNet(DeltaNet):
 
     def gates(self, inputs):
         beta, step = jnp.split(inputs, 2, axis=-1)
-        _, log_decay = selective_decay(self, step)
+        _, log_decay = selective_decay(self, step, slowest=0.0)
         return nn.sigmoid(beta)[..., None], log_decay[..., None]
 
     def read(self, y, x):

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE
+from ssmrl.memory.linear import LARGEST_LOG, bounded_exp
 
 Initializer = Callable[[Array], Array]
 
@@ -41,11 +42,12 @@ class DiagonalOptions(nn.Module):
     def rate(self, start: Initializer, fastest: float) -> Array:
         """Learned positive rates, at first `start(key)`, none of which is above `fastest`."""
         if self.reparameterization == "exp":
-            return jnp.exp(self.param("log_decay", lambda key: jnp.log(start(key))))
+            return bounded_exp(self.param("log_decay", lambda key: jnp.log(start(key))))
         if self.reparameterization == "softplus":
             # The inverse of softplus, log(exp(r) - 1), without overflow.
             inverse = lambda rate: rate + jnp.log(-jnp.expm1(-rate))  # noqa: E731
-            return nn.softplus(self.param("decay_weight", lambda key: inverse(start(key))))
+            weight = self.param("decay_weight", lambda key: inverse(start(key)))
+            return nn.softplus(jnp.maximum(weight, -LARGEST_LOG))
         if self.reparameterization == "stable":
             bound = 0.5 / fastest  # w = 0 decays twice as fast as the fastest does at first
             inverse = lambda rate: jnp.sqrt(1 / rate - bound)  # noqa: E731
@@ -81,8 +83,8 @@ def discretize(method: str, eigenvalue: Array, step: Array) -> tuple[Array, Arra
         ValueError: for another method.
     """
     if method == "zoh":
-        decay = jnp.exp(eigenvalue * step)
-        return decay, (decay - 1) / eigenvalue
+        # Not (decay - 1) / eigenvalue: where a state hardly decays, nothing is left of decay - 1.
+        return jnp.exp(eigenvalue * step), jnp.expm1(eigenvalue * step) / eigenvalue
     if method == "bilinear":
         half = eigenvalue * (step / 2)
         return (1 + half) / (1 - half), step / (1 - half)

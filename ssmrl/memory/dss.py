@@ -2,12 +2,13 @@
 
 Gupta, Gu, Berant, "Diagonal State Spaces are as Effective as Structured State Spaces" (2022),
 proposition 1 (a) and section 3: the kernel is K[l] = Re(Σ_n w_n (e^{λ_n Δ} - 1) / λ_n e^{λ_n l Δ}),
-which S4D gives with B = 1 and C = w. All N complex states count; none stands for a pair.
+which S4D gives with B = 1 and C = w. All N complex states count; none stands for a pair. They start as the eigenvalues of HiPPO-LegS'
+normal part with positive imaginary parts, and both parts of w as standard normal numbers, as in the
+authors' code.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE
@@ -27,6 +28,6 @@ class DSS(S4D):
         if not self.has_complex_states:
             C = self.param("C", nn.initializers.normal(1.0), (H, N), STATE_DTYPE)
             return jnp.ones_like(C), C
-        normal = nn.initializers.normal(np.sqrt(0.5))
+        normal = nn.initializers.normal(1.0)
         C = join_pair(self.param("C", normal, (H, 2 * N), STATE_DTYPE))
         return jnp.ones_like(C), C

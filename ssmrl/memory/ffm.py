@@ -5,6 +5,10 @@ Morad et al., "Reinforcement Learning with Fast and Forgetful Memory" (2023), eq
     x̃ = ℓ₁(x) ⊙ σ(ℓ₂(x))                                       [m]
     S[t] = Γ ⊙ S[t-1] + x̃ 1ᵀ,     Γ_jk = exp(-α_j + i ω_k)      [m, c], complex
     y = LN(ℓ₃[Re S, Im S]) ⊙ σ(ℓ₄(x)) + ℓ₅(x) ⊙ (1 - σ(ℓ₄(x)))
+
+Starts as the authors' PyTorch code does, which works in double precision: α evenly from the largest
+rate at which 1024 steps of double precision do not overflow (a trace halves in one step) to one
+that leaves 1 % after 1024 steps, and periods 2π/ω evenly from 1 to 1024 steps.
 """
 
 import flax.linen as nn
@@ -14,10 +18,12 @@ import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
-from ssmrl.memory.linear import Dense, pair_product
+from ssmrl.memory.linear import Dense, bounded_exp, pair_product
 
 LONGEST = 1024
 """Steps over which traces start to fade to 1 % (the slowest) or turn once (the slowest)."""
+MARGIN = 0.01
+"""What the authors keep away, twice, from rates at which `LONGEST` steps overflow."""
 
 
 class FFM(ScanMemory):
@@ -68,13 +74,13 @@ class FFM(ScanMemory):
         return (around + nn.sigmoid(gate) * (read - around)).astype(x.dtype)
 
     def _decay(self) -> Array:
-        """Γ `[m, c]`; at first α over the range in which float32 holds 1024 steps of it."""
-        fastest = np.log(np.finfo(np.float32).max) / LONGEST - 0.01
+        """Γ `[m, c]`."""
+        fastest = np.log(np.finfo(np.float64).max) / LONGEST - 2 * MARGIN
         slowest = -np.log(0.01) / LONGEST
         rates = np.linspace(fastest, slowest, self.trace_size)
         periods = np.linspace(1, LONGEST, self.context_size)
         log_decay = self.param("log_decay", lambda _: jnp.asarray(np.log(rates), STATE_DTYPE))
         turns = 2 * np.pi / periods
         frequency = self.param("frequency", lambda _: jnp.asarray(turns, STATE_DTYPE))
-        modulus = jnp.exp(-jnp.exp(log_decay))[:, None]
+        modulus = jnp.exp(-bounded_exp(log_decay))[:, None]
         return jax.lax.complex(modulus * jnp.cos(frequency), modulus * jnp.sin(frequency))

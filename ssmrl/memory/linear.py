@@ -1,4 +1,9 @@
-"""Matrix products over sequences, and complex numbers as the real pairs that go through them."""
+"""Matrix products over sequences, and complex numbers as the real pairs that go through them.
+
+Unless a memory's module says otherwise, linear layers start as flax's do, LeCun normal with biases
+of zero, whatever the authors' framework does by default: PyTorch draws weights of a third of that
+variance, and biases too.
+"""
 
 from functools import partial
 
@@ -25,6 +30,20 @@ def flat_dot_general(lhs: Array, rhs: Array, dimension_numbers, *args, **kwargs)
 Dense = partial(nn.Dense, dot_general=flat_dot_general)
 """flax's Dense, computed by `flat_dot_general`. No subclass: under pytest the annotations of this
 package's classes are checked at run time, and those of flax's Dense cannot be."""
+
+
+LARGEST_LOG = 40.0
+"""Products of a few e^40 still are single precision numbers."""
+
+
+def bounded_exp(x: Array) -> Array:
+    """e^x of a parameter that is the logarithm of something positive: a rate, a step, a scale.
+
+    With x held to ±`LARGEST_LOG` it is neither 0 nor infinite, whose products with each other are
+    NaN, in gradients at the latest. A rate of e^40 leaves nothing after one step, one of e^-40
+    everything after a billion.
+    """
+    return jnp.exp(jnp.clip(x, -LARGEST_LOG, LARGEST_LOG))
 
 
 def product(x: Array, matrix: Array, dtype=None) -> Array:

@@ -5,7 +5,8 @@ Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences" (202
     h[t] = λ ⊙ h[t-1] + γ ⊙ (B x[t]),        y[t] = Re(C h[t]) + D ⊙ x[t]
 
 with λ = exp(-exp(ν) + i exp(θ)), started in a ring of the unit disk (Lemma 3.2), and γ learned in
-log from √(1 - |λ|²) (equation 7). Products are done on real pairs; see `ssmrl.memory.s5`.
+log from √(1 - |λ|²) (equation 7). B and C start with variance 1/(2F) and 1/N in the real and the
+imaginary part each, so that taking the real part is made up for (appendix A). Products are done on real pairs; see `ssmrl.memory.s5`.
 """
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
 from ssmrl.memory.diagonal import DIAGONAL_PARAMETERS, DiagonalOptions
-from ssmrl.memory.linear import join_pair, pair_product, product, skip
+from ssmrl.memory.linear import bounded_exp, join_pair, pair_product, product, skip
 
 
 class LRU(DiagonalOptions, ScanMemory):
@@ -61,7 +62,8 @@ class LRU(DiagonalOptions, ScanMemory):
     def decode(self, states: Array, x: Array) -> Array:
         parts, multiply = (2, pair_product) if self.complex_state else (1, product)
         dtype = x.dtype if self.dtype is None else self.dtype
-        init = nn.initializers.lecun_normal()
+        # Variance 1/N in the real and in the imaginary part each (appendix A).
+        init = nn.initializers.variance_scaling(parts, "fan_in", "normal")
         C = self.param("C", init, (parts * states.shape[-1], self.features), STATE_DTYPE)
         return multiply(states, C, dtype).astype(x.dtype) + skip(self, x, dtype)
 
@@ -77,8 +79,8 @@ class LRU(DiagonalOptions, ScanMemory):
         log_decay = -rate
         if self.complex_state:
             phase = self.param("log_phase", _log_uniform, (size,), self.max_phase)
-            log_decay = jax.lax.complex(-rate, jnp.exp(phase))
-        return jnp.exp(log_decay * self.step_rescale), jnp.exp(log_gamma)
+            log_decay = jax.lax.complex(-rate, bounded_exp(phase))
+        return jnp.exp(log_decay * self.step_rescale), bounded_exp(log_gamma)
 
 
 def _log_uniform(key: Array, shape: tuple[int, ...], high: float) -> Array:

@@ -5,6 +5,9 @@ for the block around it see `ssmrl.memory.selective`:
 
     Δ = softplus(W_Δ (W_r u) + b_Δ)          b = W_b u       c = W_c u
     h[t] = exp(A Δ) ⊙ h[t-1] + b (Δ ⊙ u)ᵀ,       A = -exp(log A) < 0
+
+Starts (section 3.6 and the authors' code): A = -1, -2, ... -N in every channel (S4D-Real), softplus
+of b_Δ log-uniform, W_Δ uniform in ±1/√rank, D = 1.
 """
 
 import flax.linen as nn
@@ -15,7 +18,7 @@ from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE
 from ssmrl.memory.blockwise import outer, weighted_sum
-from ssmrl.memory.linear import Dense
+from ssmrl.memory.linear import Dense, bounded_exp
 from ssmrl.memory.selective import SelectiveMemory
 
 
@@ -38,12 +41,15 @@ class Mamba(SelectiveMemory):
         small = Dense(rank + 2 * N, dtype=u.dtype, use_bias=False, name="select")(u)
         low, b, c = jnp.split(small, [rank, rank + N], axis=-1)
         bias = lambda key, shape, dtype: inverse_softplus_step(key, shape, self.dt_min, self.dt_max)  # noqa: E731
-        step = Dense(self.channels, dtype=u.dtype, bias_init=bias, name="step")(low)
+        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        layer = Dense(self.channels, dtype=u.dtype, kernel_init=init, bias_init=bias, name="step")
+        step = layer(low)
         return (nn.softplus(step.astype(STATE_DTYPE)), b.astype(STATE_DTYPE)), c
 
     def constants(self):
         start = np.broadcast_to(np.log(np.arange(1, self.state_size + 1)), self._shape)
-        return -jnp.exp(self.param("log_A", lambda _: jnp.asarray(start, STATE_DTYPE))).T
+        log_A = self.param("log_A", lambda _: jnp.asarray(start, STATE_DTYPE))
+        return -bounded_exp(log_A).T
 
     @property
     def _shape(self) -> tuple[int, int]:

@@ -6,6 +6,8 @@ State Space Duality" (2024), sections 6 and 7.1:
     g, u, Δ = W_in x          [u, b, c] = silu(conv(...))          Δ = softplus(Δ + δ)
     S[t] = exp(-Δ e^A) S[t-1] + b (Δ u)ᵀ         per head; b, c are shared by the heads
     y = W_out norm((S[t]ᵀ c + D u) ⊙ silu(g))
+
+Starts (the authors' code): e^A uniform between 1 and 16, softplus(δ) log-uniform, D = 1.
 """
 
 import flax.linen as nn
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE
-from ssmrl.memory.linear import Dense
+from ssmrl.memory.linear import Dense, bounded_exp
 from ssmrl.memory.mamba import inverse_softplus_step
 from ssmrl.memory.outer_product import OuterProductMemory, Steps
 from ssmrl.memory.window import CausalConv
@@ -80,16 +82,21 @@ class Mamba2(OuterProductMemory):
         return Steps(c[..., None, :], b[..., None, :], u * step[..., None], log_decay[..., None])
 
 
-def selective_decay(module: nn.Module, inputs: Array) -> tuple[Array, Array]:
+def selective_decay(
+    module: nn.Module, inputs: Array, slowest: float = 1.0
+) -> tuple[Array, Array]:
     """Δ = softplus(inputs + δ) and the log decay -Δ e^A, for each head, like `inputs`.
 
     Args:
         module: has `dt_min` and `dt_max`, and gets the parameters `step_bias` and `log_A`.
+        inputs: `[..., H]`.
+        slowest: e^A starts uniform between it and 16.
     """
     shape, bounds = inputs.shape[-1:], (module.dt_min, module.dt_max)
     step = nn.softplus(inputs + module.param("step_bias", inverse_softplus_step, shape, *bounds))
-    return step, -step * jnp.exp(module.param("log_A", _log_uniform_to_16, shape))
+    return step, -step * bounded_exp(module.param("log_A", _log_of_uniform, shape, slowest))
 
 
-def _log_uniform_to_16(key: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.log(jax.random.uniform(key, shape, STATE_DTYPE, 1, 16))
+def _log_of_uniform(key: Array, shape: tuple[int, ...], low: float) -> Array:
+    """The logarithm of what is uniform in (low, 16]."""
+    return jnp.log(16 - (16 - low) * jax.random.uniform(key, shape, STATE_DTYPE))

@@ -8,11 +8,15 @@ Beck et al., "xLSTM: Extended Long Short-Term Memory" (2024), equations 19 to 27
 
 Both are kept divided by exp(m), m[t] = max(log f[t] + m[t-1], log i[t]) (equation 15): with the
 gates divided likewise the recurrence stays the same, and no exponential is of a positive number.
+
+Gates start without weights, as in the authors' code: log i as a normal number of deviation .1 and
+log f as the log of σ of 3 to 6, in equal steps over the heads.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ssmrl.memory.base import STATE_DTYPE
 from ssmrl.memory.linear import Dense
@@ -37,14 +41,14 @@ class MLSTM(OuterProductMemory):
         H, K, dtype = self.heads, self.keys, x.dtype if self.dtype is None else self.dtype
         inputs = Dense(2 * H * K + self.features, dtype=dtype, name="input")(x)
         q, k, v = map(self.split_heads, jnp.split(inputs, [H * K, 2 * H * K], axis=-1))
-        gates = Dense(2 * H, dtype=dtype, bias_init=_gate_biases, name="gates")(x)
-        log_i, f = jnp.split(gates.astype(STATE_DTYPE), 2, axis=-1)
+        zeros = nn.initializers.zeros
+        gates = Dense(2 * H, dtype=dtype, kernel_init=zeros, bias_init=_gate_biases, name="gates")
+        log_i, f = jnp.split(gates(x).astype(STATE_DTYPE), 2, axis=-1)
         m, accept, log_decay = stabilized(log_i, nn.log_sigmoid(f), carry["m"], reset)
         v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
         steps = Steps(q, k * (K**-0.5 * accept)[..., None], v, log_decay[..., None])
         last, y, states = self.attend(steps, carry["C"], reset, return_carries)
-        floor = jnp.exp(-m)[..., None]
-        h = y[..., :-1] / jnp.maximum(jnp.abs(y[..., -1:]), floor)
+        h = normalized(y[..., :-1], y[..., -1:], m[..., None])
         h = nn.RMSNorm(dtype=dtype, name="norm")(h).reshape(*x.shape[:-1], -1)
         h = h * nn.sigmoid(Dense(self.features, dtype=dtype, name="gate")(x))
         y = Dense(self.features, dtype=dtype, name="output")(h).astype(x.dtype)
@@ -62,6 +66,17 @@ def stabilized(log_i: Array, log_f: Array, m0: Array, reset: Array) -> tuple[Arr
     return m, jnp.exp(log_i - m), log_f + before - m
 
 
+def normalized(y: Array, weight: Array, m: Array) -> Array:
+    """y / max(|weight|, e^-m), with both sides multiplied by e^min(m, 0).
+
+    That takes the place of an exponential of a positive number, which overflows once m is below
+    -88. The factor cancels, and therefore has no gradient.
+    """
+    lower = lax.stop_gradient(jnp.minimum(m, 0))
+    factor = jnp.exp(lower)
+    return y * factor / jnp.maximum(jnp.abs(weight) * factor, jnp.exp(lower - m))
+
+
 def _max_plus(left, right):
     """Compose m → max(m + f, i)."""
     (f_left, i_left), (f_right, i_right) = left, right
@@ -69,6 +84,7 @@ def _max_plus(left, right):
 
 
 def _gate_biases(key, shape, dtype):
-    """Input gates start near exp(0), forget gates open: σ of 3 to 6 (appendix D)."""
+    """Those of the input gates, near exp(0), and of the forget gates, open."""
     heads = shape[0] // 2
-    return jnp.concatenate([jnp.zeros(heads, dtype), jnp.linspace(3, 6, heads, dtype=dtype)])
+    accept = 0.1 * jax.random.normal(key, (heads,), dtype)
+    return jnp.concatenate([accept, jnp.linspace(3, 6, heads, dtype=dtype)])

@@ -7,6 +7,12 @@ Models" (2024), section 2.4 and figure 2:
     r = σ(W_r u + b_r)        i = σ(W_i u + b_i)        log a = -c softplus(Λ) ⊙ r
     h' = a ⊙ h + √(1 - a²) ⊙ (i ⊙ u)
     y = W_o (h' ⊙ gelu(W_g x))
+
+Where the paper and the authors' public code (recurrentgemma) differ, this follows the paper: a at
+r = 1 starts uniform between .9 and .999 (in the code that is the range of a^(1/c), so that a is
+between .43 and .992), and the first input of an episode is scaled by √(1 - a²) like every other (in
+the code it is not scaled). The short convolution starts as Mamba's does; the code's has a variance
+of .01 / width.
 """
 
 import flax.linen as nn

@@ -22,7 +22,7 @@ from jax import Array, lax
 
 from ssmrl.memory.base import STATE_DTYPE
 from ssmrl.memory.diagonal import log_uniform
-from ssmrl.memory.linear import join_pair, split_pair
+from ssmrl.memory.linear import bounded_exp, join_pair, split_pair
 from ssmrl.memory.s5 import hippo_legs_eigen
 from ssmrl.memory.siso import SystemBank, as_row, doubled
 
@@ -44,11 +44,11 @@ class S4(SystemBank):
         log_step = self.param("log_step", log_uniform, (H,), self.dt_min, self.dt_max)
         normal = nn.initializers.normal(np.sqrt(0.5))
         return {
-            "eigenvalue": lax.complex(-jnp.exp(log_decay), frequency),
+            "eigenvalue": lax.complex(-bounded_exp(log_decay), frequency),
             "P": self._numbers("P", low_rank),
             "B": self._numbers("B", inputs),
             "C": 2 * join_pair(self.param("C", normal, (H, 2 * N), STATE_DTYPE)),
-            "step": jnp.exp(log_step)[:, None],
+            "step": bounded_exp(log_step)[:, None],
         }
 
     def _numbers(self, name: str, start: np.ndarray) -> Array:

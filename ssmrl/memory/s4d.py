@@ -16,7 +16,7 @@ from ssmrl.memory.diagonal import (
     discretize,
     log_uniform,
 )
-from ssmrl.memory.linear import join_pair
+from ssmrl.memory.linear import bounded_exp, join_pair
 from ssmrl.memory.s5 import hippo_legs_eigen
 from ssmrl.memory.siso import SystemBank, as_real, as_row, doubled
 
@@ -51,7 +51,7 @@ class S4D(DiagonalOptions, SystemBank):
             frequency = self.param("frequency", lambda _: jnp.asarray(start.imag, STATE_DTYPE))
             eigenvalue = lax.complex(-rate, frequency)
         log_step = self.param("log_step", log_uniform, shape[:1], self.dt_min, self.dt_max)
-        step = jnp.exp(log_step)[:, None] * self.step_rescale
+        step = bounded_exp(log_step)[:, None] * self.step_rescale
         decay, scale = discretize(self.discretization, eigenvalue, step)
         B, C = self.input_and_output()
         return {"decay": self.polarize(decay), "B": B * scale, "C": C}

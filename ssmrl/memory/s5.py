@@ -8,6 +8,11 @@ as in Lu et al., "Structured State Space Models for In-Context Reinforcement Lea
 Λ̄ is diagonal and complex; only one of each conjugate pair of states is kept, hence the 2 Re.
 Matrix products are done on real pairs: complex ones are many times slower on CPUs and miss the
 matrix units of accelerators. Only the elementwise recurrence is complex.
+
+Starts as the authors' code does: Λ the eigenvalues of HiPPO-LegS' normal part, Δ log-uniform, the
+real B and both parts of the complex C LeCun normal before they are turned into the eigenvectors'
+basis. The code takes the states for B's fan-in, its matrix being [P, F]; here it is the inputs F,
+which is the same where P = F.
 """
 
 from functools import lru_cache
@@ -20,7 +25,14 @@ from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
 from ssmrl.memory.diagonal import DIAGONAL_PARAMETERS, DiagonalOptions, discretize, log_uniform
-from ssmrl.memory.linear import join_pair, pair_product, product, skip, split_pair
+from ssmrl.memory.linear import (
+    bounded_exp,
+    join_pair,
+    pair_product,
+    product,
+    skip,
+    split_pair,
+)
 
 
 class S5(DiagonalOptions, ScanMemory):
@@ -94,7 +106,7 @@ class S5(DiagonalOptions, ScanMemory):
         if self.complex_state:
             frequency = self.param("frequency", lambda _: jnp.asarray(start.imag, STATE_DTYPE))
             eigenvalue = jax.lax.complex(-rate, frequency)
-        return discretize(self.discretization, eigenvalue, jnp.exp(log_step) * self.step_rescale)
+        return discretize(self.discretization, eigenvalue, bounded_exp(log_step) * self.step_rescale)
 
     def _eigenvalues(self) -> np.ndarray:
         """Of one block, at first."""
@@ -133,14 +145,14 @@ def _input_initializer(vectors: np.ndarray, blocks: int):
 
 
 def _output_initializer(vectors: np.ndarray, blocks: int):
-    """C̃ = C V with C complex, LeCun normal over the states; as `[2N, H]` so that y = [x] @ it.
+    """C̃ = C V with C's real and imaginary parts LeCun normal over the P states; as `[2N, H]`.
 
     The rows hold (2 Re C̃, -2 Im C̃): y = 2 Re(C̃ x) is then one real product.
     """
 
     def init(key, shape, dtype):
         outputs, block = shape[1], vectors.shape[0]
-        pair = jax.random.normal(key, (2, outputs, blocks, block)) / np.sqrt(2 * blocks * block)
+        pair = jax.random.normal(key, (2, outputs, blocks, block)) / np.sqrt(blocks * block)
         re, im = _rotate(pair[0], vectors), _rotate(pair[1], vectors)
         C = jax.lax.complex(re.real - im.imag, re.imag + im.real)
         return split_pair(2 * C.conj()).T.astype(dtype)

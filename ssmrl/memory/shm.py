@@ -10,6 +10,7 @@ Keys and queries are relu(W x), divided by their sums; η is the logistic functi
 is one of L learned rows. The paper draws it at random at every step, so that the product of all C
 has expectation one; here the rows take turns in an order that spreads them evenly (Weyl, 1916), and
 they are centred, which makes their mean zero exactly: acting, training and a repeated call agree.
+θ starts Glorot uniform over [L, N], as in the authors' code.
 """
 
 import flax.linen as nn
@@ -77,7 +78,7 @@ class SHM(Memory):
 
     def _theta(self, position: Array) -> Array:
         """θ `[T, *batch, N]`."""
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=1)
+        init = nn.initializers.glorot_uniform()
         theta = self.param("theta", init, (self.rows, self.memory_size), STATE_DTYPE)
         bits = int(np.log2(self.rows))
         return (theta - theta.mean(axis=0))[(position * GOLDEN) >> (32 - bits)]

@@ -33,6 +33,9 @@ def last_inputs(x: Array, history: Array, reset: Array) -> tuple[list[Array], Ar
 class CausalConv(nn.Module):
     """A depthwise convolution over the last inputs of the episode, `y = Σ_l w_l x[t-l] + b`.
 
+    w starts uniform in ±1/√width, which is PyTorch's default and thus that of Mamba and of those
+    that took the convolution over from it; b starts at 0, which is not.
+
     Carry: the history of `last_inputs`, float32 `[*batch, width - 1, F]`, the newest first.
     """
 
