@@ -6,6 +6,7 @@ from typing import Any
 
 POSTERIORS = ("parallel", "recurrent")
 POLICY_INPUTS = ("output", "hidden", "full")
+BOUNDED_ACTIONS = ("squashed", "clipped")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -103,6 +104,10 @@ class DreamerConfig:
         slow_critic_rate: of the critic's running average, which regularises it.
         slow_critic_weight: weight of that regulariser.
         min_std, max_std: of continuous actions.
+        bounded_actions: how continuous actions with two bounds stay inside: "squashed" by a tanh of
+            a normal, or "clipped", a normal around tanh(mean) that is cut off at the bounds, as
+            published. Clipped policies can rest on a bound; squashed ones know the density of what
+            the environment gets.
         compute_dtype: of activations: "float32", "bfloat16", or "auto": bfloat16 except on CPUs.
     """
 
@@ -147,6 +152,7 @@ class DreamerConfig:
     slow_critic_weight: float = 1.0
     min_std: float = 0.1
     max_std: float = 1.0
+    bounded_actions: str = "squashed"
     compute_dtype: str = "auto"
 
     def __post_init__(self):
@@ -159,6 +165,7 @@ class DreamerConfig:
             "size": tuple(SIZES),
             "posterior": POSTERIORS,
             "policy_inputs": POLICY_INPUTS,
+            "bounded_actions": BOUNDED_ACTIONS,
             "compute_dtype": DTYPES,
         }
         for name, known in choices.items():

@@ -43,6 +43,7 @@ from ssmrl.agents.optimizer import label_ssm_parameters
 from ssmrl.agents.rollout import add_time, check_environment, episode_metrics
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
+from ssmrl.envs.spaces import as_tree
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, make_memory
 from ssmrl.networks.encoders import is_picture, leaves
@@ -59,7 +60,7 @@ class Carry:
 
     memory: Any
     z: Leaf
-    action: Leaf
+    action: Any
     """The last one; without meaning before an episode's first."""
 
 
@@ -360,8 +361,10 @@ class Dreamer:
     def initialize_carry(self, batch_size: int) -> Carry:
         """The carry for new episodes; the first call of `act` must come with resets."""
         start = initial_start(self.memory, self.config, batch_size)
-        space: Any = self.env.action_space
-        action = jnp.zeros((batch_size, *space.shape), space.dtype)
+        action = jax.tree.map(
+            lambda space: jnp.zeros((batch_size, *space.shape), space.dtype),
+            as_tree(self.env.action_space),
+        )
         return Carry(start.memory, start.z, action)
 
     def act(self, state: TrainState, carry, observation, reset: Array, key: Array, *, greedy: bool):

@@ -39,6 +39,7 @@ BAD = [
     ("replay_capacity", 1000, "at least 1024 for its windows"),
     ("horizon", 1, "above 1"),
     ("bins", 254, "odd and at least 3"),
+    ("bounded_actions", "tanh", "one of squashed, clipped"),
     ("min_std", 2.0, "positive, at most max_std"),
 ]
 
@@ -109,7 +110,7 @@ def test_environments_that_do_not_fit():
     env = Scripted(
         np.zeros((4, 16)),
         np.zeros((4, 16)),
-        action_space=spaces.Dict({"a": spaces.Discrete(2)}),
+        action_space=spaces.Dict({}),
     )
     with pytest.raises(ValueError, match="cannot act in Dict"):
         make(DreamerConfig(), env=env)
