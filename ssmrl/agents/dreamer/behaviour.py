@@ -110,7 +110,10 @@ class Imagined:
     reward: Leaf
     """`[H + 1, N]`, on arrival in each state."""
     discount: Leaf
-    """`[H + 1, N]`, γ times the probability that the episode goes on at each state."""
+    """`[H + 1, N]`, γ times the probability that the episode goes on at each state.
+
+    At the start the γ is there with `continue_discount` alone, where one head gives both, as
+    published: it scales the losses of actor and critic, and no return."""
     slow_value: Leaf
     """`[H, N]`, the slow critic's estimate of the return from all states but the last."""
 
@@ -158,7 +161,8 @@ def imagine(
         lambda rows, row: jnp.concatenate([rows, row[None]]), predicted, predict(end.features)
     )
     if not config.continue_discount:
-        discount = discount * config.discount
+        # γ is the price of a step: arriving costs it, being at the start does not.
+        discount = discount.at[1:].multiply(config.discount)
     imagined = Imagined(features, act(end)[0], raw, reward, discount, slow_value)
     return lax.stop_gradient(imagined)
 
