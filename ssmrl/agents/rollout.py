@@ -26,6 +26,11 @@ def add_time(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[None], tree)
 
 
+def without_time(tree: Any) -> Any:
+    """A sequence of one step, leaves `[1, B, ...]`, as that step."""
+    return jax.tree.map(lambda x: x[0], tree)
+
+
 def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
     """Mean return and length of the episodes that ended in a rollout; NaN where none did."""
     done = episode["done"]

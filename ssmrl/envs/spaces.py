@@ -284,6 +284,19 @@ def _all(conditions: Any) -> Bool[Array, ""]:
     return result
 
 
+def as_tree(space: Space) -> Any:
+    """The pytree of elementary spaces that has the structure of an element of ``space``.
+
+    An elementary space stands for itself; :class:`Dict` becomes a dict, :class:`Tuple` a tuple. So
+    ``jax.tree.map(f, as_tree(space), element)`` visits each leaf together with its own space.
+    """
+    if isinstance(space, Dict):
+        return {name: as_tree(part) for name, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(map(as_tree, space.spaces))
+    return space
+
+
 def flat_size(space: Space) -> int:
     """Numbers in one element of ``space``, counting a discrete value as one."""
     if isinstance(space, Dict):

@@ -89,6 +89,19 @@ class RestartableAgent(Protocol):
 
 
 @runtime_checkable
+class NotingAgent(Protocol):
+    """An agent that has something to say before a training (optional)."""
+
+    def training_notes(self, seeds: int) -> list[str]:
+        """Lines for the user, about a training of so many seeds side by side.
+
+        Raises:
+            ValueError: the training cannot be; the message says why and what to do.
+        """
+        ...
+
+
+@runtime_checkable
 class PredictingAgent(Protocol):
     """An agent with a world model that can be watched predicting (optional)."""
 

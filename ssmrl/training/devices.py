@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
@@ -26,6 +27,17 @@ def make_mesh(count: int) -> Mesh | None:
     return jax.make_mesh(
         (count,), ("data",), devices=available[:count], axis_types=(AxisType.Auto,)
     )
+
+
+def device_memory() -> int | None:
+    """Bytes that the first device has: its allocator's limit, or a CPU's RAM; None if unknown."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    if device.platform == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def compiler_options() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from ssmrl.training.agent import PredictingAgent
+from ssmrl.training.agent import NotingAgent, PredictingAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
@@ -155,9 +155,12 @@ def run_training(
     agent, venv = build_agent(components, config)
     is_host = bool(getattr(venv, "is_host", False))
     # Before the folder is made: a run that cannot start leaves nothing behind.
+    notes = _training_notes(agent, config)
     check_placement(agent, config, is_host=is_host)
     check_logger(config.logger)
     run = _open_folder(config, overrides, reporter)
+    for note in notes:
+        reporter.message(note)
     logger = make_logger(config.logger, run.path, as_dict(config))
     evaluate = None
     if config.eval_every:
@@ -177,6 +180,16 @@ def run_training(
     _draw_curve(run, reporter)
     _say_goodbye(run, result, reporter)
     return RunResult(run, result)
+
+
+def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
+    """What the agent, if it is a `NotingAgent`, has to say before a training."""
+    if not isinstance(agent, NotingAgent):
+        return []
+    try:
+        return agent.training_notes(config.seeds)
+    except ValueError as error:
+        raise UsageError(f"agent={config.agent.name}: {error}") from error
 
 
 def _open_folder(config: TrainConfig, overrides: tuple[str, ...], reporter: Reporter) -> RunFolder:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from ssmrl.envs import Environment, spaces
@@ -142,6 +143,37 @@ class Aim(Probe):
 
     def reward(self, state, action):
         return -jnp.sum((action - jnp.array(self.target)) ** 2)
+
+
+class Crew(Probe):
+    """One step; the cue is seen. An action of parts, of which each has its own right answer:
+
+    - "aim": 130 in 100 … 200, and 1.5 without bounds
+    - "crew": 1 at cue 1, 0 at cue -1, each counts 1; and (1, 2), each counts 1/2
+    - "push": 101 above 100
+
+    Distances cost their squares, with the range 100 … 200 as -1 … 1.
+    """
+
+    def action_space(self, params):
+        low, high = np.float32([100, -np.inf]), np.float32([200, np.inf])
+        return spaces.Dict(
+            {
+                "push": spaces.Box(100.0, np.inf, (1,)),
+                "crew": spaces.Tuple([spaces.Discrete(2), spaces.MultiDiscrete([2, 3])]),
+                "aim": spaces.Box(low, high),
+            }
+        )
+
+    def observe(self, state):
+        return state.cue[None]
+
+    def reward(self, state, action):
+        lever, buttons = action["crew"]
+        right = (2.0 * lever - 1 == state.cue).astype(jnp.float32)
+        pressed = jnp.mean((buttons == jnp.array([1, 2])).astype(jnp.float32))
+        off = (action["aim"] - jnp.array([130, 1.5])) / jnp.array([50, 1])
+        return right + pressed - jnp.sum(off**2) - jnp.sum((action["push"] - 101) ** 2)
 
 
 class Buttons(Probe):

@@ -105,6 +105,24 @@ def test_continuous_actions_find_their_aim():
     assert metrics["episode_return"][-1] > metrics["episode_return"][0] + 1
 
 
+def test_every_part_of_an_action_finds_what_is_right():
+    """Tuple and Dict actions, and boxes with two bounds, one and none."""
+    agent, state, metrics, _ = train(probes.Crew(), iterations=120, num_envs=32)
+    # At first half of 1, a half of 1/2 and a third of 1/2, with the box in its middle (off by .4²),
+    # 0 (1.5²) and 100.69 (.3²), and on top of that what the spread of the draws costs.
+    assert metrics["episode_return"][0] < -1
+    carry = agent.initialize_carry(32)
+    observation, reset = jnp.where(jnp.arange(32) % 2, 1.0, -1.0)[:, None], jnp.ones(32, bool)
+    _, action = agent.act(state, carry, observation, reset, jax.random.key(0), greedy=True)
+    np.testing.assert_allclose(action["aim"][:, 0], 130, atol=5)
+    np.testing.assert_allclose(action["aim"][:, 1], 1.5, atol=0.2)
+    np.testing.assert_allclose(action["push"], 101, atol=0.2)
+    lever, buttons = action["crew"]
+    np.testing.assert_array_equal(lever, np.arange(32) % 2)
+    np.testing.assert_array_equal(buttons, np.tile([1, 2], (32, 1)))
+    assert metrics["episode_return"][-5:].mean() > 1.5
+
+
 def test_multi_discrete_actions_press_the_right_buttons():
     _, _, metrics, _ = train(probes.Buttons())
     # At random: 1/2 + 1/3.

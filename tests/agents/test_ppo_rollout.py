@@ -113,7 +113,13 @@ def test_ratio_is_one_with_vmapped_seeds():
 
 
 @pytest.mark.parametrize(
-    "action_space", [spaces.Box(-1, 3, (2,)), spaces.MultiDiscrete([[2, 3], [4, 2]])], ids=repr
+    "action_space",
+    [
+        spaces.Box(-1, 3, (2,)),
+        spaces.MultiDiscrete([[2, 3], [4, 2]]),
+        spaces.Tuple([spaces.Discrete(2), spaces.Dict({"a": spaces.Box(0, np.inf, (2,))})]),
+    ],
+    ids=repr,
 )
 def test_ratio_is_one_for_other_actions(action_space):
     env = Scripted(TERMINATED, TRUNCATED, action_space=action_space)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssmrl.envs import spaces
-from ssmrl.networks.distributions import action_distribution, parameter_size
+from ssmrl.networks.distributions import action_distribution, parameter_size, scale_size
 from tests.compiling import shipped_jit
 
 
@@ -237,23 +237,259 @@ def test_without_bounds_it_is_the_normal_itself():
     np.testing.assert_allclose(entropy, np.full(3, exact), rtol=1e-6)
 
 
-def test_a_bound_on_one_side_is_met():
-    space = spaces.Box(np.float32([0, -np.inf]), np.float32([np.inf, np.inf]))
-    distribution = action_distribution(space, jnp.zeros((1, 2)), jnp.zeros(2))
-    action = distribution.action(jnp.array([[-3.0, -3.0]]))
-    np.testing.assert_array_equal(action, [[0, -3]])
+# One box of every kind: both bounds, a lower one, an upper one, none.
+KINDS = {
+    "two": (-2.0, 3.0),
+    "low": (100.0, np.inf),
+    "high": (-np.inf, -1.0),
+    "none": (-np.inf, np.inf),
+}
+
+
+def unsquash(kind, action):
+    """raw, in float64, by the inverse of what `SquashedNormal` documents."""
+    low, high = KINDS[kind]
+    if kind == "two":
+        return np.arctanh((action - (low + high) / 2) / ((high - low) / 2))
+    if kind == "none":
+        return action
+    # u = log(exp(d) - 1), with d the distance from the bound.
+    distance = action - low if kind == "low" else high - action
+    raw = distance + np.log(-np.expm1(-distance))
+    return raw if kind == "low" else -raw
+
+
+def log_slope_of(kind, raw):
+    """log d action / d raw; a softplus has the slope of a sigmoid."""
+    raw = np.float64(raw)
+    slopes = {
+        "two": log_slope(raw, 2.5),
+        "low": -np.logaddexp(0, -raw),
+        "high": -np.logaddexp(0, raw),
+        "none": np.zeros_like(raw),
+    }
+    return slopes[kind]
+
+
+def grid(kind, n=100_000):
+    """Actions that cover the box, denser at its bounds, and d action / d grid."""
+    low, high = KINDS[kind]
+    s = 12 * (2 * (np.arange(n) + 0.5) / n - 1)
+    ds = 24 / n
+    if kind == "two":
+        share = 1 / (1 + np.exp(-s))
+        return low + (high - low) * share, (high - low) * share * (1 - share) * ds
+    if kind == "none":
+        return s, np.full(n, ds)
+    distance = np.exp(s / 2)  # from 0.0025 to 400 deviations, half of them below 1
+    sign, bound = (1, low) if kind == "low" else (-1, high)
+    return bound + sign * distance, distance / 2 * ds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, -0.5), (0.8, -1.0), (-0.7, -0.8)])
+def test_densities_of_every_kind_integrate_to_one(kind, mean, log_std):
+    """And have their mass where the normal has it."""
+    distribution = one_dimensional(*KINDS[kind], mean, log_std)
+    action, width = grid(kind)
+    raw = unsquash(kind, action)
+    log_prob = jax.vmap(distribution.log_prob)(jnp.asarray(raw[:, None], jnp.float32))
+    mass = np.exp(np.float64(log_prob)) * width
+    np.testing.assert_allclose(mass.sum(), 1, atol=1e-4)
+    # P(action < squash(mean + std)) = Φ(1)
+    below = raw < mean + math.exp(log_std)
+    phi = (1 + math.erf(1 / math.sqrt(2))) / 2
+    np.testing.assert_allclose(mass[below].sum(), phi, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_actions_of_every_kind_are_the_squashed_raw_ones(kind):
+    low, high = KINDS[kind]
+    raw = np.linspace(-6, 6, 101, dtype=np.float32)[:, None]
+    action = np.asarray(one_dimensional(low, high, 0.0, 0.0).action(jnp.asarray(raw)))
+    assert (np.diff(action[:, 0]) >= 0).all() and (low <= action).all() and (action <= high).all()
+    inner = slice(10, -10)  # where the inverse does not lose what float32 rounded away
+    np.testing.assert_allclose(unsquash(kind, np.float64(action))[inner], raw[inner], atol=5e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, -0.5), (1.2, 0.4)])
+def test_entropy_estimates_of_every_kind_are_unbiased(kind, mean, log_std):
+    """H = -Σ p log p over the grid, in float64."""
+    action, width = grid(kind)
+    raw = unsquash(kind, action)
+    log_p = normal_log_prob(raw, mean, log_std) - log_slope_of(kind, raw)
+    exact = -(np.exp(log_p) * log_p * width).sum()
+    n = 100_000
+    low, high = KINDS[kind]
+    distribution = action_distribution(
+        spaces.Box(low, high, (1,)), jnp.full((n, 1), mean), jnp.full((1,), log_std)
+    )
+    samples = np.float64(distribution.entropy(seed=jax.random.key(0)))
+    assert abs(samples.mean() - exact) < 5 * samples.std() / math.sqrt(n) + 1e-3
+
+
+def test_kinds_can_be_mixed_in_one_box():
+    """A matrix of all of them, entry by entry what each is alone."""
+    low, high = np.float32(list(KINDS.values())).T.reshape(2, 2, 2)
+    space = spaces.Box(low, high)
+    rng = np.random.default_rng(0)
+    mean, raw = rng.normal(0, 1.5, (2, 5, 4)).astype(np.float32)
+    log_std = rng.normal(-0.5, 0.5, 4).astype(np.float32)
+    mixed = action_distribution(space, jnp.asarray(mean), jnp.asarray(log_std))
+    action = mixed.action(jnp.asarray(raw))
+    log_prob = 0
+    for i, (low_i, high_i) in enumerate(KINDS.values()):
+        one = action_distribution(
+            spaces.Box(low_i, high_i, (1,)),
+            jnp.asarray(mean[:, i : i + 1]),
+            jnp.asarray(log_std[i : i + 1]),
+        )
+        log_prob += one.log_prob(jnp.asarray(raw[:, i : i + 1]))
+        np.testing.assert_array_equal(
+            action.reshape(5, 4)[:, i], one.action(jnp.asarray(raw[:, i : i + 1]))[:, 0]
+        )
+    np.testing.assert_allclose(mixed.log_prob(jnp.asarray(raw)), log_prob, rtol=1e-5)
+    assert jax.vmap(space.contains)(action).all()
+    assert np.ptp(action.reshape(5, 4), axis=0).min() > 0.5  # none rests on its bound
+
+
+@pytest.mark.parametrize("raw", [-1e4, -100.0, -20.0, 20.0, 100.0, 1e4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_far_raw_values_of_every_kind_stay_inside_and_finite(kind, raw):
+    low, high = KINDS[kind]
+    space = spaces.Box(low, high, (1,))
+
+    def log_prob(parameters):
+        mean, log_std = parameters
+        distribution = action_distribution(space, mean[None], log_std[None])
+        return distribution.log_prob(jnp.full((1,), raw))
+
+    distribution = one_dimensional(low, high, 0.3, 0.5)
+    action = shipped_jit(distribution.action)(jnp.full((1,), raw))
+    assert space.contains(action) and np.isfinite(action).all()
+    value, gradient = jax.value_and_grad(log_prob)(jnp.array([0.3, 0.5]))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    expected = normal_log_prob(raw, 0.3, 0.5) - log_slope_of(kind, raw)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_actions_are_clipped_in_the_dtype_of_the_space():
+    """float16's 0.1 is 0.09998: what float32 keeps below it would be rounded out of the box."""
+    space = spaces.Box(-0.1, 0.1, (1,), np.float16)
+    distribution = action_distribution(space, jnp.zeros(1), jnp.zeros(1))
+    for raw in (-20.0, 20.0):
+        action = distribution.action(jnp.full((1,), raw))
+        assert action.dtype == jnp.float16 and space.contains(action)
+
+
+# ------------------------------------------------------------------------------ clipped
+
+
+def test_clipped_normals_by_hand():
+    """Two bounds: N(tanh(mean), std) in units of half the range; what is outside is cut off."""
+    space = spaces.Box(np.float32([-2, 100]), np.float32([3, np.inf]))
+    mean, log_std = np.float32([1.2, 0.4]), np.float32([-0.5, 0.1])
+    clipped = action_distribution(space, jnp.asarray(mean), jnp.asarray(log_std), clip=True)
+    np.testing.assert_allclose(clipped.mode(), [np.tanh(1.2), 0.4], rtol=1e-6)
+    raw = np.float32([[0.3, -0.2], [1.7, 2.0], [-4.0, 0.0]])
+    action = np.asarray(clipped.action(jnp.asarray(raw)))
+    np.testing.assert_allclose(action[:, 0], [0.5 + 2.5 * 0.3, 3.0, -2.0], rtol=1e-6)
+    np.testing.assert_allclose(action[:, 1], 100 + np.log1p(np.exp(raw[:, 1])), rtol=1e-6)
+    expected = normal_log_prob(raw[:, 0], np.tanh(1.2), -0.5) - np.log(2.5)
+    expected += normal_log_prob(raw[:, 1], 0.4, 0.1) + np.logaddexp(0, -np.float64(raw[:, 1]))
+    np.testing.assert_allclose(clipped.log_prob(jnp.asarray(raw)), expected, rtol=1e-5)
+    # Without one-sided entries the entropy is exact: ½ log 2πe + log σ + log half the range.
+    box = spaces.Box(-2.0, 3.0, (1,))
+    alone = action_distribution(box, jnp.asarray(mean[:1]), jnp.asarray(log_std[:1]), clip=True)
+    exact = 0.5 * math.log(2 * math.pi * math.e) - 0.5 + math.log(2.5)
+    np.testing.assert_allclose(alone.entropy(seed=jax.random.key(0)), exact, rtol=1e-6)
+    draws = action_distribution(
+        box, jnp.broadcast_to(mean[:1], (50_000, 1)), jnp.asarray(log_std[:1]), clip=True
+    ).sample(seed=jax.random.key(1))
+    error = math.exp(-0.5) / math.sqrt(50_000)
+    assert abs(draws.mean() - np.tanh(1.2)) < 5 * error
+
+
+# ------------------------------------------------------------------------------ products
+
+NESTED = spaces.Dict(
+    {
+        "b": spaces.Tuple([spaces.Box(-1.0, 1.0, (2,)), spaces.MultiDiscrete([[2, 3]])]),
+        "a": spaces.Discrete(3),
+        "c": spaces.Dict({"d": spaces.Box(0.0, np.inf, ()), "e": spaces.Discrete(2)}),
+    }
+)
+
+
+def nested(leading=(4, 5), seed=0):
+    rng = np.random.default_rng(seed)
+    parameters = rng.normal(size=(*leading, 3 + 2 + 5 + 1 + 2)).astype(np.float32)
+    return jnp.asarray(parameters), jnp.asarray(rng.normal(-0.5, 0.3, 3), jnp.float32)
+
+
+def test_products_are_their_parts():
+    """Parameters stand in the order of the names: a, b's box, b's categoricals, c's box, c's e."""
+    assert parameter_size(NESTED) == 13 and scale_size(NESTED) == 3
+    x, log_std = nested()
+    whole = action_distribution(NESTED, x, log_std)
+    raw = whole.sample(seed=jax.random.key(0))
+    parts = [
+        (NESTED["a"], x[..., :3], None, raw["a"]),
+        (NESTED["b"][0], x[..., 3:5], log_std[:2], raw["b"][0]),
+        (NESTED["b"][1], x[..., 5:10], None, raw["b"][1]),
+        (NESTED["c"]["d"], x[..., 10:11], log_std[2:], raw["c"]["d"]),
+        (NESTED["c"]["e"], x[..., 11:], None, raw["c"]["e"]),
+    ]
+    alone = [action_distribution(space, p, s) for space, p, s, _ in parts]
+    log_prob = sum(d.log_prob(value) for d, (*_, value) in zip(alone, parts, strict=True))
+    np.testing.assert_allclose(whole.log_prob(raw), log_prob, rtol=1e-5)
+    action = whole.action(raw)
+    assert jax.vmap(jax.vmap(NESTED.contains))(action).all()
+    for d, value, got in zip(alone, parts, jax.tree.leaves(action), strict=True):
+        np.testing.assert_array_equal(d.action(value[-1]), got)
+    for d, mode in zip(alone, jax.tree.leaves(whole.mode()), strict=True):
+        np.testing.assert_array_equal(d.mode(), mode)
+    assert jax.tree.structure(whole.mode()) == jax.tree.structure(raw)
+
+
+def test_entropies_of_products_add_up():
+    x, log_std = nested((1,))
+    n = 100_000
+    whole = action_distribution(NESTED, jnp.broadcast_to(x, (n, x.shape[-1])), log_std)
+    drawn = -np.float64(whole.log_prob(whole.sample(seed=jax.random.key(1))))
+    estimate = np.float64(whole.entropy(seed=jax.random.key(0)))
+    error = math.hypot(drawn.std(), estimate.std()) / math.sqrt(n)
+    assert abs(drawn.mean() - estimate.mean()) < 5 * error
+
+
+def test_parts_of_products_are_drawn_independently():
+    """Two equal coins fall equal half the time; with one key for both they always would."""
+    n = 20_000
+    space = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)])
+    a, b = action_distribution(space, jnp.zeros((n, 4))).sample(seed=jax.random.key(0))
+    assert abs((a == b).mean() - 0.5) < 5 * 0.5 / math.sqrt(n)
 
 
 @pytest.mark.parametrize(
-    "space", [spaces.Dict({"a": spaces.Discrete(2)}), spaces.Tuple([spaces.Discrete(2)])], ids=repr
+    ("space", "expected"),
+    [
+        (spaces.Dict({}), r"cannot act in Dict\({}\): it has no parts"),
+        (spaces.Tuple([spaces.Dict({})]), "it has no parts"),
+        (
+            spaces.Dict(
+                {"x": spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 3, (2,), np.int32)])}
+            ),
+            r"cannot act in Box.*part \['x'\]\[1\]\): .*floats",
+        ),
+        (spaces.Box(-1, 1, (0,)), "it has no entries"),
+    ],
 )
-def test_unsupported_spaces_are_named(space):
-    with pytest.raises(
-        ValueError, match=r"cannot act in (Dict|Tuple).*Discrete, MultiDiscrete or Box"
-    ):
+def test_unsupported_spaces_are_named(space, expected):
+    with pytest.raises(ValueError, match=expected):
         parameter_size(space)
-    with pytest.raises(ValueError, match="no action distribution for (Dict|Tuple)"):
-        action_distribution(space, jnp.zeros(2))
+    with pytest.raises(ValueError, match=expected):
+        action_distribution(space, jnp.zeros(4), jnp.zeros(4))
 
 
 def test_boxes_need_a_deviation():

@@ -23,12 +23,17 @@ from ssmrl.agents.dreamer.losses import (
     two_hot_mean,
     unimix,
 )
-from ssmrl.agents.dreamer.observations import split_logits
+from ssmrl.agents.dreamer.observations import elementary_spaces, split_logits
 from ssmrl.agents.dreamer.world_model import Latent, flatten_z
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Box, Space
 from ssmrl.memory import Memory
-from ssmrl.networks.distributions import action_distribution, parameter_size
+from ssmrl.networks.distributions import (
+    action_distribution,
+    parameter_size,
+    scale_size,
+    split_parameters,
+)
 from ssmrl.networks.normed import NormedMLP
 
 
@@ -56,15 +61,25 @@ class Actor(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Any:
         c, size, outputs = self.config, self.config.sizes, parameter_size(self.space)
-        is_box = isinstance(self.space, Box)
-        heads = 2 * outputs if is_box else outputs
+        heads = outputs + scale_size(self.space)
         x = NormedMLP(size.layers, size.units, heads, 0.01, dtype=self.dtype)(features)
-        if is_box:
-            mean, spread = jnp.split(x, 2, axis=-1)
-            std = c.min_std + (c.max_std - c.min_std) * nn.sigmoid(spread + 2)
-            return action_distribution(self.space, mean, jnp.log(std))
-        parts = [unimix(part, c.policy_unimix) for part in split_logits(self.space, x)]
-        return action_distribution(self.space, jnp.concatenate(parts, -1))
+        parameters, spread = jnp.split(x, [outputs], axis=-1)
+        std = c.min_std + (c.max_std - c.min_std) * nn.sigmoid(spread + 2)
+        return action_distribution(
+            self.space,
+            self._explore(parameters),
+            jnp.log(std),
+            clip=c.bounded_actions == "clipped",
+        )
+
+    def _explore(self, parameters: Array) -> Array:
+        """`parameters` with the logits of discrete parts mixed with the uniform."""
+        spaces = elementary_spaces(self.space)
+        parts = []
+        for space, part in zip(spaces, split_parameters(self.space, parameters), strict=True):
+            logits = [] if isinstance(space, Box) else split_logits(space, part)
+            parts += [unimix(x, self.config.policy_unimix) for x in logits] or [part]
+        return jnp.concatenate(parts, -1)
 
 
 class Critic(nn.Module):
@@ -90,12 +105,15 @@ class Imagined:
     """`[H, N, K]`, of all states but the last: those that actor and critic learn from."""
     last_features: Leaf
     """`[N, K]`, of the last state."""
-    raw_action: Leaf
-    """`[H, N, ...]`, taken in these states."""
+    raw_action: Any
+    """Leaves `[H, N, ...]`, taken in these states."""
     reward: Leaf
     """`[H + 1, N]`, on arrival in each state."""
     discount: Leaf
-    """`[H + 1, N]`, γ times the probability that the episode goes on at each state."""
+    """`[H + 1, N]`, γ times the probability that the episode goes on at each state.
+
+    At the start the γ is there with `continue_discount` alone, where one head gives both, as
+    published: it scales the losses of actor and critic, and no return."""
     slow_value: Leaf
     """`[H, N]`, the slow critic's estimate of the return from all states but the last."""
 
@@ -143,7 +161,8 @@ def imagine(
         lambda rows, row: jnp.concatenate([rows, row[None]]), predicted, predict(end.features)
     )
     if not config.continue_discount:
-        discount = discount * config.discount
+        # γ is the price of a step: arriving costs it, being at the start does not.
+        discount = discount.at[1:].multiply(config.discount)
     imagined = Imagined(features, act(end)[0], raw, reward, discount, slow_value)
     return lax.stop_gradient(imagined)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 POSTERIORS = ("parallel", "recurrent")
 POLICY_INPUTS = ("output", "hidden", "full")
+BOUNDED_ACTIONS = ("squashed", "clipped")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -65,8 +66,12 @@ class DreamerConfig:
             per iteration: train_ratio * num_envs * rollout_length / (batch_size * batch_length).
         replay_capacity: environment steps that the replay buffer holds; each takes the memory of
             two observations (the one acted on, and the one that the step led to).
-        replay_context: start windows from the carries that acting had there, kept in the replay
-            buffer, instead of starting each afresh. The buffer then holds a carry per step.
+        replay_context: start windows from carries that are kept in the replay buffer, instead of
+            starting each afresh: those that acting had there, overwritten by newer ones whenever
+            an update has passed. The buffer then holds a carry per step, which for memories with
+            large states is most of it; what it takes is said before a training.
+        replay_online: let batches begin with windows that nothing was learned from yet, so that
+            all steps are used soon after they were made; the rest is drawn uniformly.
         reward_scale: factor on rewards. Near 0 the bins of two-hot codes are 0.17 apart: rewards
             much smaller than that are learned faster when scaled up. Returns are reported unscaled.
         posterior: "parallel" for q(z|o), trained in one scan, or "recurrent" for q(z|h, o).
@@ -103,6 +108,10 @@ class DreamerConfig:
         slow_critic_rate: of the critic's running average, which regularises it.
         slow_critic_weight: weight of that regulariser.
         min_std, max_std: of continuous actions.
+        bounded_actions: how continuous actions with two bounds stay inside: "squashed" by a tanh of
+            a normal, or "clipped", a normal around tanh(mean) that is cut off at the bounds, as
+            published. Clipped policies can rest on a bound; squashed ones know the density of what
+            the environment gets.
         compute_dtype: of activations: "float32", "bfloat16", or "auto": bfloat16 except on CPUs.
     """
 
@@ -116,6 +125,7 @@ class DreamerConfig:
     train_ratio: float = 32.0
     replay_capacity: int = 200_000
     replay_context: bool = False
+    replay_online: bool = False
     reward_scale: float = 1.0
     posterior: str = "parallel"
     joint_input: bool = True
@@ -147,6 +157,7 @@ class DreamerConfig:
     slow_critic_weight: float = 1.0
     min_std: float = 0.1
     max_std: float = 1.0
+    bounded_actions: str = "squashed"
     compute_dtype: str = "auto"
 
     def __post_init__(self):
@@ -159,6 +170,7 @@ class DreamerConfig:
             "size": tuple(SIZES),
             "posterior": POSTERIORS,
             "policy_inputs": POLICY_INPUTS,
+            "bounded_actions": BOUNDED_ACTIONS,
             "compute_dtype": DTYPES,
         }
         for name, known in choices.items():
@@ -192,10 +204,9 @@ class DreamerConfig:
         updates = self.train_ratio / step
         whole = updates >= 1 and math.isclose(updates, round(updates))
         self._require("train_ratio", whole, f"{expected}{step:g}")
-        per_env = self.replay_capacity // self.num_envs
-        longest = max(self.batch_length, self.rollout_length)
-        low = longest * self.num_envs
-        self._require("replay_capacity", per_env >= longest, f"at least {low} for its windows")
+        low = self.smallest_capacity
+        enough = self.replay_capacity >= low
+        self._require("replay_capacity", enough, f"at least {low} for its windows")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -215,6 +226,11 @@ class DreamerConfig:
     def steps_per_iteration(self) -> int:
         """Environment steps in one iteration."""
         return self.num_envs * self.rollout_length
+
+    @property
+    def smallest_capacity(self) -> int:
+        """Of the replay buffer: a window, and a rollout, of each environment."""
+        return max(self.batch_length, self.rollout_length) * self.num_envs
 
     @property
     def updates_per_iteration(self) -> int:
@@ -256,22 +272,48 @@ class R2IConfig(DreamerConfig):
     Use it with memory=r2i, whose blocks are the published ones. Policies read the memory's state,
     as they did on POPGym and bsuite; on Memory Maze it was agent.policy_inputs=full. The critic's
     loss on replayed steps came after R2I and is left out: where the critic reads the memory's
-    state it trains that state too, and RepeatPreviousMedium was not learned with it.
+    state it trains that state too, and RepeatPreviousMedium was not learned with it. Windows start
+    afresh and are drawn uniformly, and continuous actions are clipped normals, as published; but
+    their policy learns by REINFORCE, as the discrete one, not through the model's gradient.
+    Optimiser, norms and layers are the newer DreamerV3's.
     """
 
     name: str = "r2i"
     policy_inputs: str = "hidden"
     dynamics_weight: float = 0.5
     replay_value_weight: float = 0.0
+    bounded_actions: str = "clipped"
 
 
 @dataclass(frozen=True)
 class DreamerV3Config(DreamerConfig):
     """DreamerV3 (Hafner et al. 2023): Dreamer with the posterior q(z|h, o).
 
-    Use it with memory=block_gru, the published recurrence.
+    Use it with memory=block_gru, the published recurrence. Windows start from stored carries, which
+    updates refresh; batches begin with the newest steps; continuous actions are clipped normals.
+
+    What still differs from the public code as of 2025:
+
+    - Steps are collected agent.rollout_length at a time from each environment, and learned from
+      afterwards; there, updates come after every step. The ratio of the two is the same.
+    - The buffer holds 200,000 steps (agent.replay_capacity), on the device; there 5 million, in RAM
+      and on disk.
+    - A window is agent.batch_length steps and the final observations of episodes that end in it,
+      which push as many at its end out; there final observations are steps of their own. The
+      reward of a window's first observation is not learned, and the carry behind its last is not
+      refreshed; there one step before the window is read, too.
+    - Running percentiles leave out returns that are not finite.
+    - Actions without two bounds: there cut to -1 … 1; here a softplus of a normal (one bound) or
+      the normal itself (none), and the world model sees their symlog.
+    - In evaluations latent and action are the most likely ones (greedy=true); there both are drawn.
+    - The size is 12m (agent.size); there 200m. On CPUs activations are float32
+      (agent.compute_dtype); there bfloat16 everywhere.
+    - Action repeats, sizes of frames and other settings of environments are this library's.
     """
 
     name: str = "dreamerv3"
     posterior: str = "recurrent"
     joint_input: bool = False
+    replay_context: bool = True
+    replay_online: bool = True
+    bounded_actions: str = "clipped"

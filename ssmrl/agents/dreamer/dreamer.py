@@ -30,7 +30,7 @@ from ssmrl.agents.dreamer.behaviour import (
 from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.agents.dreamer.losses import two_hot_mean
 from ssmrl.agents.dreamer.observations import as_picture, most_likely
-from ssmrl.agents.dreamer.replay import Batch, Replay, Step
+from ssmrl.agents.dreamer.replay import Batch, Replay, ReplayState, Step, bytes_per_step
 from ssmrl.agents.dreamer.world_model import (
     Latent,
     Start,
@@ -43,9 +43,11 @@ from ssmrl.agents.optimizer import label_ssm_parameters
 from ssmrl.agents.rollout import add_time, check_environment, episode_metrics
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
+from ssmrl.envs.spaces import as_tree
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, make_memory
 from ssmrl.networks.encoders import is_picture, leaves
+from ssmrl.training.devices import device_memory
 
 Metrics = dict[str, Array]
 
@@ -59,7 +61,7 @@ class Carry:
 
     memory: Any
     z: Leaf
-    action: Leaf
+    action: Any
     """The last one; without meaning before an episode's first."""
 
 
@@ -128,6 +130,30 @@ class Dreamer:
         """Environment steps in one iteration."""
         return self.config.steps_per_iteration
 
+    def training_notes(self, seeds: int) -> list[str]:
+        """What a user should know before a training of so many seeds side by side, in lines.
+
+        Raises:
+            ValueError: the device cannot hold the replay buffer.
+        """
+        c, env = self.config, self.env
+        carry = jax.eval_shape(partial(self.initialize_carry, 1)) if c.replay_context else ()
+        step, context = bytes_per_step(env.observation_space, env.action_space, carry)
+        steps = c.replay_capacity * seeds
+        taken = f"{steps * (step + context) / 2**30:.2f} GiB"
+        if context:
+            taken += f", {steps * context / 2**30:.2f} GiB of it carries"
+        available = device_memory()
+        if available is not None and steps * (step + context) > available:
+            half = available // 2 // (step + context) // seeds
+            ways = [f"agent.replay_capacity={half}"] if half >= c.smallest_capacity else []
+            ways += ["agent.replay_context=false"] if context else []
+            raise ValueError(
+                f"agent.replay_capacity={c.replay_capacity} takes {taken}, and the device has "
+                f"{available / 2**30:.2f} GiB; set {' or '.join(ways or ['fewer seeds'])}"
+            )
+        return [f"replay buffer: {steps:,} steps, {taken}"]
+
     # ........................................................................ beginning
 
     def init(self, key: Array) -> TrainState:
@@ -190,21 +216,27 @@ class Dreamer:
         replay = self.replay.add(state.replay, steps)
         state = state.replace(acting=acting, replay=replay, key=key)
         learned = (state.params, state.slow_critic, state.returns, state.optimizer)
+        # Of the buffer, only what updates change: the rest would be copied through the `cond`.
+        changing = (learned, replay.contexts, replay.served)
 
         def update():
             keys = jax.random.split(key_update, self.config.updates_per_iteration)
-            new, metrics = lax.scan(partial(self._update, replay), learned, keys)
+            new, metrics = lax.scan(partial(self._update, replay), changing, keys)
             return new, jax.tree.map(jnp.mean, metrics)
 
         def wait():
             _, metrics = jax.eval_shape(update)
-            return learned, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+            return changing, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
         ready = any_across_batch(self.replay.ready(replay))
-        learned, metrics = lax.cond(ready, update, wait)
+        (learned, contexts, served), metrics = lax.cond(ready, update, wait)
         params, slow_critic, returns, optimizer = learned
         state = state.replace(
-            params=params, slow_critic=slow_critic, returns=returns, optimizer=optimizer
+            params=params,
+            slow_critic=slow_critic,
+            returns=returns,
+            optimizer=optimizer,
+            replay=replay.replace(contexts=contexts, served=served),
         )
         metrics["updates"] = jnp.where(ready, float(self.config.updates_per_iteration), 0.0)
         return state, metrics | episode_metrics(episode)
@@ -252,11 +284,17 @@ class Dreamer:
 
     # ........................................................................ updating
 
-    def _update(self, replay, learned, key: Array):
+    def _update(self, replay: ReplayState, changing, key: Array):
         """One gradient step on windows drawn from the replay buffer."""
+        learned, contexts, served = changing
         key_sample, key_loss = jax.random.split(key)
-        context, batch = self.replay.sample(replay, key_sample)
-        return self.learn(learned, context, batch, key_loss)
+        replay = replay.replace(contexts=contexts, served=served)
+        windows, replay = self.replay.draw(replay, key_sample)
+        context, batch = self.replay.read(replay, windows)
+        learned, metrics, latent = self._learn(learned, context, batch, key_loss)
+        if context is not None:
+            replay = self.replay.refresh(replay, windows, latent.memory, latent.z)
+        return (learned, replay.contexts, replay.served), metrics
 
     def learn(self, learned, context, batch: Batch, key: Array) -> tuple[Any, Metrics]:
         """One gradient step of world model, actor and critic on one batch of windows.
@@ -271,19 +309,24 @@ class Dreamer:
         Returns:
             the new `learned`, and metrics as scalars.
         """
+        learned, metrics, _ = self._learn(learned, context, batch, key)
+        return learned, metrics
+
+    def _learn(self, learned, context, batch: Batch, key: Array) -> tuple[Any, Metrics, Latent]:
+        """`learn`, and the latents `[T, B, ...]` of the batch, before the step."""
         params, slow_critic, returns, optimizer = learned
         loss = partial(self._loss, slow_critic, returns, context, batch, key)
-        gradient, (returns, metrics) = jax.grad(loss, has_aux=True)(params)
+        gradient, (returns, metrics, latent) = jax.grad(loss, has_aux=True)(params)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         updates, optimizer = self.optimizer.update(gradient, optimizer, params)
         params = optax.apply_updates(params, updates)
         slow_critic = optax.incremental_update(
             params["critic"], slow_critic, self.config.slow_critic_rate
         )
-        return (params, slow_critic, returns, optimizer), metrics
+        return (params, slow_critic, returns, optimizer), metrics, latent
 
     def _loss(self, slow_critic, ranges, context, batch: Batch, key: Array, params):
-        """The sum of all losses; also the new range of returns, and metrics."""
+        """The sum of all losses; also the new range of returns, metrics, and latents."""
         c = self.config
         key_latent, key_starts, key_imagine, key_entropy = jax.random.split(key, 4)
         start = initial_start(self.memory, c, c.batch_size)
@@ -307,7 +350,7 @@ class Dreamer:
         means = {name: value.mean() for name, value in losses.items()}
         total = sum(c.loss_weight(name) * value for name, value in means.items())
         metrics |= {f"loss/{name}": value for name, value in means.items()}
-        return total, (ranges, metrics | {"loss/total": total})
+        return total, (ranges, metrics | {"loss/total": total}, latent)
 
     def _choose_starts(self, latent: Latent, key: Array) -> tuple[Array, Latent]:
         """Where imagination starts: places in the flattened batch `[N]`, and latents `[N, ...]`."""
@@ -360,8 +403,10 @@ class Dreamer:
     def initialize_carry(self, batch_size: int) -> Carry:
         """The carry for new episodes; the first call of `act` must come with resets."""
         start = initial_start(self.memory, self.config, batch_size)
-        space: Any = self.env.action_space
-        action = jnp.zeros((batch_size, *space.shape), space.dtype)
+        action = jax.tree.map(
+            lambda space: jnp.zeros((batch_size, *space.shape), space.dtype),
+            as_tree(self.env.action_space),
+        )
         return Carry(start.memory, start.z, action)
 
     def act(self, state: TrainState, carry, observation, reset: Array, key: Array, *, greedy: bool):

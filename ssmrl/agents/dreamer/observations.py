@@ -11,6 +11,7 @@ from jax import Array
 
 from ssmrl.agents.dreamer.losses import symexp, symlog
 from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
+from ssmrl.networks.distributions import Bounds
 from ssmrl.networks.encoders import encode_leaf, is_picture, leaves
 from ssmrl.networks.normed import NormedMLP
 from ssmrl.networks.pictures import PictureDecoder, PictureEncoder
@@ -154,15 +155,22 @@ def split_logits(space: Space, logits: Array) -> list[Array]:
     return jnp.split(logits, np.cumsum(sizes)[:-1], axis=-1)
 
 
-def encode_action(space: Space, action: Array) -> Array:
-    """Actions `[*leading, ...]` as vectors `[*leading, K]`: one-hot, or numbers of size 1.
+def encode_action(space: Space, action: Any) -> Array:
+    """Actions, leaves `[*leading, ...]`, as vectors `[*leading, K]`: one-hot, or numbers.
 
-    Boxes are scaled to -1 … 1 where they are bounded, else cut there.
+    Entries of a box are scaled to -1 … 1 where they have two bounds; others are the symlog of their
+    distance from the one bound, or from 0, so that a large action still differs from a larger one.
+    Parts of Tuple and Dict actions stand side by side.
     """
-    vector = encode_leaf(space, action)
+    parts = [_encode_action_leaf(*pair) for pair in leaves(space, action)]
+    return jnp.concatenate(parts, -1)
+
+
+def _encode_action_leaf(space: Space, action: Array) -> Array:
     if not isinstance(space, Box):
-        return vector
-    if not space.is_bounded:
-        return vector / jnp.maximum(1.0, jnp.abs(vector))
-    low, high = np.ravel(space.low).astype(np.float32), np.ravel(space.high).astype(np.float32)
-    return (vector - low) / (high - low) * 2 - 1
+        return encode_leaf(space, action)
+    bounds = Bounds.of(space)
+    flat = action.reshape(*action.shape[: action.ndim - len(space.shape)], -1).astype(jnp.float32)
+    distance = flat - bounds.origin.astype(np.float32)
+    scaled = distance / bounds.half_range.astype(np.float32)
+    return jnp.where(bounds.two, scaled, symlog(distance))

@@ -12,16 +12,18 @@ An episode of N steps is thus N + 1 observations, its final one included: that i
 last reward and the end of the episode belong to. `unfold` turns the first form into the second.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import Array
+from jax import Array, lax
 
 from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.envs.batching import select
 from ssmrl.envs.environment import Leaf
+from ssmrl.envs.spaces import Space, as_tree
 
 
 @struct.dataclass
@@ -33,7 +35,9 @@ class Step:
     reset: Leaf
     """bool: `observation` begins an episode."""
     context: Any
-    """The agent's carry before `observation`, or None where carries are not stored."""
+    """The agent's carry before `observation`, or None where carries are not stored.
+
+    A tree with the fields memory, z and action; see `dreamer.Carry`."""
     action: Any
     reward: Leaf
     terminated: Leaf
@@ -60,11 +64,37 @@ class Batch:
     """bool: `observation` is the last one of its episode that is known."""
 
 
+@struct.dataclass
+class ReplayState:
+    """What is stored. The last two change with updates, the first two do not."""
+
+    steps: Any
+    """flashbax's ring of `Step`s without their contexts, leaves `[num_envs, capacity, ...]`."""
+    added: Leaf
+    """int32 []: steps of each environment that were ever added."""
+    contexts: Any
+    """flashbax's ring of the carries before these steps, or None."""
+    served: Leaf
+    """int32 []: windows that the online queue has handed out."""
+
+
+@struct.dataclass
+class Windows:
+    """Where in the ring the windows of a batch are, int32 `[N]`."""
+
+    env: Leaf
+    start: Leaf
+
+
 class Replay:
     """A ring buffer of environment steps on the device (flashbax), one row per environment.
 
     The oldest steps make way for new ones. Windows are contiguous steps of one environment, drawn
     uniformly, and never reach across the place of the next write, where new steps would follow old.
+
+    With `replay_online` a batch is filled up with those; first come windows that nothing was
+    learned from yet: each row is cut into windows that do not overlap, and each of these is handed
+    out once, as soon as it is whole, oldest first (Hafner et al. 2023, "online queue").
     """
 
     def __init__(self, config: DreamerConfig):
@@ -72,39 +102,149 @@ class Replay:
         import flashbax
 
         self.config = config
-        per_env = config.replay_capacity // config.num_envs
+        self.capacity = config.replay_capacity // config.num_envs
         self._buffer = flashbax.make_trajectory_buffer(
             add_batch_size=config.num_envs,
             sample_batch_size=config.batch_size,
             sample_sequence_length=config.batch_length,
             period=1,
             min_length_time_axis=config.batch_length,
-            max_length_time_axis=per_env,
+            max_length_time_axis=self.capacity,
         )
 
-    def init(self, step: Step) -> Any:
+    def init(self, step: Step) -> ReplayState:
         """An empty buffer; `step` (leaves `[B, ...]`) has the shapes and dtypes."""
-        return self._buffer.init(jax.tree.map(lambda x: x[0], step))
+        one = jax.tree.map(lambda x: x[0], step)
+        return ReplayState(
+            steps=self._buffer.init(one.replace(context=None)),
+            added=jnp.zeros((), jnp.int32),
+            contexts=None if one.context is None else self._buffer.init(one.context),
+            served=jnp.zeros((), jnp.int32),
+        )
 
-    def add(self, state: Any, steps: Step) -> Any:
+    def add(self, state: ReplayState, steps: Step) -> ReplayState:
         """Append steps `[T, B, ...]`, which follow those of the previous call."""
-        return self._buffer.add(state, jax.tree.map(_swap_time_and_batch, steps))
-
-    def ready(self, state: Any) -> Array:
-        """bool []: there is at least one whole window."""
-        return self._buffer.can_sample(state)
-
-    def sample(self, state: Any, key: Array) -> tuple[Any, Batch]:
-        """Draw windows: the carries to start from (None without `replay_context`), and a batch."""
-        steps = self._buffer.sample(state, key).experience
-        steps = jax.tree.map(_swap_time_and_batch, steps)
-        context = jax.tree.map(lambda x: x[0], steps.context)
-        batch = unfold(steps.replace(context=None), has_context=context is not None)
+        context = steps.context
+        steps = jax.tree.map(_swap_time_and_batch, steps.replace(context=None))
+        state = state.replace(
+            steps=self._buffer.add(state.steps, steps), added=state.added + steps.reset.shape[1]
+        )
         if context is not None:
-            # The action in front of the window is in the carry, not in the window.
-            action = jax.tree.map(lambda x, a: x.at[0].set(a), batch.action, context.action)
-            batch = batch.replace(action=action)
-        return context, batch
+            carries = jax.tree.map(_swap_time_and_batch, context)
+            state = state.replace(contexts=self._buffer.add(state.contexts, carries))
+        return state
+
+    def ready(self, state: ReplayState) -> Array:
+        """bool []: there is at least one whole window."""
+        return self._buffer.can_sample(state.steps)
+
+    def sample(self, state: ReplayState, key: Array) -> tuple[Any, Batch]:
+        """`draw` and `read` in one."""
+        return self.read(state, self.draw(state, key)[0])
+
+    def draw(self, state: ReplayState, key: Array) -> tuple[Windows, ReplayState]:
+        """Choose the windows of a batch; the state remembers which the online queue gave."""
+        c = self.config
+        # flashbax does not tell what it draws: it draws from a buffer of places.
+        places = jnp.arange(c.num_envs * self.capacity, dtype=jnp.int32)
+        rows = places.reshape(c.num_envs, self.capacity)
+        drawn = self._buffer.sample(state.steps.replace(experience=rows), key).experience[:, 0]
+        windows = Windows(drawn // self.capacity, drawn % self.capacity)
+        return self._from_queue(state, windows) if c.replay_online else (windows, state)
+
+    def _from_queue(self, state: ReplayState, windows: Windows) -> tuple[Windows, ReplayState]:
+        """Window n of the queue is the (n // num_envs)-th of environment n % num_envs."""
+        c = self.config
+        whole = state.added // c.batch_length * c.num_envs
+        # Where fewer are learned from than come in, some are overwritten before their turn.
+        oldest = jnp.maximum(state.added - self.capacity, 0)
+        first = -(-oldest // c.batch_length) * c.num_envs
+        served = jnp.maximum(state.served, first)
+        number = served + jnp.arange(c.batch_size, dtype=jnp.int32)
+        start = number // c.num_envs * c.batch_length % self.capacity
+        queued = Windows(number % c.num_envs, start)
+        windows = select(number < whole, queued, windows)
+        served = jnp.minimum(served + c.batch_size, whole)
+        return windows, state.replace(served=served)
+
+    def read(self, state: ReplayState, windows: Windows) -> tuple[Any, Batch]:
+        """The carries that windows start from (None without `replay_context`), and a batch."""
+        steps = self._gather(state.steps.experience, windows)
+        if state.contexts is None:
+            return None, unfold(steps, has_context=False)
+        place = (windows.env, windows.start)
+        context = jax.tree.map(lambda x: x[place], state.contexts.experience)
+        batch = unfold(steps, has_context=True)
+        # The action in front of the window is in the carry, not in the window.
+        action = jax.tree.map(lambda x, a: x.at[0].set(a), batch.action, context.action)
+        return context, batch.replace(action=action)
+
+    def refresh(self, state: ReplayState, windows: Windows, memory: Any, z: Array) -> ReplayState:
+        """Put carries that an update has computed in the place of the stored ones.
+
+        Those were computed by parameters that have changed since. The carry at a window's start
+        stays: nothing in the window says what it should be. (Hafner et al. 2023: "write the fresh
+        latent states of the training rollout back into the buffer".)
+
+        Args:
+            state: the buffer.
+            windows: what `read` has read.
+            memory, z: the carries behind the observations of that batch, leaves `[T, N, ...]`.
+        """
+        ring = self._gather(state.steps.experience, windows)
+        position = positions(ring.terminated | ring.truncated)
+        # The carry before observation[t] is that behind observation[t-1] of the same episode.
+        source, length = position[:-1], len(position)
+        index = (windows.start + jnp.arange(1, length)[:, None]) % self.capacity
+        kept = ring.reset[1:] | (source >= length)
+        column = jnp.arange(source.shape[1])
+        fresh = jax.tree.map(lambda x: x[jnp.minimum(source, length - 1), column], (memory, z))
+        # A carry that is not finite would spoil all updates that start from it.
+        spoiled = [~jnp.isfinite(x).all((0, *range(2, x.ndim))) for x in jax.tree.leaves(fresh)]
+        index = jnp.where(kept | jnp.any(jnp.stack(spoiled), 0), self.capacity, index)
+
+        def write(carries, window):
+            # One after the other: windows overlap, and which is last must not be up to the device.
+            env, index, fresh = window
+            put = lambda old, new: old.at[env, index].set(new, mode="drop")  # noqa: E731
+            memory, z = jax.tree.map(put, (carries.memory, carries.z), fresh)
+            return carries.replace(memory=memory, z=z), None
+
+        rows = (windows.env, index.T, jax.tree.map(_swap_time_and_batch, fresh))
+        carries, _ = lax.scan(write, state.contexts.experience, rows)
+        return state.replace(contexts=state.contexts.replace(experience=carries))
+
+    def _gather(self, ring: Any, windows: Windows) -> Any:
+        """The windows' entries of a ring, leaves `[T, N, ...]`."""
+        time = jnp.arange(self.config.batch_length)[:, None]
+        place = (windows.env, (windows.start + time) % self.capacity)
+        return jax.tree.map(lambda x: x[place], ring)
+
+
+def bytes_per_step(observation_space: Space, action_space: Space, carry: Any) -> tuple[int, int]:
+    """Memory that one stored step takes, without its context, and that of the context.
+
+    Args:
+        observation_space, action_space: of one environment.
+        carry: of one environment, arrays or their shapes.
+    """
+
+    def size(tree: Any) -> int:
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    # The observation before and after; the reward, and three flags.
+    step = 2 * size(as_tree(observation_space)) + size(as_tree(action_space)) + 4 + 3
+    return step, size(carry)
+
+
+def positions(ended: Array) -> Array:
+    """Where in a window of observations that of each step is, int `[T, B]`; from T on, cut off.
+
+    Args:
+        ended: bool `[T, B]`, the step ended its episode, and a final observation comes behind it.
+    """
+    before = jnp.cumsum(ended, axis=0) - ended
+    return jnp.arange(len(ended))[:, None] + before
 
 
 def unfold(steps: Step, *, has_context: bool) -> Batch:
@@ -120,8 +260,7 @@ def unfold(steps: Step, *, has_context: bool) -> Batch:
     """
     ended = steps.terminated | steps.truncated
     length = ended.shape[0]
-    before = jnp.cumsum(ended, axis=0) - ended
-    position = jnp.arange(length)[:, None] + before  # of observation[t] in the window to be
+    position = positions(ended)
     place = jnp.arange(length)
     step = jax.vmap(lambda p: jnp.searchsorted(p, place, side="right") - 1, 1, 1)(position)
     final = place[:, None] > jnp.take_along_axis(position, step, axis=0)

@@ -28,13 +28,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from ssmrl.agents.rollout import add_time, check_environment, episode_metrics
+from ssmrl.agents.rollout import add_time, check_environment, episode_metrics, without_time
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
-from ssmrl.envs.spaces import Box, Space
+from ssmrl.envs.spaces import Space
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, make_memory
-from ssmrl.networks.distributions import action_distribution, parameter_size
+from ssmrl.networks.distributions import action_distribution, parameter_size, scale_size
 from ssmrl.networks.encoders import ObservationEncoder
 from ssmrl.networks.mlp import ACTIVATIONS, MLP
 from ssmrl.networks.statistics import RunningStatistics
@@ -157,9 +157,9 @@ class ActorCritic(nn.Module):
         policy = MLP(tuple(c.actor), c.activation, outputs, 0.01, name="actor")(y)
         value = MLP(tuple(c.critic), c.activation, 1, name="critic")(y)
         log_std = None
-        if isinstance(self.action_space, Box):
+        if scales := scale_size(self.action_space):
             init = nn.initializers.constant(c.initial_log_std)
-            log_std = self.param("log_std", init, (outputs,))
+            log_std = self.param("log_std", init, (scales,))
         return carry, action_distribution(self.action_space, policy, log_std), value[..., 0]
 
 
@@ -207,7 +207,7 @@ class Transition:
 
     observation: Any
     reset: Leaf
-    raw_action: Leaf
+    raw_action: Any
     log_prob: Leaf
     value: Leaf
     reward: Leaf
@@ -226,7 +226,7 @@ class Window:
     carry: Any
     observation: Any
     reset: Leaf
-    raw_action: Leaf
+    raw_action: Any
     log_prob: Leaf
     value: Leaf
     advantage: Leaf
@@ -423,7 +423,7 @@ class PPO:
         )
         raw = distribution.sample(seed=key_action)
         log_prob = distribution.log_prob(raw)[0]
-        action = distribution.action(raw)[0]
+        action = without_time(distribution.action(raw))
         observation, env_state, reward, terminated, truncated, info = self.env.step(
             acting.env, action
         )
@@ -440,7 +440,7 @@ class PPO:
         transition = Transition(
             observation=acting.observation,
             reset=acting.reset,
-            raw_action=raw[0],
+            raw_action=without_time(raw),
             log_prob=log_prob,
             value=value[0],
             reward=reward,
@@ -619,7 +619,7 @@ class PPO:
             state.params, state.normalizers, carry, add_time(observation), reset[None]
         )
         raw = distribution.mode() if greedy else distribution.sample(seed=key)
-        return carry, distribution.action(raw)[0]
+        return carry, without_time(distribution.action(raw))
 
 
 # ------------------------------------------------------------------------------------ helpers

@@ -103,10 +103,14 @@ def test_imagination_against_a_loop():
     np.testing.assert_array_equal(got.discount, np.where(count > 4, 0, 0.5))
     # A state counts as much as it is likely to be reached and alive: nothing behind the end.
     np.testing.assert_allclose(got.weight[:, 1], [0.5, 0.25, 0.125, 0, 0])
-    # Without γ in the continue head, it comes in here.
+    # Without γ in the continue head, it comes in here, for each step: there is none to the start.
     config = cases.small_config(imagination_length=4, continue_discount=False, horizon=10)
     got = behaviour.imagine(dream, predict, evaluate, act, start, config, jax.random.key(0))
-    np.testing.assert_allclose(got.discount, np.where(count > 4, 0, 0.45), rtol=1e-6)
+    going_on = np.where(count > 4, 0, 0.5)
+    np.testing.assert_allclose(got.discount[0], going_on[0], rtol=1e-6)
+    np.testing.assert_allclose(got.discount[1:], 0.9 * going_on[1:], rtol=1e-6)
+    # γᵗ times the probability of being alive: ½, .9 · ¼, .81 · ⅛, .729 · 1/16; 0 behind the end.
+    np.testing.assert_allclose(got.weight[:, 0], [0.5, 0.225, 0.10125, 0.0455625, 0], rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------ losses

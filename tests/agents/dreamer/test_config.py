@@ -1,13 +1,14 @@
 """Options, sizes, and the agents that are configurations of Dreamer."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ssmrl.agents import agent_config, list_agents, make_agent
-from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig
+from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig, dreamer
 from ssmrl.envs import EpisodeStatistics, spaces
 from ssmrl.experiment import COMPONENTS
 from ssmrl.memory import memory_config
@@ -39,6 +40,7 @@ BAD = [
     ("replay_capacity", 1000, "at least 1024 for its windows"),
     ("horizon", 1, "above 1"),
     ("bins", 254, "odd and at least 3"),
+    ("bounded_actions", "tanh", "one of squashed, clipped"),
     ("min_std", 2.0, "positive, at most max_std"),
 ]
 
@@ -68,6 +70,13 @@ def test_published_agents_are_configurations():
     assert (v3.posterior, v3.policy_inputs, v3.dynamics_weight) == ("recurrent", "output", 1.0)
     assert (r2i.posterior, r2i.policy_inputs, r2i.dynamics_weight) == ("parallel", "hidden", 0.5)
     assert (v3.replay_value_weight, r2i.replay_value_weight) == (0.3, 0.0)
+    ours = DreamerConfig()
+    assert (v3.bounded_actions, r2i.bounded_actions, ours.bounded_actions) == (
+        *("clipped", "clipped"),
+        "squashed",
+    )
+    for name in ("replay_context", "replay_online"):
+        assert [getattr(c, name) for c in (v3, r2i, ours)] == [True, False, False]
 
 
 def test_the_nano_pair_differs_in_what_the_two_agents_publish_alone():
@@ -82,7 +91,8 @@ def test_the_nano_pair_differs_in_what_the_two_agents_publish_alone():
         if getattr(ours.agent, name) != getattr(theirs.agent, name)
     }
     reads, weighs = {"joint_input", "policy_inputs"}, {"dynamics_weight", "replay_value_weight"}
-    assert differing == {"name", "posterior"} | reads | weighs
+    replays = {"replay_context", "replay_online"}
+    assert differing == {"name", "posterior"} | reads | weighs | replays
     assert (ours.env, ours.total_steps) == (theirs.env, theirs.total_steps)
     assert ours.agent.size == "nano"
 
@@ -102,6 +112,30 @@ def test_the_size_sets_the_memory():
         make(DreamerConfig(size="nano"), features=99)
 
 
+def test_the_replay_buffer_says_what_it_takes(monkeypatch):
+    """Of 160,000 steps: 2 · 3 + 1 numbers of 4 bytes, the reward and three flags are 35 bytes;
+    a GRU's carry of 128 numbers, z of 4 · 8 and the action are 644."""
+    config = DreamerV3Config(size="nano", replay_capacity=160_000)
+    [note] = make(config).training_notes(1)
+    step, carry = 160_000 * 35 / 2**30, 160_000 * 644 / 2**30
+    assert note == (
+        f"replay buffer: 160,000 steps, {step + carry:.2f} GiB, {carry:.2f} GiB of it carries"
+    )
+    [note] = make(replace(config, replay_context=False)).training_notes(2)
+    assert note == f"replay buffer: 320,000 steps, {2 * step:.2f} GiB"
+    # 679 bytes a step: half of 50 MB for 36,818 of them.
+    monkeypatch.setattr(dreamer, "device_memory", lambda: 50_000_000)
+    message = (
+        r"agent\.replay_capacity=160000 takes 0\.10 GiB, 0\.10 GiB of it carries, and the device "
+        r"has 0\.05 GiB; set agent\.replay_capacity=36818 or agent\.replay_context=false$"
+    )
+    with pytest.raises(ValueError, match=message):
+        make(config).training_notes(1)
+    monkeypatch.setattr(dreamer, "device_memory", lambda: 1_000_000)
+    with pytest.raises(ValueError, match=r"set agent\.replay_context=false$"):
+        make(config).training_notes(1)
+
+
 def test_environments_that_do_not_fit():
     env = Scripted(np.zeros((4, 3)), np.zeros((4, 3)))
     with pytest.raises(ValueError, match=r"environment has 3 copies, agent\.num_envs is 16"):
@@ -109,7 +143,7 @@ def test_environments_that_do_not_fit():
     env = Scripted(
         np.zeros((4, 16)),
         np.zeros((4, 16)),
-        action_space=spaces.Dict({"a": spaces.Discrete(2)}),
+        action_space=spaces.Dict({}),
     )
     with pytest.raises(ValueError, match="cannot act in Dict"):
         make(DreamerConfig(), env=env)

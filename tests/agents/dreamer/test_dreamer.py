@@ -10,6 +10,8 @@ from jax import lax
 
 from ssmrl.agents import make_agent
 from ssmrl.agents.dreamer import DreamerConfig
+from ssmrl.agents.dreamer.replay import Windows
+from ssmrl.agents.dreamer.world_model import Start
 from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, VectorEnv, spaces
 from ssmrl.envs.adapters.gymnasium import HostVectorEnv
 from ssmrl.memory import memory_config
@@ -17,8 +19,8 @@ from ssmrl.training.agent import Agent, RestartableAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.loop import over_seeds, seed_keys
 from tests.agents import probes
-from tests.agents.dreamer.cases import MEMORIES, small_config
-from tests.agents.scripted import Scripted, flags
+from tests.agents.dreamer.cases import MEMORIES, random_like, small_config
+from tests.agents.scripted import Scripted, assert_trees_close, flags
 from tests.compiling import quick_jit
 from tests.training.test_checkpoint import bits
 
@@ -67,6 +69,68 @@ def test_what_is_stored_is_what_happened():
     expected = np.where(done[..., None], env.final, following)
     np.testing.assert_array_equal(steps.final_observation, expected)
     assert steps.context is None
+
+
+@pytest.mark.parametrize(
+    ("memory", "options"),
+    [("s5", {}), ("gru", {"posterior": "recurrent", "joint_input": False})],
+)
+def test_fresh_carries_of_the_acting_parameters_are_those_that_acting_had(memory, options):
+    """Without luck in the latents, looking at a window again gives the carries that were stored,
+    from whatever they are overwritten with, for either posterior."""
+    env = Scripted(TERMINATED, TRUNCATED, action_space=spaces.MultiDiscrete([2, 3]))
+    options = {"replay_context": True, "batch_size": 6, "train_ratio": 1.0} | options
+    agent = small_agent(env, memory, **options)
+    state = quick_jit(agent.init)(jax.random.key(0))
+    params = state.params | {"world": random_like(state.params["world"])}
+
+    @quick_jit
+    def run():
+        _, (steps, _) = lax.scan(
+            partial(agent._collect_step, params), state.acting, jax.random.split(state.key, 16)
+        )
+        stored = agent.replay.add(state.replay, steps)
+        windows = Windows(jnp.arange(6), jnp.array([8, 8, 5, 3, 8, 8]))
+        _, batch = agent.replay.read(stored, windows)
+        time = jnp.arange(1000 // 6)[None, :]
+
+        def spoil(x):  # all but the carries that windows start from
+            kept = (time == windows.start[:, None]).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+            return jnp.where(kept, x, x + 7)
+
+        ring = jax.tree.map(spoil, stored.contexts.experience)
+        ring = ring.replace(action=stored.contexts.experience.action)
+        spoiled = stored.replace(contexts=stored.contexts.replace(experience=ring))
+        context, again = agent.replay.read(spoiled, windows)
+        seen = agent.world.apply(
+            params["world"],
+            Start(context.memory, context.z),
+            batch.observation,
+            batch.action,
+            batch.reset,
+            0.0,
+            method="observe",
+        )
+        fresh = agent.replay.refresh(spoiled, windows, seen.latent.memory, seen.latent.z)
+        return stored, spoiled, fresh, windows, batch, again
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.random, "gumbel", lambda key, shape=(), dtype=float: jnp.zeros(shape))
+        stored, spoiled, fresh, windows, batch, again = run()
+    assert_trees_close(batch, again)
+    ring, was, got = (x.contexts.experience for x in (stored, spoiled, fresh))
+    done = np.tile(TERMINATED | TRUNCATED, (2, 1))
+    renewed = 0
+    for n, start in enumerate(np.asarray(windows.start)):
+        shift = 0
+        for t in range(start + 1, start + 8):
+            shift += done[t - 1, n]
+            new = not done[t - 1, n] and t - 1 - start + shift < 8
+            renewed += new
+            expected = ring if new else was
+            for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(x[n, t], y[n, t], rtol=1e-4, atol=1e-5)
+    assert renewed > 20
 
 
 def test_it_learns_once_there_is_a_window():
@@ -157,7 +221,7 @@ def test_behaviour_does_not_move_the_world_model():
     def gradient(params):
         def behaviour(params):
             key = jax.random.key(1)
-            _, (_, metrics) = agent._loss(
+            _, (_, metrics, _) = agent._loss(
                 state.slow_critic, state.returns, start, batch, key, params
             )
             return metrics["loss/policy"] + metrics["loss/value"]
@@ -177,6 +241,7 @@ def test_behaviour_does_not_move_the_world_model():
         ("gru", {"posterior": "recurrent", "policy_inputs": "full"}),
         ("none", {"policy_inputs": "hidden"}),
         ("s5", {"policy_inputs": "full", "replay_context": True, "replay_value_weight": 0.0}),
+        ("gru", {"replay_context": True, "replay_online": True, "bounded_actions": "clipped"}),
     ],
 )
 def test_all_kinds_learn_without_a_nan(memory, options):
@@ -184,9 +249,14 @@ def test_all_kinds_learn_without_a_nan(memory, options):
     agent = small_agent(env, memory, **options)
     state, iteration = quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
     for _ in range(3):
-        state, metrics = iteration(state)
+        before, (state, metrics) = state, iteration(state)
     assert all(np.isfinite(v) for k, v in metrics.items() if not k.startswith("episode"))
     assert metrics["updates"] > 0
+    if agent.config.replay_context:
+        # Steps of the first iteration, whose carries only updates can have changed since.
+        old, new = (x.replay.contexts.experience.z[:, :8] for x in (before, state))
+        assert (old != new).any()
+    assert state.replay.served == (18 if agent.config.replay_online else 0)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Replay windows against a plain loop over episodes, and the ring buffer's edges."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 from ssmrl.agents.dreamer import DreamerConfig
 from ssmrl.agents.dreamer.dreamer import Carry
-from ssmrl.agents.dreamer.replay import Replay, Step, unfold
+from ssmrl.agents.dreamer.replay import Replay, Step, Windows, bytes_per_step, unfold
+from ssmrl.envs import spaces
 from tests.agents.scripted import flags
 
 # Ends at the first and last steps of windows, two and three in a row, in both ways, and never.
@@ -185,3 +188,138 @@ def test_windows_can_go_on_from_stored_carries():
     np.testing.assert_array_equal(context.memory[0], first + 0.5)
     np.testing.assert_array_equal(context.z, first)
     np.testing.assert_array_equal(batch.action, batch.observation - 1)
+
+
+# ------------------------------------------------------------------------------- online queue
+
+
+def online(**options):
+    return replace(
+        CONFIG, **({"replay_online": True, "batch_size": 4, "train_ratio": 5.0} | options)
+    )
+
+
+def test_new_steps_come_first_each_of_them_once():
+    """Windows of 5 steps of 3 environments, in batches of 4; 4 steps come in at a time."""
+    replay = Replay(online())
+    sample, add = jax.jit(replay.draw), jax.jit(replay.add)
+    state = replay.init(jax.tree.map(lambda x: x[0], numbered(0)))
+
+    def starts(state, key):
+        windows, state = sample(state, jax.random.key(key))
+        _, batch = replay.read(state, windows)
+        np.testing.assert_array_equal(
+            batch.observation, batch.observation[0] + np.arange(5)[:, None]
+        )
+        return batch.observation[0].tolist(), state
+
+    state = add(add(state, numbered(0)), numbered(4))
+    # 8 steps: of each environment the first window. The fourth is drawn, and so are the next four.
+    first, state = starts(state, 0)
+    assert first[:3] == [0, 1000, 2000] and first[3] % 1000 in range(4)
+    drawn = [starts(state, key)[0] for key in range(20)]
+    assert {x % 1000 for row in drawn for x in row} == set(range(4))
+    # 12 steps, of which the buffer has forgotten 2: the second windows. 20 steps: two of each.
+    second, state = starts(add(state, numbered(8)), 1)
+    assert second[:3] == [5, 1005, 2005]
+    state = add(add(state, numbered(12)), numbered(16))
+    third, state = starts(state, 2)
+    fourth, state = starts(state, 3)
+    assert third == [10, 1010, 2010, 15] and fourth[:2] == [1015, 2015]
+    assert state.served == 12
+    # Of what was overwritten before its turn, nothing is handed out: 36 steps, 26 … 35 are left.
+    for t in range(20, 36, 4):
+        state = add(state, numbered(t))
+    late, state = starts(state, 4)
+    assert late[:3] == [30, 1030, 2030] and late[3] % 1000 in range(26, 32)
+
+
+def test_without_the_queue_all_is_drawn():
+    replay = Replay(online(replay_online=False))
+    state = replay.init(jax.tree.map(lambda x: x[0], numbered(0)))
+    for t in (0, 4, 8):
+        state = replay.add(state, numbered(t))
+    firsts = {replay.sample(state, jax.random.key(k))[1].observation[0, 0].item() for k in range(9)}
+    assert len(firsts) > 3
+
+
+# ----------------------------------------------------------------------------- fresh contexts
+
+
+def stored_with_ends():
+    """Of 16 steps of six environments, with ends, the buffer holds 12; windows of 8."""
+    config = replace(
+        CONFIG, num_envs=6, batch_length=8, batch_size=5, replay_capacity=72, train_ratio=40 / 24
+    )
+    replay = Replay(config)
+    both = [np.concatenate([x, x[::-1]]) for x in (TERMINATED, TRUNCATED)]
+    steps = steps_of(*both)
+    code = steps.observation["x"]
+    steps = steps.replace(context=Carry((code - 0.5, code[..., None] - 0.5), code, code + 0.25))
+    state = replay.init(jax.tree.map(lambda x: x[0], steps))
+    for part in (slice(0, 8), slice(8, 16)):
+        state = replay.add(state, jax.tree.map(lambda x, part=part: x[part], steps))
+    return replay, state, jax.tree.map(np.asarray, steps)
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_fresh_carries_replace_the_stored_ones_against_a_loop(spoiled):
+    """The carry behind an observation is that number + 1/8; in front of a step, it is the one
+    behind the observation before. Overlapping windows: number + window, so that the last is told.
+    """
+    replay, state, steps = stored_with_ends()
+    # They overlap, and three of them reach around the end of the ring, whose oldest step is 4.
+    windows = Windows(jnp.array([0, 0, 1, 3, 3]), jnp.array([4, 8, 6, 5, 7]))
+    _, batch = replay.read(state, windows)
+    seen = np.asarray(batch.observation["x"])
+    fresh = seen + np.arange(5) / 8
+    if spoiled:
+        fresh[3, 1] = np.nan
+    z = jnp.asarray(fresh + 1000)
+    memory = (jnp.asarray(fresh), jnp.asarray(fresh)[..., None])
+    after = jax.jit(replay.refresh)(state, windows, memory, z)
+
+    expected = np.array(state.contexts.experience.z)  # [env, place]
+    changed = 0
+    for n in range(5):
+        env, start = int(windows.env[n]), int(windows.start[n])
+        if spoiled and n == 1:
+            continue  # the window is left as it was, as a whole
+        for t in range(1, 8):
+            place = (start + t) % 12
+            step = place if place >= 4 else place + 12  # the ring holds steps 4 … 15
+            before = steps.observation["x"][step - 1, env]
+            if steps.reset[step, env] or before not in seen[:, n]:
+                continue
+            expected[env, place] = before + n / 8 + 1000
+            changed += 1
+    assert changed > 10
+    got = after.contexts.experience
+    np.testing.assert_array_equal(got.z, expected)
+    was = np.asarray(state.contexts.experience.z)
+    rest = np.where(expected == was, was - 0.5, expected - 1000)
+    np.testing.assert_array_equal(got.memory[0], rest)
+    np.testing.assert_array_equal(got.memory[1][..., 0], rest)
+    np.testing.assert_array_equal(got.action, state.contexts.experience.action)
+    for name in ("steps", "added", "served"):
+        for x, y in zip(
+            jax.tree.leaves(getattr(after, name)),
+            jax.tree.leaves(getattr(state, name)),
+            strict=True,
+        ):
+            assert x is y or (x == y).all()
+
+
+def test_bytes_of_a_step():
+    """By hand: an observation of 3 float32 and 12 uint8, twice; a Discrete action and a reward of
+    4 bytes each, three flags. Carries: 5 complex64, 7 float32."""
+    observation = spaces.Dict(
+        {"a": spaces.Box(-1.0, 1.0, (3,)), "b": spaces.Box(0, 9, (3, 4), np.uint8)}
+    )
+    carry = (jnp.zeros(5, jnp.complex64), jax.ShapeDtypeStruct((1, 7), jnp.float32))
+    got = bytes_per_step(observation, spaces.Discrete(3), carry)
+    assert got == (2 * (12 + 12) + 4 + 4 + 3, 40 + 28)
+    _, state, _ = stored_with_ends()
+    stored = sum(x.nbytes for x in jax.tree.leaves(state.contexts.experience)) / 72
+    one = jax.tree.map(lambda x: x[0, 0], state.contexts.experience)
+    assert bytes_per_step(observation, spaces.Discrete(3), one)[1] == stored

@@ -235,11 +235,22 @@ def test_reconstruction_loss_by_hand():
         (spaces.Discrete(3), jnp.int32(2), [0, 0, 1]),
         (spaces.MultiDiscrete([2, 3]), jnp.array([1, 0]), [0, 1, 1, 0, 0]),
         (spaces.Box(0.0, 4.0, (2,)), jnp.array([0.0, 3.0]), [-1, 0.5]),
-        (spaces.Box(-np.inf, np.inf, (2,)), jnp.array([0.5, -8.0]), [0.5, -1]),
+        (spaces.Box(-np.inf, np.inf, (2,)), jnp.array([0.5, -8.0]), [np.log(1.5), -np.log(9)]),
+        # Each entry by its own bounds: the middle of 100 … 200, and a distance of 3 from each one.
+        (
+            spaces.Box(np.float32([100, 100, -np.inf]), np.float32([200, np.inf, 5])),
+            jnp.array([150.0, 103.0, 2.0]),
+            [0, np.log(4), -np.log(4)],
+        ),
+        (
+            spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Tuple([spaces.Box(0.0, 4.0, (1,))])}),
+            {"b": jnp.int32(1), "a": (jnp.array([3.0]),)},
+            [0.5, 0, 1],
+        ),
     ],
 )
 def test_actions_as_vectors(space, action, expected):
-    np.testing.assert_allclose(observations.encode_action(space, action), expected)
+    np.testing.assert_allclose(observations.encode_action(space, action), expected, rtol=1e-6)
 
 
 SPACES = {
@@ -257,7 +268,7 @@ SPACES = {
 @pytest.mark.parametrize(
     ("name", "actions"),
     [
-        ("everything", spaces.MultiDiscrete([2, 3])),
+        ("everything", spaces.Tuple([spaces.MultiDiscrete([2, 3]), spaces.Box(0, np.inf, (2,))])),
         pytest.param("pictures", spaces.Discrete(3), marks=pytest.mark.slow),
     ],
 )
