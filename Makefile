@@ -1,12 +1,18 @@
 # Needs Python 3.11 or newer and make, nothing else. `make demo` is the place to begin.
 # The first interpreter that runs and is new enough: a name alone may be a shim with nothing behind it.
+# Another one: make test PYTHON=python3.13. VENV=... keeps environments for several side by side.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
+VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# The set of versions that the tests pass with; a newer Python than those takes the newest of all.
+CONSTRAINTS := $(wildcard constraints/python$(VERSION).txt)
+PIP_INSTALL = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := ssmrl scripts tests benchmarks examples docs
 TEST_WORKERS ?= auto
+TESTS ?= tests
 
 .PHONY: help demo install test test-slow lint clean
 
@@ -17,19 +23,20 @@ help:
 	@echo "make lint       lint, format and types alone"
 	@echo "make clean      remove the environment and caches; runs/ stays"
 
-# The stamps make installation happen again only when what is to be installed has changed.
-$(VENV)/.created:
+# The stamps make installation happen again only when what is to be installed has changed, and the
+# environment anew for another Python.
+$(VENV)/.created-$(VERSION):
 	@"$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null || \
 		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,popgym]"
+$(VENV)/.demo: $(VENV)/.created-$(VERSION) pyproject.toml $(CONSTRAINTS)
+	$(PIP_INSTALL) ".[train,popgym]"
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+$(VENV)/.dev: $(VENV)/.created-$(VERSION) pyproject.toml $(CONSTRAINTS)
+	$(PIP_INSTALL) ".[dev]"
 	@touch $(VENV)/.demo $@
 
 install: $(VENV)/.dev
@@ -43,10 +50,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow -n $(TEST_WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -m slow -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

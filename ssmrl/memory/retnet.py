@@ -44,6 +44,6 @@ class RetNet(OuterProductMemory):
         H, K, dtype = self.heads, self.keys, x.dtype if self.dtype is None else self.dtype
         inputs = Dense(2 * H * K + self.features, dtype=dtype, use_bias=False, name="input")(x)
         q, k, v = map(self.split_heads, jnp.split(inputs, [H * K, 2 * H * K], axis=-1))
-        log_decay = np.log1p(-(2.0 ** (-5 - np.arange(H))))[:, None]
-        log_decay = jnp.broadcast_to(jnp.asarray(log_decay, STATE_DTYPE), (*x.shape[:-1], H, 1))
+        of_heads = jnp.asarray(np.log1p(-(2.0 ** (-5 - np.arange(H)))), STATE_DTYPE)[:, None]
+        log_decay = jnp.broadcast_to(of_heads, (*x.shape[:-1], H, 1))
         return Steps(rotate(q, angles) * K**-0.5, rotate(k, angles), v, log_decay)
