@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from ssmrl.envs import spaces
 from ssmrl.envs.batching import any_across_batch
+from ssmrl.envs.contract import EnvironmentFault
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.registry import (
     UnknownEnvironmentError,
@@ -33,6 +34,7 @@ from ssmrl.envs.wrappers import EpisodeStatistics, ObservationExtras, VectorWrap
 
 __all__ = [
     "Environment",
+    "EnvironmentFault",
     "EpisodeStatistics",
     "JaxVectorEnv",
     "ObservationExtras",

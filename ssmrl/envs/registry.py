@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ssmrl.envs.contract import EnvironmentFault, first_steps_fault
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.vector import JaxVectorEnv, VectorEnv, check_num_envs
 from ssmrl.envs.wrappers import EpisodeStatistics, ObservationExtras
@@ -22,7 +23,7 @@ HostFactory = Callable[..., VectorEnv]
 
 
 class UnknownEnvironmentError(ValueError):
-    """No environment has this name."""
+    """No environment has this name, or none that can run here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +31,28 @@ class Entry:
     """A registered environment.
 
     ``factory(**kwargs)`` returns ``(env, params)``; a host environment's ``factory(num_envs,
-    **kwargs)`` returns a :class:`VectorEnv`.
+    **kwargs)`` returns a :class:`VectorEnv`. ``check``: whether its first steps are looked at when
+    it is made.
     """
 
     name: str
     factory: Callable[..., Any]
     is_host: bool
+    check: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSuite:
+    """A suite whose ids another package resolves; ``ids`` lists those that it knows."""
+
+    factory: Callable[..., VectorEnv]
+    ids: Callable[[], list[str]]
 
 
 _ENTRIES: dict[str, Entry] = {}
 _ALIASES: dict[str, str] = {}
-_OPEN_SUITES: dict[str, Callable[..., VectorEnv]] = {}
+_UNAVAILABLE: dict[str, str] = {}
+_OPEN_SUITES: dict[str, OpenSuite] = {}
 
 
 def _normalise(name: str) -> str:
@@ -53,6 +65,7 @@ def register(
     *,
     aliases: tuple[str, ...] = (),
     is_host: bool = False,
+    check: bool = True,
 ) -> None:
     """Register ``suite/id``.
 
@@ -62,6 +75,9 @@ def register(
             environment ``factory(num_envs, **kwargs) -> VectorEnv``.
         aliases: other names for it.
         is_host: whether it is a Python environment.
+        check: play a few steps of an environment in JAX when :func:`make_vector` makes it, and
+            look at its observations and rewards (:func:`ssmrl.envs.contract.first_steps_fault`).
+            The library's own do without: tests have played them.
 
     Raises:
         ValueError: if the name has no suite, or is taken.
@@ -72,23 +88,36 @@ def register(
         if key in _ALIASES:
             raise ValueError(f"{name!r} is already registered (as {_ALIASES[key]!r})")
         _ALIASES[key] = name
-    _ENTRIES[name] = Entry(name, factory, is_host)
+    _ENTRIES[name] = Entry(name, factory, is_host, check)
 
 
-def register_suite(suite: str, factory: Callable[..., VectorEnv]) -> None:
+def register_unavailable(name: str, why: str) -> None:
+    """Say why there is no environment ``name`` to those who ask for it; it is not listed.
+
+    Args:
+        name: ``suite/id``.
+        why: what does not work, and where.
+    """
+    _UNAVAILABLE[_normalise(name)] = f"{name} cannot run: {why}"
+
+
+def register_suite(
+    suite: str, factory: Callable[..., VectorEnv], ids: Callable[[], list[str]] = list
+) -> None:
     """Register a suite of host environments whose ids another package resolves.
 
     Args:
         suite: the part of the name before the first slash.
         factory: ``factory(id, num_envs, **kwargs) -> VectorEnv``; raises
             :class:`UnknownEnvironmentError` for an id it does not know.
+        ids: gives the ids that are known, for near matches; may import the other package.
 
     Raises:
         ValueError: if the suite is taken.
     """
     if _normalise(suite) in _OPEN_SUITES:
         raise ValueError(f"suite {suite!r} is already registered")
-    _OPEN_SUITES[_normalise(suite)] = factory
+    _OPEN_SUITES[_normalise(suite)] = OpenSuite(factory, ids)
 
 
 def list_envs() -> list[str]:
@@ -99,36 +128,83 @@ def list_envs() -> list[str]:
     return sorted(_ENTRIES)
 
 
-def unknown_environment(name: str, known: list[str]) -> UnknownEnvironmentError:
-    """The error for ``name``, which is none of ``known``: it names the near match."""
-    by_key = {_normalise(candidate): candidate for candidate in known}
-    near = difflib.get_close_matches(_normalise(name), by_key, n=1, cutoff=0.5)
-    hint = f"; did you mean {by_key[near[0]]!r}?" if near else ""
+def unknown_environment(name: str) -> UnknownEnvironmentError:
+    """The error for ``name``: it names the near matches, the likeliest first."""
+    near = [repr(match) for match in near_matches(name)]
+    hint = f"; did you mean {near[0]}?" if near else ""
+    others = f" (or {', '.join(near[1:])})" if near[1:] else ""
     return UnknownEnvironmentError(
-        f"unknown environment {name!r}{hint} (ssmrl.envs.list_envs() lists what exists; "
+        f"unknown environment {name!r}{hint}{others} (ssmrl.envs.list_envs() lists what exists; "
         "gymnasium/<id> takes any gymnasium id)"
     )
 
 
+def near_matches(name: str, count: int = 3) -> list[str]:
+    """Names that ``name`` may mean, the likeliest first.
+
+    An id that is right but for its suite or version comes before one that only begins alike, and
+    that before one that is spelt alike. Among equals, a version in ``name`` speaks for gymnasium,
+    whose ids have them, and then the order of registration decides, which puts a family's easiest
+    first.
+
+    Args:
+        name: what was asked for; with or without a suite.
+        count: at most so many.
+    """
+    names = [
+        *_ENTRIES,
+        *(f"{suite}/{i}" for suite, open_ in _OPEN_SUITES.items() for i in open_.ids()),
+    ]
+    suite, _, id_ = name.rpartition("/") if name.count("/") < 2 else name.partition("/")
+    within = [n for n in names if suite and _normalise(n).startswith(f"{_normalise(suite)}/")]
+    ranked = sorted((_distance(name, suite, id_, n), i) for i, n in enumerate(within or names))
+    found = [(within or names)[i] for distance, i in ranked if distance[0] < 1]
+    return found[:count]
+
+
+def _distance(name: str, suite: str, id_: str, candidate: str) -> tuple[float, bool]:
+    """How far ``candidate`` is from what was asked for, 1 or more if too far; ties go to False."""
+    wanted, own = _normalise(id_), _normalise(candidate.partition("/")[2])
+    other_version = bool(_VERSION.search(id_)) != bool(_VERSION.search(candidate))
+    if wanted == own:
+        return 0.0, other_version
+    if _unversioned(id_) == _unversioned(candidate.partition("/")[2]):
+        return 0.1, other_version
+    if len(wanted) >= 3 and own.startswith(_unversioned(id_)):
+        return 0.2, other_version
+    compared = (_normalise(name), _normalise(candidate)) if suite else (wanted, own)
+    likeness = difflib.SequenceMatcher(None, *compared).ratio()
+    return (1.3 - likeness if likeness >= 0.5 else 1.0), other_version
+
+
+_VERSION = re.compile(r"-?v\d+$")
+
+
+def _unversioned(id_: str) -> str:
+    return _normalise(_VERSION.sub("", id_))
+
+
 def _open_suite(name: str) -> tuple[Callable[..., VectorEnv], str] | None:
     suite, _, id_ = name.partition("/")
-    factory = _OPEN_SUITES.get(_normalise(suite))
-    return (factory, id_) if factory is not None and id_ else None
+    found = _OPEN_SUITES.get(_normalise(suite))
+    return (found.factory, id_) if found is not None and id_ else None
 
 
 def canonical_name(name: str) -> str:
     """The name under which ``name`` is listed; ids of gymnasium stay as they are.
 
     Raises:
-        UnknownEnvironmentError: if there is no such environment.
+        UnknownEnvironmentError: if there is no such environment, or none that can run.
     """
     key = _normalise(name)
     if key in _ALIASES:
         return _ALIASES[key]
+    if key in _UNAVAILABLE:
+        raise UnknownEnvironmentError(_UNAVAILABLE[key])
     if _open_suite(name):
         suite, _, id_ = name.partition("/")
         return f"{_normalise(suite)}/{id_}"
-    raise unknown_environment(name, list_envs())
+    raise unknown_environment(name)
 
 
 def make(name: str, **kwargs: Any) -> tuple[Environment, Any]:
@@ -176,6 +252,7 @@ def make_vector(
 
     Raises:
         UnknownEnvironmentError: if there is no such environment.
+        EnvironmentFault: if an environment of your own does not do what it promises.
         ValueError: if ``num_envs`` is not a positive integer, or for unknown options.
     """
     canonical = canonical_name(name)
@@ -189,6 +266,19 @@ def make_vector(
     else:
         env, params = entry.factory(**kwargs)
         venv = JaxVectorEnv(env, params, num_envs, name=canonical)
+        if entry.check:
+            check_first_steps(venv)
     if previous_action or previous_reward or first_flag:
         venv = ObservationExtras(venv, previous_action, previous_reward, first_flag)
     return EpisodeStatistics(venv)
+
+
+def check_first_steps(venv: JaxVectorEnv) -> None:
+    """Play a few steps of one of the environments, and look at what it gives.
+
+    Raises:
+        EnvironmentFault: naming what is wrong with its types or its values.
+    """
+    one = JaxVectorEnv(venv.env, venv.params, 1, name=venv.name)
+    if fault := first_steps_fault(one):
+        raise EnvironmentFault(f"{venv.name}, {fault}")

@@ -9,6 +9,7 @@ of :class:`Tuple` plain tuples, so that every element is a pytree of arrays.
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 _NO = np.asarray(False)
+_INT32 = np.iinfo(np.int32)
 
 
 class Space(abc.ABC):
@@ -72,8 +74,8 @@ class Discrete(Space):
     dtype: np.dtype
 
     def __init__(self, n: int):
-        if isinstance(n, bool) or int(n) != n or n < 1:
-            raise ValueError(f"Discrete needs a positive number of values, got {n!r}")
+        if isinstance(n, bool) or int(n) != n or not 1 <= n <= _INT32.max:
+            raise ValueError(f"Discrete needs a positive number of values in int32, got {n!r}")
         self._set(n=int(n), shape=(), dtype=np.dtype(np.int32))
 
     def sample(self, key: PRNGKeyArray) -> Array:
@@ -105,8 +107,11 @@ class MultiDiscrete(Space):
 
     def __init__(self, nvec: Any):
         array = np.array(nvec)
-        if array.size == 0 or array.dtype.kind not in "iu" or (array < 1).any():
-            raise ValueError(f"MultiDiscrete needs positive numbers of values, got {nvec!r}")
+        whole = array.size > 0 and array.dtype.kind in "iu"
+        if not whole or (array < 1).any() or (array > _INT32.max).any():
+            raise ValueError(
+                f"MultiDiscrete needs positive numbers of values in int32, got {nvec!r}"
+            )
         array = array.astype(np.int32)
         array.setflags(write=False)
         self._set(nvec=array, shape=array.shape, dtype=np.dtype(np.int32))
@@ -131,14 +136,15 @@ class Box(Space):
     """Arrays of one shape and dtype between ``low`` and ``high``, both included.
 
     Args:
-        low: scalar or array broadcast to ``shape``; ``-inf`` for no bound.
+        low: scalar or array broadcast to ``shape``; ``-inf`` for no bound, which an integer dtype
+            turns into its smallest value.
         high: likewise; ``inf`` for no bound.
         shape: shape of an element; taken from the bounds if left out.
         dtype: dtype of an element, float or integer.
 
     Raises:
-        ValueError: if a bound does not broadcast to ``shape``, is NaN, or if ``low > high``
-            somewhere.
+        ValueError: if a bound does not broadcast to ``shape``, is NaN, is not a value of an integer
+            dtype, or if ``low > high`` somewhere.
     """
 
     low: np.ndarray
@@ -152,13 +158,14 @@ class Box(Space):
         low, high, dtype = np.asarray(low), np.asarray(high), np.dtype(dtype)
         shape = np.broadcast_shapes(low.shape, high.shape) if shape is None else tuple(shape)
         try:
-            bounds = [np.array(np.broadcast_to(b, shape)).astype(dtype) for b in (low, high)]
+            bounds = [np.array(np.broadcast_to(b, shape)) for b in (low, high)]
         except ValueError:
             raise ValueError(
                 f"Box bounds of shapes {low.shape} and {high.shape} do not broadcast to {shape}"
             ) from None
         if np.isnan(bounds[0]).any() or np.isnan(bounds[1]).any() or (bounds[0] > bounds[1]).any():
             raise ValueError(f"Box needs low <= high everywhere, got low={low} and high={high}")
+        bounds = [_bound_as(dtype, bound) for bound in bounds]
         for bound in bounds:
             bound.setflags(write=False)
         self._set(low=bounds[0], high=bounds[1], shape=tuple(map(int, shape)), dtype=dtype)
@@ -201,6 +208,25 @@ class Box(Space):
     def __repr__(self) -> str:
         low, high = (_bound_repr(bound) for bound in (self.low, self.high))
         return f"Box({low}, {high}, {self.shape}, {self.dtype.name})"
+
+
+def _bound_as(dtype: np.dtype, bound: np.ndarray) -> np.ndarray:
+    """``bound`` in ``dtype``; what an integer cannot be is refused, never wrapped around.
+
+    Raises:
+        ValueError: for a finite bound that is not a value of an integer ``dtype``.
+    """
+    if dtype.kind not in "iu":
+        with np.errstate(over="ignore"):  # beyond the largest float there is no bound
+            return bound.astype(dtype)
+    limits = np.iinfo(dtype)
+    ends = np.where(bound > 0, limits.max, limits.min)
+    finite = np.isfinite(bound)
+    # In Python's integers: no dtype of numpy's holds all that may come.
+    for value in np.unique(bound[finite]).tolist():
+        if value != int(value) or not limits.min <= value <= limits.max:
+            raise ValueError(f"Box bound {value} is no {dtype.name}")
+    return np.where(finite, np.where(finite, bound, 0).astype(dtype), ends).astype(dtype)
 
 
 def _bound_repr(bound: np.ndarray) -> str:
@@ -307,17 +333,33 @@ def flat_size(space: Space) -> int:
 
 
 def _unbounded(bound: Any) -> np.ndarray:
-    """Turn the largest finite float, which some packages write for "no bound", into infinity."""
+    """``bound`` with infinity where a package wrote its largest number for "no bound"."""
     bound = np.asarray(bound)
-    if bound.dtype.kind != "f":
-        return bound
-    limit = np.finfo(np.float32).max
-    return np.where(np.abs(bound) >= limit, np.copysign(np.inf, bound), bound)
+    if bound.dtype.kind == "f":
+        limit = np.finfo(np.float32).max
+        return np.where(np.abs(bound) >= limit, np.copysign(np.inf, bound), bound)
+    if bound.dtype.kind in "iu" and bound.dtype.itemsize == 8:
+        limits = np.iinfo(bound.dtype)
+        floats = np.where(bound == limits.max, np.inf, bound.astype(np.float64))
+        return np.where((bound == limits.min) & (limits.min < 0), -np.inf, floats)
+    return bound
 
 
-def _canonical_dtype(dtype: Any) -> np.dtype:
-    """float64 and int64 become what JAX keeps of them."""
-    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+def _foreign_box(space: Any) -> Box:
+    """Our Box for another package's: 64-bit types become 32-bit ones, bool becomes uint8.
+
+    64-bit integers that int32 does not hold become float32, which holds them rounded: exactly up to
+    2**24, to seven digits beyond. So do those without bounds, which are no error.
+    """
+    low, high, dtype = _unbounded(space.low), _unbounded(space.high), np.dtype(space.dtype)
+    if dtype.kind == "b":
+        dtype = np.dtype(np.uint8)
+    elif dtype.kind in "iu" and dtype.itemsize == 8:
+        fits = bool((low >= _INT32.min).all() and (high <= _INT32.max).all())
+        dtype = np.dtype(np.int32 if fits else np.float32)
+    elif dtype == np.float64:
+        dtype = np.dtype(np.float32)
+    return Box(low, high, space.shape, dtype)
 
 
 def from_gymnax(space: Any) -> Space:
@@ -333,9 +375,21 @@ def from_gymnax(space: Any) -> Space:
     if hasattr(space, "n"):
         return Discrete(int(space.n))
     if hasattr(space, "low"):
-        low, high = _unbounded(space.low), _unbounded(space.high)
-        return Box(low, high, space.shape, _canonical_dtype(space.dtype))
+        return _foreign_box(space)
     raise ValueError(f"no space of ours corresponds to {space!r}")
+
+
+def gymnasium_kind(space: Any) -> str:
+    """The name of gymnasium's class that ``space`` is an instance of, subclasses included."""
+    return _gymnasium_kind(type(space))
+
+
+@functools.cache  # the adapter asks at every step
+def _gymnasium_kind(cls: type) -> str:
+    for base in cls.__mro__:
+        if base.__module__.startswith("gymnasium.spaces"):
+            return base.__name__
+    return cls.__name__
 
 
 def from_gymnasium(space: Any) -> Space:
@@ -343,13 +397,13 @@ def from_gymnasium(space: Any) -> Space:
 
     ``Discrete`` and ``MultiDiscrete`` that start above or below 0 are shifted to start at 0 (the
     adapter shifts actions and observations alike); ``MultiBinary`` becomes ``MultiDiscrete`` of
-    twos.
+    twos. A ``Box`` of 64-bit integers becomes int32 if they fit, else float32.
 
     Raises:
         ValueError: for spaces whose elements are not arrays of one shape (Text, Graph, Sequence,
             and such).
     """
-    kind = type(space).__name__
+    kind = gymnasium_kind(space)
     if kind == "Dict":
         return Dict({name: from_gymnasium(s) for name, s in space.spaces.items()})
     if kind == "Tuple":
@@ -361,7 +415,5 @@ def from_gymnasium(space: Any) -> Space:
     if kind == "MultiBinary":
         return MultiDiscrete(np.full(space.shape, 2))
     if kind == "Box":
-        low, high = _unbounded(space.low), _unbounded(space.high)
-        dtype = np.dtype(np.uint8) if space.dtype == np.bool_ else _canonical_dtype(space.dtype)
-        return Box(low, high, space.shape, dtype)
+        return _foreign_box(space)
     raise ValueError(f"a gymnasium space of kind {kind} has no fixed array form: {space!r}")

@@ -9,7 +9,11 @@ from typing import Any
 from ssmrl.envs import bsuite, popgym, worlds
 from ssmrl.envs.adapters import brax, gymnasium, gymnax, popgym_original
 from ssmrl.envs.environment import Environment
-from ssmrl.envs.registry import register, register_suite
+from ssmrl.envs.registry import register as register_checked
+from ssmrl.envs.registry import register_suite, register_unavailable
+
+# Tests have played all of them.
+register = partial(register_checked, check=False)
 
 
 def register_all() -> None:
@@ -24,7 +28,9 @@ def register_all() -> None:
         register(f"gymnax/{id_}", factory, aliases=(f"gymnax/{gymnax_id}",))
     for id_, brax_id in brax.ENVIRONMENTS.items():
         register(f"brax/{id_}", partial(brax.make_brax, brax_id), aliases=(f"brax/{brax_id}",))
-    register_suite("gymnasium", gymnasium.make_gymnasium)
+    for id_, why in brax.UNAVAILABLE.items():
+        register_unavailable(f"brax/{id_}", why)
+    register_suite("gymnasium", gymnasium.make_gymnasium, gymnasium.registered_ids)
 
 
 def _register_popgym() -> None:

@@ -18,7 +18,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
-from ssmrl.envs.batching import any_across_batch, replace_in_blocks, strip_weak_types
+from ssmrl.envs.batching import any_across_batch, replace_in_blocks
+from ssmrl.envs.contract import check_space, reset_checked, step_checked
 from ssmrl.envs.environment import Environment, Leaf
 from ssmrl.envs.spaces import Space
 
@@ -78,6 +79,16 @@ class VectorEnv(abc.ABC):
         """
         raise NotImplementedError(f"{self.name} has no picture")
 
+    @property
+    def failure(self) -> Exception | None:
+        """What ended a program that stepped these environments, or None.
+
+        A compiled program passes on only the text of what is raised in it, as a JaxRuntimeError
+        with JAX's own frames; this is the exception itself: its message is one line, its
+        ``__cause__`` what the environment raised.
+        """
+        return None
+
     def close(self) -> None:  # noqa: B027  # not abstract: most have nothing to do
         """Release what the environments hold; nothing for JAX environments."""
 
@@ -133,6 +144,8 @@ class JaxVectorEnv(VectorEnv):
 
     Raises:
         ValueError: if ``num_envs`` or ``reset_block`` is not a positive integer.
+        EnvironmentFault: a ValueError; here for spaces that are none of ours, in :meth:`reset` and
+            :meth:`step` where the environment does not do what it promises.
     """
 
     def __init__(
@@ -148,8 +161,9 @@ class JaxVectorEnv(VectorEnv):
         self.params = env.default_params if params is None else params
         self.num_envs = check_num_envs(num_envs)
         self.name = name or env.name
-        self.observation_space = env.observation_space(self.params)
-        self.action_space = env.action_space(self.params)
+        observation, action = env.observation_space(self.params), env.action_space(self.params)
+        self.observation_space = check_space(self.name, "observation_space", observation)
+        self.action_space = check_space(self.name, "action_space", action)
         if reset_block is not None:
             check_positive("reset_block", reset_block)
         self.reset_block = reset_block
@@ -162,14 +176,12 @@ class JaxVectorEnv(VectorEnv):
 
     def step(self, state: VectorState, action: Any) -> VectorTransition:
         time = state.time + 1
-        transition = jax.vmap(self.env.step_env, (0, 0, 0, None))(
+        final_obs, env_state, reward, terminated, truncated, info = jax.vmap(self._step_env)(
             # A counter folded into a constant key: an environment that draws nothing pays nothing.
             jax.vmap(jax.random.fold_in)(state.key, 2 * time - 1),
             state.env,
             action,
-            self.params,
         )
-        final_obs, env_state, reward, terminated, truncated, info = strip_weak_types(transition)
         done = terminated | truncated
 
         obs, env_state = jax.lax.cond(
@@ -179,7 +191,7 @@ class JaxVectorEnv(VectorEnv):
         )
         state = VectorState(env=env_state, key=state.key, time=time)
         info = {**info, "final_observation": final_obs}
-        return obs, state, reward.astype(jnp.float32), terminated, truncated, info
+        return obs, state, reward, terminated, truncated, info
 
     def _begin_episodes(self, done: Array, keys: Array, time: Array, old: Any) -> tuple[Any, Any]:
         """``old``, observations and states, with new episodes where ``done``."""
@@ -198,7 +210,16 @@ class JaxVectorEnv(VectorEnv):
 
     def _reset_envs(self, keys: Array, time: UInt32[Array, "B"]) -> tuple[Any, Any]:
         keys = jax.vmap(jax.random.fold_in)(keys, 2 * time)
-        return strip_weak_types(jax.vmap(self.env.reset_env, (0, None))(keys, self.params))
+        return jax.vmap(self._reset_env)(keys)
+
+    def _reset_env(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """One environment's, checked as it is traced."""
+        return reset_checked(self.name, self.env, self.observation_space, key, self.params)
+
+    def _step_env(self, key: PRNGKeyArray, state: Any, action: Any) -> Any:
+        """One environment's, checked as it is traced."""
+        space = self.observation_space
+        return step_checked(self.name, self.env, space, key, state, action, self.params)
 
     def render(self, state: VectorState, index: int = 0) -> np.ndarray:
         one = jax.tree.map(lambda x: x[index], state.env)

@@ -41,6 +41,10 @@ class VectorWrapper(VectorEnv):
     def render(self, state: Any, index: int = 0) -> np.ndarray:
         return self.venv.render(state, index)
 
+    @property
+    def failure(self) -> Exception | None:
+        return self.venv.failure
+
     def close(self) -> None:
         self.venv.close()
 

@@ -25,7 +25,7 @@ def test_what_is_listed():
     suites = [name.split("/")[0] for name in names]
     counts = {suite: suites.count(suite) for suite in set(suites)}
     assert counts["popgym"] >= 9 and counts["popgym_original"] == 48
-    assert counts["gymnax"] == 26 and counts["brax"] == 12
+    assert counts["gymnax"] == 26 and counts["brax"] == 11
     for name in names:
         assert name == name.lower() and canonical_name(name) == name
 

@@ -160,6 +160,9 @@ def test_gradients_pass_through_auto_resets():
     class Leaky(Counting):
         """The reward is the observation, which is the sum of the actions so far."""
 
+        def observation_space(self, params):
+            return spaces.Box(-np.inf, np.inf, (1,))
+
         def reset_env(self, key, params):
             return super().reset_env(key, params)[0][:1], jnp.zeros(2)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 
-def stable_types(reset: Callable[[Any], Any], step: Callable[[Any, Any], Any]) -> Any:
+def stable_types(reset: Callable[[Any], Any], step: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
     """The dtypes that a state can keep through resets and steps.
 
     Some environments count from a Python ``0`` or answer an int where they began with a float. Each
@@ -20,12 +20,13 @@ def stable_types(reset: Callable[[Any], Any], step: Callable[[Any, Any], Any]) -
         step: ``key, state -> state``.
 
     Returns:
-        The structure of a state with a dtype at each leaf.
+        The structure of a state with a dtype at each leaf; what ``reset`` gives, as
+        ShapeDtypeStructs.
     """
     key = jax.random.key(0)
     first = jax.eval_shape(reset, key)
     later = jax.eval_shape(step, key, first)
-    return jax.tree.map(_joint_dtype, first, later)
+    return jax.tree.map(_joint_dtype, first, later), first
 
 
 def _joint_dtype(a: Any, b: Any) -> Any:

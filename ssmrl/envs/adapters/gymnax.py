@@ -92,7 +92,7 @@ class GymnaxEnvironment(Environment[Any, Any]):
         self._params = params
         action = from_gymnax(env.action_space(params))
         self._action_dtype = action.dtype
-        self._types = stable_types(lambda key: env.reset_env(key, params), self._probe(action))
+        self._types, _ = stable_types(lambda key: env.reset_env(key, params), self._probe(action))
         # Once, here: gymnax builds its spaces with jax.numpy, which under jit gives no bounds.
         observation = self.observation_space(params)
         self._obs_dtype = observation.dtype
