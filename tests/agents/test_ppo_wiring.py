@@ -274,7 +274,7 @@ EVERYTHING = {
 
 
 def test_two_iterations_with_everything_equal_the_reference():
-    """Whole batches, so that their order says nothing; two epochs; all normalisers and schedules."""
+    """Whole batches, so that their order says nothing; all normalisers and schedules."""
     env = Recording(TERMINATED, TRUNCATED)
     agent = small_agent(env, "gru", iterations=4, epochs=2, window_length=4, **EVERYTHING)
     state, iteration = start(agent, random=True), quick_jit(agent.iteration)
@@ -352,7 +352,7 @@ def test_minibatches_are_drawn_anew(in_minibatches):
     results = []
     for seed in (0, 0, 1, 2, 3):
         acting = state.acting.replace(key=jax.random.key(seed))
-        after, metrics = iteration(state.replace(acting=acting))
+        _, metrics = iteration(state.replace(acting=acting))
         results.append(float(metrics["gradient_norm"]))
     assert results[0] == results[1]
     assert len(set(results)) > 2
