@@ -76,10 +76,12 @@ def test_bad_values(config, name, value, expected):
 @pytest.mark.parametrize(
     "options",
     [
-        {"num_envs": 1, "rollout_length": 1, "minibatches": 1},
+        {"num_envs": 1, "rollout_length": 1, "minibatches": 1, "normalize_advantages": False},
+        {"num_envs": 1, "rollout_length": 2, "minibatches": 1},
         {"discount": 0.0, "gae_lambda": 1.0},
         {"discount": 1.0, "gae_lambda": 0.0},
-        {"window_length": 1, "minibatches": 64 * 128},
+        {"window_length": 1, "minibatches": 64 * 128, "normalize_advantages": False},
+        {"window_length": 1, "minibatches": 64 * 64},
         {"window_length": 128},
         {"lr": 0.0, "entropy_coefficient": 0.0, "value_coefficient": 0.0},
         {"encoder": [], "actor": [], "critic": []},
@@ -89,6 +91,20 @@ def test_bad_values(config, name, value, expected):
 def test_extreme_values_are_fine(options):
     config = PPOConfig(**options)
     assert all(getattr(config, name) == value for name, value in options.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_envs": 1, "rollout_length": 1, "minibatches": 1},
+        {"num_envs": 2, "rollout_length": 1, "minibatches": 2},
+        {"num_envs": 1, "rollout_length": 4, "window_length": 1, "minibatches": 4},
+    ],
+)
+def test_one_transition_cannot_be_normalised(options):
+    message = r"^agent\.normalize_advantages must be false where .* one transition .*, got True$"
+    with pytest.raises(ValueError, match=message):
+        PPOConfig(**options)
 
 
 def test_every_option_is_explained():

@@ -276,6 +276,17 @@ def test_loss_of_a_hand_worked_batch(monkeypatch):
     np.testing.assert_allclose(metrics["loss/policy"], -0.2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("value", [0.1, -1000.1, 3e7])
+def test_equal_advantages_stay_zero_when_normalised(value):
+    """The mean of 7 equals is off by rounding; divided by a deviation as small, it is 1."""
+    equal = jnp.full((7, 1), value, jnp.float32)
+    np.testing.assert_array_equal(ppo.normalized(equal), 0)
+    # One of them at three times the value: √6 deviations from the mean, the others 1/√6.
+    expected = np.full((7, 1), -(6**-0.5)) * np.sign(value)
+    expected[4] *= -6
+    np.testing.assert_allclose(ppo.normalized(equal.at[4].multiply(3)), expected, rtol=1e-5)
+
+
 # ------------------------------------------------------------------------------ normalisers
 
 

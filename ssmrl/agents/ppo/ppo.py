@@ -64,7 +64,8 @@ class PPOConfig(OptimizerConfig):
         entropy_coefficient: weight of the entropy bonus at the start of training.
         entropy_coefficient_final: and at its end, linearly in between; None means constant.
         target_kl: stop an iteration's updates when the policy has moved this far; None for never.
-        normalize_advantages: to mean 0 and deviation 1 in every minibatch.
+        normalize_advantages: to mean 0 and deviation 1 in every minibatch, which must hold at least
+            two transitions: the difference of one from its own mean is 0, and teaches nothing.
         normalize_observations: real-valued observations by their running mean and deviation.
         normalize_rewards: by the running deviation of the discounted return.
         normalize_values: learn values in units of their running deviation (PopArt, van Hasselt et
@@ -123,6 +124,11 @@ class PPOConfig(OptimizerConfig):
         windows = self.num_envs * (self.rollout_length // self.window)
         expected = f"a divisor of the {windows} windows per iteration"
         require(self, "minibatches", windows % self.minibatches == 0, expected)
+        transitions = windows * self.window // self.minibatches
+        size = "num_envs * rollout_length / minibatches"
+        expected = f"false where a minibatch holds one transition ({size} = 1)"
+        alone = self.normalize_advantages and transitions == 1
+        require(self, "normalize_advantages", not alone, expected)
 
     @property
     def window(self) -> int:
@@ -271,6 +277,17 @@ def generalized_advantages(
         return advantage, advantage
 
     return lax.scan(step, jnp.zeros_like(next_value), (delta, done), reverse=True)[1]
+
+
+def normalized(advantage: Array) -> Array:
+    """Advantages with mean 0 and deviation 1; zeros where all are equal.
+
+    Measured from one of them: the rounding error of a mean of equal numbers, divided by a deviation
+    that is rounding error too, would be of size 1 and push all actions the same way.
+    """
+    difference = advantage - advantage.ravel()[0]
+    centred = difference - difference.mean()
+    return centred / (centred.std() + 1e-8)
 
 
 # -------------------------------------------------------------------------------------- agent
@@ -563,7 +580,7 @@ class PPO:
         ratio = jnp.exp(log_ratio)
         advantage = batch.advantage
         if c.normalize_advantages:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            advantage = normalized(advantage)
         clipped = jnp.clip(ratio, 1 - c.clip, 1 + c.clip)
         policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
         value_loss = self._value_loss(value, batch, normalizers.value.std)
