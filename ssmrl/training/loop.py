@@ -17,9 +17,9 @@ from types import FrameType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ssmrl.training import streams
 from ssmrl.training.agent import Agent, RestartableAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.config import TrainConfig
@@ -79,13 +79,13 @@ class StopSignals:
 
 def seed_keys(seed: int, seeds: int) -> jax.Array:
     """Keys ``[seeds]`` of seed, seed+1, ...: seed k gets the same key however many train beside."""
-    return jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds))
+    return jax.vmap(streams.training_key)(np.arange(seed, seed + seeds, dtype=np.uint32))
 
 
 def init_state(agent: Agent, seed: int, seeds: int) -> Any:
     """The state before training; leaves gain a leading axis ``[seeds]`` when ``seeds > 1``."""
     if seeds == 1:
-        return jax.jit(agent.init)(jax.random.key(seed))
+        return jax.jit(agent.init)(streams.training_key(seed))
     return jax.jit(over_seeds(agent.init))(seed_keys(seed, seeds))
 
 
@@ -173,8 +173,7 @@ def _start(
     checkpoints.discard_after(step)
     reporter.message(f"resuming from the checkpoint of step {step:,}")
     if is_host and isinstance(agent, RestartableAgent):
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
-        state = agent.restart(state, key)
+        state = agent.restart(state, streams.restart_key(config.seed, step))
     return state, step
 
 

@@ -7,8 +7,9 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from ssmrl.training import streams
 from ssmrl.training.agent import NotingAgent, PredictingAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.components import Components
@@ -30,7 +32,7 @@ from ssmrl.training.config import (
     structured,
 )
 from ssmrl.training.errors import RunError, UsageError
-from ssmrl.training.evaluation import Evaluator, summarise
+from ssmrl.training.evaluation import EvaluationResult, Evaluator, summarise
 from ssmrl.training.loggers import check_logger, make_logger
 from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
 from ssmrl.training.prediction_video import record_prediction
@@ -80,9 +82,7 @@ class LoadedRun:
 
     def seed_state(self, index: int) -> Any:
         """The state of one seed, without the seeds axis."""
-        if self.config.seeds == 1:
-            return self.state
-        return jax.tree.map(lambda leaf: leaf[index], self.state)
+        return one_seed(self.state, index, self.config.seeds)
 
 
 def make_venv(components: Components, env: EnvConfig, num_envs: int) -> Any:
@@ -217,21 +217,44 @@ def _training_evaluation(agent: Any, config: TrainConfig, components: Components
     evaluator = Evaluator(agent, venv, episodes=config.eval_episodes)
 
     def evaluate(state: Any, step: int) -> dict[str, Any]:
-        key = jax.random.fold_in(jax.random.key(config.seed ^ 0x5EED), step)
-        if config.seeds == 1:
-            result = evaluator(state, key)
-            return {
-                "eval/return": float(result.returns.mean()),
-                "eval/length": float(result.lengths.mean()),
-            }
-        seeds = [jax.tree.map(lambda leaf, i=i: leaf[i], state) for i in range(config.seeds)]
-        results = [evaluator(seed_state, key) for seed_state in seeds]
-        return {
+        def key_of(trained_seed: int) -> jax.Array:
+            return streams.evaluation_while_training_key(trained_seed, step)
+
+        results = evaluate_seeds(evaluator, config, state, key_of)
+        metrics = {
             "eval/return": [float(r.returns.mean()) for r in results],
             "eval/length": [float(r.lengths.mean()) for r in results],
         }
+        return metrics if config.seeds > 1 else {name: v[0] for name, v in metrics.items()}
 
     return evaluate
+
+
+def evaluate_seeds(
+    evaluator: Evaluator, config: TrainConfig, state: Any, key_of: Callable[[int], jax.Array]
+) -> list[EvaluationResult]:
+    """Evaluate every seed of a run on episodes of its own.
+
+    Args:
+        evaluator: plays them.
+        config: of the run; says which seeds.
+        state: of all seeds, as the loop has it.
+        key_of: a trained seed's key. With one key for all, the seeds would meet the same episodes,
+            their returns would rise and fall together, and intervals that take them as independent
+            would be too narrow.
+
+    Returns:
+        One result for each seed, in order.
+    """
+    return [
+        evaluator(one_seed(state, i, config.seeds), key_of(config.seed + i))
+        for i in range(config.seeds)
+    ]
+
+
+def one_seed(state: Any, index: int, seeds: int) -> Any:
+    """The state of the seed at ``index``, without the axis that several seeds have."""
+    return state if seeds == 1 else jax.tree.map(lambda leaf: leaf[index], state)
 
 
 def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
@@ -333,10 +356,9 @@ def evaluate_run(
     venv = make_venv(components, env, min(config.num_envs, config.episodes))
     check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
     evaluator = Evaluator(loaded.agent, venv, episodes=config.episodes, greedy=config.greedy)
-    results = [
-        evaluator(loaded.seed_state(i), jax.random.key(config.seed))
-        for i in range(loaded.config.seeds)
-    ]
+    results = evaluate_seeds(
+        evaluator, loaded.config, loaded.state, partial(streams.evaluation_key, config.seed)
+    )
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "run": str(config.run),
@@ -350,7 +372,7 @@ def evaluate_run(
         one = make_venv(components, env, 1)
         path = loaded.run.videos / f"{env.name.replace('/', '.')}-{loaded.step}"
         with _writing(loaded.run.videos):
-            key = jax.random.key(config.seed)
+            key = streams.video_key(config.seed, loaded.config.seed)
             state = loaded.seed_state(0)
             record["video"] = str(
                 record_episode(loaded.agent, state, one, path, key=key, greedy=config.greedy)
