@@ -153,7 +153,7 @@ def make(name: str, **kwargs: Any) -> tuple[Environment, Any]:
 
 
 def make_vector(
-    name: str,
+    name: Any,
     num_envs: int,
     *,
     previous_action: bool = False,
@@ -164,7 +164,8 @@ def make_vector(
     """``num_envs`` environments with auto-reset and episode statistics.
 
     Args:
-        name: ``suite/id``, see :func:`list_envs`.
+        name: ``suite/id``, see :func:`list_envs`; or an environment object of any kind that
+            :func:`ssmrl.envs.objects.from_object` takes.
         num_envs: how many.
         previous_action, previous_reward, first_flag: put these into the observation, which becomes
             a dict (:class:`ssmrl.envs.ObservationExtras`).
@@ -178,17 +179,26 @@ def make_vector(
         UnknownEnvironmentError: if there is no such environment.
         ValueError: if ``num_envs`` is not a positive integer, or for unknown options.
     """
-    canonical = canonical_name(name)
     num_envs = check_num_envs(num_envs)
-    entry = _ENTRIES.get(canonical)
-    if entry is None:
-        factory, id_ = _open_suite(canonical)  # type: ignore[misc]  # canonical_name found it
-        venv = factory(id_, num_envs, **kwargs)
-    elif entry.is_host:
-        venv = entry.factory(num_envs, **kwargs)
+    if not isinstance(name, str):
+        # Here, as it needs the adapters, and they this module.
+        from ssmrl.envs.objects import from_object
+
+        venv = from_object(name, num_envs, **kwargs)
     else:
-        env, params = entry.factory(**kwargs)
-        venv = JaxVectorEnv(env, params, num_envs, name=canonical)
+        venv = _make_named(canonical_name(name), num_envs, **kwargs)
     if previous_action or previous_reward or first_flag:
         venv = ObservationExtras(venv, previous_action, previous_reward, first_flag)
     return EpisodeStatistics(venv)
+
+
+def _make_named(canonical: str, num_envs: int, **kwargs: Any) -> VectorEnv:
+    """The environments of a canonical name, without wrappers."""
+    entry = _ENTRIES.get(canonical)
+    if entry is None:
+        factory, id_ = _open_suite(canonical)  # type: ignore[misc]  # canonical_name found it
+        return factory(id_, num_envs, **kwargs)
+    if entry.is_host:
+        return entry.factory(num_envs, **kwargs)
+    env, params = entry.factory(**kwargs)
+    return JaxVectorEnv(env, params, num_envs, name=canonical)

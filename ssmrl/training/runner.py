@@ -7,7 +7,7 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from ssmrl.training.config import (
 )
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, summarise
-from ssmrl.training.loggers import check_logger, make_logger
+from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
 from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
 from ssmrl.training.prediction_video import record_prediction
 from ssmrl.training.progress import Reporter, make_reporter
@@ -138,6 +138,7 @@ def run_training(
     *,
     overrides: tuple[str, ...] = (),
     reporter: Reporter | None = None,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
 ) -> RunResult:
     """Train as the configuration says, in a run folder of its own.
 
@@ -145,7 +146,8 @@ def run_training(
         config: the whole configuration; ``run_dir`` is filled in if it is None.
         components: where agents, memories and environments come from.
         overrides: what was written on the command line, recorded in config.yaml.
-        reporter: default: a live panel on a terminal, plain lines otherwise.
+        reporter: default: a live panel on a terminal or in a notebook, plain lines otherwise.
+        callback: called with every line of metrics; see `CallbackLogger`.
 
     Raises:
         RunError: with one line that says why the run cannot start or go on.
@@ -159,6 +161,8 @@ def run_training(
     check_logger(config.logger)
     run = _open_folder(config, overrides, reporter)
     logger = make_logger(config.logger, run.path, as_dict(config))
+    if callback is not None:
+        logger = CallbackLogger(logger, callback)
     evaluate = None
     if config.eval_every:
         evaluate = _training_evaluation(agent, config, components)
