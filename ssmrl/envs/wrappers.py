@@ -41,6 +41,12 @@ class VectorWrapper(VectorEnv):
     def render(self, state: Any, index: int = 0) -> np.ndarray:
         return self.venv.render(state, index)
 
+    def encode_observation(self, obs: Any) -> Any:
+        return self.venv.encode_observation(obs)
+
+    def decode_action(self, action: Any) -> Any:
+        return self.venv.decode_action(action)
+
     def close(self) -> None:
         self.venv.close()
 

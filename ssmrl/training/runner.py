@@ -70,6 +70,7 @@ class LoadedRun:
         agent: made anew from the configuration.
         state: of the newest whole checkpoint; leaves ``[seeds, ...]`` when ``config.seeds > 1``.
         step: its environment steps, per seed.
+        venv: the environments that the agent was made for.
     """
 
     run: RunFolder
@@ -77,6 +78,7 @@ class LoadedRun:
     agent: Any
     state: Any
     step: int
+    venv: Any
 
     def seed_state(self, index: int) -> Any:
         """The state of one seed, without the seeds axis."""
@@ -137,6 +139,7 @@ def run_training(
     components: Components,
     *,
     overrides: tuple[str, ...] = (),
+    imports: tuple[str, ...] = (),
     reporter: Reporter | None = None,
     callback: Callable[[dict[str, Any]], Any] | None = None,
 ) -> RunResult:
@@ -146,6 +149,7 @@ def run_training(
         config: the whole configuration; ``run_dir`` is filled in if it is None.
         components: where agents, memories and environments come from.
         overrides: what was written on the command line, recorded in config.yaml.
+        imports: the user's own modules, which are imported already; recorded likewise.
         reporter: default: a live panel on a terminal or in a notebook, plain lines otherwise.
         callback: called with every line of metrics; see `CallbackLogger`.
 
@@ -159,7 +163,7 @@ def run_training(
     # Before the folder is made: a run that cannot start leaves nothing behind.
     check_placement(agent, config, is_host=is_host)
     check_logger(config.logger)
-    run = _open_folder(config, overrides, reporter)
+    run = _open_folder(config, overrides, imports, reporter)
     logger = make_logger(config.logger, run.path, as_dict(config))
     if callback is not None:
         logger = CallbackLogger(logger, callback)
@@ -183,7 +187,9 @@ def run_training(
     return RunResult(run, result)
 
 
-def _open_folder(config: TrainConfig, overrides: tuple[str, ...], reporter: Reporter) -> RunFolder:
+def _open_folder(
+    config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...], reporter: Reporter
+) -> RunFolder:
     """The folder to train in: the one to resume, or a new one."""
     settings = as_dict(config)
     path = Path(config.run_dir) if config.run_dir else None
@@ -196,7 +202,7 @@ def _open_folder(config: TrainConfig, overrides: tuple[str, ...], reporter: Repo
             return run
         reporter.message("nothing to resume: starting a new run")
     run = RunFolder(path or new_run_path(RUNS, run_label(settings)))
-    run.create(settings, overrides)
+    run.create(settings, overrides, imports)
     reporter.message(f"run: {run.path}")
     return run
 
@@ -264,14 +270,14 @@ def load_run(
     """
     run = RunFolder(path)
     config = config_from_dict(run.record()["config"], components, where=str(run.path))
-    agent, _ = build_agent(components, config)
+    agent, venv = build_agent(components, config)
     checkpoints = Checkpointer(run.checkpoints, read_only=True)
     try:
         like = abstract_state(agent, config.seed, config.seeds)
         state, at, _ = checkpoints.restore(like, step=step, warn=warn)
     finally:
         checkpoints.close()
-    return LoadedRun(run, config, agent, state, at)
+    return LoadedRun(run, config, agent, state, at, venv)
 
 
 def config_from_dict(values: dict[str, Any], components: Components, where: str) -> TrainConfig:

@@ -116,6 +116,12 @@ class HostVectorEnv(VectorEnv):
             )
         return picture
 
+    def encode_observation(self, obs: Any) -> Any:
+        return self._as_tree([np.asarray(leaf) for leaf in _leaves(self._obs_space, obs)])
+
+    def decode_action(self, action: Any) -> Any:
+        return to_gymnasium(self._act_space, action)
+
     def close(self) -> None:
         for env in self._envs:
             env.close()
