@@ -4,19 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # before pyplot: machines without a screen
-
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ssmrl.diagnostics.tasks import TASKS
 
 
 def write_report(results: dict[str, Any], title: str, path: Path) -> Path:
     """Writes the picture at `path` and the numbers beside it as JSON; returns the latter's path."""
-    figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained")
+    # Without pyplot, whose backend and open figures are the user's.
+    figure = Figure(figsize=(16, 7), layout="constrained")
+    axes = figure.subplots(2, 4)
     figure.suptitle(title)
     draw_reach(axes[0, 0], *results["reach"])
     draw_eigenvalues(axes[1, 0], results["eigenvalues"])
@@ -24,20 +23,19 @@ def write_report(results: dict[str, Any], title: str, path: Path) -> Path:
         draw_curve(axis, task, results["tasks"][task.name])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
     data = path.with_suffix(".json")
     data.write_text(json.dumps(as_data(results), indent=2) + "\n")
     return data
 
 
-def draw_reach(axis: plt.Axes, lags: np.ndarray, sizes: np.ndarray) -> None:
+def draw_reach(axis: Axes, lags: np.ndarray, sizes: np.ndarray) -> None:
     """The gradient over lags."""
     axis.loglog(lags + 1, np.maximum(sizes, 1e-12))
     axis.set(title="gradient reach, untrained", xlabel="lag + 1", ylabel="|dy[T]/dx[T - lag]|")
     axis.set_ylim(1e-8, None)
 
 
-def draw_eigenvalues(axis: plt.Axes, values: np.ndarray | None) -> None:
+def draw_eigenvalues(axis: Axes, values: np.ndarray | None) -> None:
     """Decays in the complex plane, or why there are none."""
     axis.set_title("decays, untrained")
     if values is None:
@@ -50,7 +48,7 @@ def draw_eigenvalues(axis: plt.Axes, values: np.ndarray | None) -> None:
     axis.set_aspect("equal")
 
 
-def draw_curve(axis: plt.Axes, task: Any, curve: Any) -> None:
+def draw_curve(axis: Axes, task: Any, curve: Any) -> None:
     """Accuracy over levels; where testing goes on beyond training, a line marks the end of it."""
     axis.plot(curve.levels, curve.accuracy, marker="." if curve.levels.size < 20 else None)
     axis.axhline(curve.chance, color="0.7", linestyle=":")

@@ -229,7 +229,7 @@ def make(name: str, **kwargs: Any) -> tuple[Environment, Any]:
 
 
 def make_vector(
-    name: str,
+    name: Any,
     num_envs: int,
     *,
     previous_action: bool = False,
@@ -240,7 +240,8 @@ def make_vector(
     """``num_envs`` environments with auto-reset and episode statistics.
 
     Args:
-        name: ``suite/id``, see :func:`list_envs`.
+        name: ``suite/id``, see :func:`list_envs`; or an environment object of any kind that
+            :func:`ssmrl.envs.objects.from_object` takes.
         num_envs: how many.
         previous_action, previous_reward, first_flag: put these into the observation, which becomes
             a dict (:class:`ssmrl.envs.ObservationExtras`).
@@ -255,22 +256,34 @@ def make_vector(
         EnvironmentFault: if an environment of your own does not do what it promises.
         ValueError: if ``num_envs`` is not a positive integer, or for unknown options.
     """
-    canonical = canonical_name(name)
     num_envs = check_num_envs(num_envs)
-    entry = _ENTRIES.get(canonical)
-    if entry is None:
-        factory, id_ = _open_suite(canonical)  # type: ignore[misc]  # canonical_name found it
-        venv = factory(id_, num_envs, **kwargs)
-    elif entry.is_host:
-        venv = entry.factory(num_envs, **kwargs)
-    else:
-        env, params = entry.factory(**kwargs)
-        venv = JaxVectorEnv(env, params, num_envs, name=canonical)
-        if entry.check:
+    if not isinstance(name, str):
+        # Here, as it needs the adapters, and they this module.
+        from ssmrl.envs.objects import from_object
+
+        venv = from_object(name, num_envs, **kwargs)
+        if isinstance(venv, JaxVectorEnv) and not type(venv.env).__module__.startswith("ssmrl."):
             check_first_steps(venv)
+    else:
+        venv = _make_named(canonical_name(name), num_envs, **kwargs)
     if previous_action or previous_reward or first_flag:
         venv = ObservationExtras(venv, previous_action, previous_reward, first_flag)
     return EpisodeStatistics(venv)
+
+
+def _make_named(canonical: str, num_envs: int, **kwargs: Any) -> VectorEnv:
+    """The environments of a canonical name, without wrappers."""
+    entry = _ENTRIES.get(canonical)
+    if entry is None:
+        factory, id_ = _open_suite(canonical)  # type: ignore[misc]  # canonical_name found it
+        return factory(id_, num_envs, **kwargs)
+    if entry.is_host:
+        return entry.factory(num_envs, **kwargs)
+    env, params = entry.factory(**kwargs)
+    venv = JaxVectorEnv(env, params, num_envs, name=canonical)
+    if entry.check:
+        check_first_steps(venv)
+    return venv
 
 
 def check_first_steps(venv: JaxVectorEnv) -> None:

@@ -89,6 +89,18 @@ class VectorEnv(abc.ABC):
         """
         return None
 
+    def encode_observation(self, obs: Any) -> Any:
+        """Observations as the environment's own package gives them, as those of this class.
+
+        Only packages whose values are changed on the way have something to do: gymnasium's
+        discrete values that do not begin at 0, say. ``obs`` may have leading axes.
+        """
+        return obs
+
+    def decode_action(self, action: Any) -> Any:
+        """Actions of this class, in numpy, as the environment's own package takes them."""
+        return action
+
     def close(self) -> None:  # noqa: B027  # not abstract: most have nothing to do
         """Release what the environments hold; nothing for JAX environments."""
 

@@ -45,6 +45,12 @@ class VectorWrapper(VectorEnv):
     def failure(self) -> Exception | None:
         return self.venv.failure
 
+    def encode_observation(self, obs: Any) -> Any:
+        return self.venv.encode_observation(obs)
+
+    def decode_action(self, action: Any) -> Any:
+        return self.venv.decode_action(action)
+
     def close(self) -> None:
         self.venv.close()
 
@@ -132,32 +138,42 @@ class ObservationExtras(VectorWrapper):
 
     def reset(self, key: PRNGKeyArray) -> tuple[dict[str, Any], Any]:
         obs, state = self.venv.reset(key)
-        return self._extend(obs, *self._nothing(), first=True), state
+        first = jnp.ones(self.num_envs, bool)
+        return self.extend(obs, self.none(self.num_envs), jnp.zeros(self.num_envs), first), state
 
     def step(self, state: Any, action: Any) -> VectorTransition:
         obs, state, reward, terminated, truncated, info = self.venv.step(state, action)
-        action = _as_elements(self.action_space, action)
-        none, no_reward = self._nothing()
-        done = terminated | truncated
-        previous = select(done, (none, no_reward), (action, reward))
-        final = self._extend(info["final_observation"], action, reward, first=False)
-        obs = self._extend(obs, *previous, first=done)
+        final = self.extend(info["final_observation"], action, reward, jnp.zeros_like(terminated))
+        obs = self.extend(obs, action, reward, terminated | truncated)
         info = {**info, "final_observation": final}
         return obs, state, reward, terminated, truncated, info
 
-    def _nothing(self) -> tuple[Any, Array]:
-        one = none_action(self.action_space)
-        batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_envs, *jnp.shape(x))), one)
-        return batch, jnp.zeros(self.num_envs, jnp.float32)
+    def none(self, num_envs: int) -> Any:
+        """:func:`none_action` ``num_envs`` times: what goes before an episode's first action."""
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), none_action(self.action_space)
+        )
 
-    def _extend(self, obs: Any, action: Any, reward: Array, first: Array | bool) -> dict[str, Any]:
+    def extend(self, obs: Any, action: Any, reward: Array, first: Array) -> dict[str, Any]:
+        """``obs`` with what was asked for.
+
+        Args:
+            obs: leaves ``[B, ...]``, of the environment inside.
+            action: leaves ``[B, ...]``, the one that led to ``obs``.
+            reward: f32 ``[B]``, that came with it.
+            first: bool ``[B]``, where ``obs`` begins an episode: no action led there.
+        """
+        num_envs = first.shape[0]
+        action = _as_elements(self.action_space, action)
+        none = (self.none(num_envs), jnp.zeros(num_envs, jnp.float32))
+        action, reward = select(first, none, (action, reward))
         extended = {"observation": obs}
         if self.previous_action:
             extended["previous_action"] = action
         if self.previous_reward:
             extended["previous_reward"] = reward[:, None]
         if self.first_flag:
-            extended["first"] = jnp.broadcast_to(jnp.asarray(first, jnp.int32), (self.num_envs,))
+            extended["first"] = first.astype(jnp.int32)
         return extended
 
 

@@ -33,9 +33,11 @@ from ssmrl.memory.mlstm import MLSTM
 from ssmrl.memory.none import NoMemory
 from ssmrl.memory.registry import (
     UnknownMemoryError,
+    build_memory,
     list_memories,
     make_memory,
     memory_config,
+    own_memory_config,
     register,
 )
 from ssmrl.memory.retnet import RetNet
@@ -82,8 +84,10 @@ __all__ = [
     "Stack",
     "Transformer",
     "UnknownMemoryError",
+    "build_memory",
     "list_memories",
     "make_memory",
     "memory_config",
+    "own_memory_config",
     "register",
 ]

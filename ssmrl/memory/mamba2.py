@@ -82,9 +82,7 @@ class Mamba2(OuterProductMemory):
         return Steps(c[..., None, :], b[..., None, :], u * step[..., None], log_decay[..., None])
 
 
-def selective_decay(
-    module: nn.Module, inputs: Array, slowest: float = 1.0
-) -> tuple[Array, Array]:
+def selective_decay(module: nn.Module, inputs: Array, slowest: float = 1.0) -> tuple[Array, Array]:
     """Δ = softplus(inputs + δ) and the log decay -Δ e^A, for each head, like `inputs`.
 
     Args:

@@ -148,8 +148,26 @@ def make_memory(name: str, **options: Any) -> Stack:
         if option not in known:
             hint = nearest(option, known)
             raise ValueError(f"memory {name!r} has no option {option!r}{hint}; it has {known}")
-    values = dataclasses.asdict(config(**options))
-    del values["name"]
+    return _stack(entry, dataclasses.asdict(config(**options)))
+
+
+def build_memory(config: Any) -> Memory:
+    """The memory that a configuration describes: what agents call.
+
+    Args:
+        config: an instance of `memory_config(name)`, or of `own_memory_config(...)`.
+
+    Raises:
+        ValueError: as `make_memory`.
+    """
+    if hasattr(config, "build"):
+        return config.build()
+    return make_memory(**dataclasses.asdict(config))
+
+
+def _stack(entry: Entry, values: dict[str, Any]) -> Stack:
+    """`layers` blocks around the entry's module, from the values of its configuration."""
+    name = values.pop("name")
     layers = values.pop("layers")
     if layers < 1 or values["features"] < 1:
         raise ValueError(
@@ -174,7 +192,54 @@ def memory_config(name: str) -> type:
 
     Made from the module's own fields, so that an option is written down once.
     """
-    entry = _lookup(name)
+    return _config_of(name, _lookup(name))
+
+
+def own_memory_config(name: str, memory: Memory | type[Memory]) -> type:
+    """The options of a memory that is not registered, in the form of `memory_config`.
+
+    Args:
+        name: what runs are to call it.
+        memory: a subclass of `Memory`, used as `register` would with the bare block; or an
+            instance, used as it is, whose options are its own plain fields.
+
+    Returns:
+        A dataclass whose instances `build_memory` understands.
+
+    Raises:
+        TypeError: where it is neither.
+    """
+    if isinstance(memory, type) and issubclass(memory, Memory):
+        entry = Entry(memory, BARE)
+        return _config_of(name, entry, build=lambda self: _stack(entry, dataclasses.asdict(self)))
+    if not isinstance(memory, Memory):
+        raise TypeError(
+            "a memory is the name of one, a subclass of ssmrl.memory.Memory or an instance, "
+            f"got {memory!r}"
+        )
+    plain = [
+        (field.name, type(value), value)
+        for field in dataclasses.fields(memory)
+        if type(value := getattr(memory, field.name)) in (bool, int, float, str)
+        and field.name not in ("parent", "name")
+    ]
+
+    def build(self: Any) -> Memory:
+        for option, _, value in plain:
+            if (asked := getattr(self, option)) != value:
+                hint = f"; or give agent.deter={value}" if option == "features" else ""
+                raise ValueError(
+                    f"memory.{option}={asked} is asked for, but the memory handed over is made "
+                    f"with {value}: make one with {asked}{hint}"
+                )
+        return memory
+
+    fields = [("name", str, name), *plain]
+    namespace = {"__doc__": f"Options of the memory {name}.", "build": build}
+    return dataclasses.make_dataclass(f"{type(memory).__name__}Config", fields, namespace=namespace)
+
+
+def _config_of(name: str, entry: Entry, **methods: Any) -> type:
     fields: list[tuple] = [
         ("name", str, name),
         ("features", int, 128),
@@ -192,7 +257,9 @@ def memory_config(name: str) -> type:
         lines += _attribute_lines(documented)
     doc = "\n        ".join([f"Options of memory={name}.\n\n    Attributes:", *lines])
     config = f"{entry.module.__name__}Config"
-    return dataclasses.make_dataclass(config, fields, namespace={"__doc__": doc + "\n    "})
+    return dataclasses.make_dataclass(
+        config, fields, namespace={"__doc__": doc + "\n    ", **methods}
+    )
 
 
 def _attribute_lines(documented: type) -> list[str]:
@@ -225,8 +292,10 @@ def _lookup(name: str) -> Entry:
 
 __all__ = [
     "UnknownMemoryError",
+    "build_memory",
     "list_memories",
     "make_memory",
     "memory_config",
+    "own_memory_config",
     "register",
 ]

@@ -106,7 +106,9 @@ class S5(DiagonalOptions, ScanMemory):
         if self.complex_state:
             frequency = self.param("frequency", lambda _: jnp.asarray(start.imag, STATE_DTYPE))
             eigenvalue = jax.lax.complex(-rate, frequency)
-        return discretize(self.discretization, eigenvalue, bounded_exp(log_step) * self.step_rescale)
+        return discretize(
+            self.discretization, eigenvalue, bounded_exp(log_step) * self.step_rescale
+        )
 
     def _eigenvalues(self) -> np.ndarray:
         """Of one block, at first."""

@@ -19,5 +19,9 @@ class NonFiniteError(RunError):
     """A metric became NaN or infinite."""
 
 
-class UsageError(RunError):
-    """The command line is wrong; the message names what came, what exists and the near match."""
+class UsageError(RunError, ValueError):
+    """A setting is wrong; the message names what came, what exists and the near match."""
+
+
+class StopTraining(Exception):
+    """Raised by a callback of `ssmrl.train`: enough, keep what there is and return."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -70,6 +71,26 @@ class WandbLogger:
 
     def close(self) -> None:
         self._run.finish()
+
+
+class CallbackLogger:
+    """Another logger, and a function that is called with every line as well.
+
+    Args:
+        logger: the other one.
+        callback: called with ``{"step": ..., **metrics}``, as metrics.jsonl has it, but with NaN
+            where the file has null. It may raise `StopTraining`.
+    """
+
+    def __init__(self, logger: Logger, callback: Callable[[dict[str, Any]], Any]):
+        self._logger, self._callback = logger, callback
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        self._logger.log(step, metrics)
+        self._callback({"step": step, **metrics})
+
+    def close(self) -> None:
+        self._logger.close()
 
 
 def check_logger(config: LoggerConfig) -> None:

@@ -24,7 +24,7 @@ from ssmrl.training.agent import Agent, RestartableAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.config import TrainConfig
 from ssmrl.training.devices import compiler_options, make_mesh, state_shardings
-from ssmrl.training.errors import NonFiniteError, RunError
+from ssmrl.training.errors import NonFiniteError, RunError, StopTraining
 from ssmrl.training.loggers import Logger, NullLogger
 from ssmrl.training.progress import Reporter
 from ssmrl.training.run import MetricsFile, RunFolder
@@ -197,6 +197,7 @@ class _Loop:
         self.nonfinite = 0
         self.busy_seconds = 0.0
         self.rate = 0.0
+        self.told_to_stop = False
 
     def run(self, state: Any, step: int, signals: StopSignals) -> TrainResult:
         config, size = self.config, self.agent.steps_per_iteration
@@ -208,7 +209,7 @@ class _Loop:
         first_step, pending = step, None
         try:
             self._mark = time.monotonic()
-            while step < config.total_steps and signals.received is None:
+            while step < config.total_steps and not (signals.received or self.told_to_stop):
                 state, metrics = iteration(state)
                 step += size
                 # The device is now busy with this iteration while the last one's metrics are read.
@@ -264,7 +265,10 @@ class _Loop:
         rate = self.agent.steps_per_iteration / max(seconds, 1e-9)
         line["time/steps_per_second"] = round(rate * self.config.seeds, 1)
         self.metrics_file.write(step, line)
-        self.logger.log(step, line)
+        try:
+            self.logger.log(step, line)
+        except StopTraining:
+            self.told_to_stop = True
         self.rate = 0.8 * self.rate + 0.2 * rate if self.rate else rate
         self.reporter.update(step, line, self.rate)
         # What evaluating and reporting took is not the training loop's.

@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import bootstrap
 from ssmrl.training.run import RunFolder, read_metrics
-
-matplotlib.use("Agg")  # Before pyplot: runs are plotted on machines without a screen.
-
-import matplotlib.pyplot as plt
 
 _POINTS = 200  # Of the common grid of steps that curves are compared on.
 _BOOTSTRAPS = 1000
@@ -114,9 +110,9 @@ def plot_curves(groups: Sequence[Group], path: Path, *, ylabel: str = "episodic 
     envs = list(dict.fromkeys(group.env for group in groups))
     labels = dict.fromkeys(_label(group, groups) for group in groups)
     colours = {label: f"C{i}" for i, label in enumerate(labels)}
-    figure, axes = plt.subplots(
-        1, len(envs), figsize=(4.6 * len(envs), 3.4), squeeze=False, layout="constrained"
-    )
+    # Without pyplot, whose backend and open figures are the user's, in a notebook above all.
+    figure = Figure(figsize=(4.6 * len(envs), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(envs), squeeze=False)
     for axis, env in zip(axes[0], envs, strict=True):
         for group in (g for g in groups if g.env == env):
             steps, mean, low, high = mean_curve(group.curves)
@@ -130,8 +126,6 @@ def plot_curves(groups: Sequence[Group], path: Path, *, ylabel: str = "episodic 
         figure.savefig(path, dpi=150)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        plt.close(figure)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 import time
 from typing import Any, Protocol, runtime_checkable
@@ -37,8 +38,12 @@ class Reporter(Protocol):
 
 
 def make_reporter(*, plain: bool = False) -> Reporter:
-    """A live panel where stdout is a terminal, plain lines otherwise or if asked."""
-    return PlainReporter() if plain or not sys.stdout.isatty() else LiveReporter()
+    """A live panel on a terminal or in a notebook, plain lines otherwise or if asked."""
+    if plain:
+        return PlainReporter()
+    if Console().is_jupyter:
+        return NotebookReporter()
+    return LiveReporter() if sys.stdout.isatty() else PlainReporter()
 
 
 def format_duration(seconds: float) -> str:
@@ -151,3 +156,36 @@ class LiveReporter:
             self._live.update(self._render())
             self._live.stop()
             self._live = None
+
+
+class NotebookReporter(LiveReporter):
+    """The panel in the output of a notebook's cell.
+
+    Through IPython's own display, which every notebook has: rich's live display there needs
+    ipywidgets, and a front end that supports them.
+    """
+
+    def __init__(self, interval: float = 0.25) -> None:
+        super().__init__()
+        self._interval, self._last = interval, -float("inf")
+        self._handle: Any = None
+
+    def start(self, title: str, step: int, total: int) -> None:
+        # Not a dependency: where there is a notebook, there is IPython.
+        display = importlib.import_module("IPython.display").display
+        self._title, self._total, self._step = title, total, step
+        self._handle = display(self._render(), display_id=True)
+
+    def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
+        super().update(step, metrics, rate)
+        if self._handle is not None and time.monotonic() - self._last >= self._interval:
+            self._last = time.monotonic()
+            self._handle.update(self._render())
+
+    def message(self, text: str) -> None:
+        print(text, flush=True)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.update(self._render())
+            self._handle = None

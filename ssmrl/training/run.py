@@ -59,8 +59,15 @@ class RunFolder:
         """Whether this folder holds a run."""
         return (self.path / CONFIG).is_file()
 
-    def create(self, config: dict[str, Any], overrides: Iterable[str] = ()) -> None:
+    def create(
+        self, config: dict[str, Any], overrides: Iterable[str] = (), imports: Iterable[str] = ()
+    ) -> None:
         """Make the folder and write config.yaml: everything needed to repeat the run.
+
+        Args:
+            config: plain values.
+            overrides: what was written on the command line.
+            imports: modules of the user's own that it needs; see `import_modules`.
 
         Raises:
             RunError: it holds a run, or something else, already; or it cannot be written.
@@ -75,6 +82,7 @@ class RunFolder:
         record = {
             "config": config,
             "overrides": list(overrides),
+            "imports": list(imports),
             "command": sys.argv,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "python": sys.version.split()[0],

@@ -33,7 +33,7 @@ from ssmrl.training.config import (
 )
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import EvaluationResult, Evaluator, summarise
-from ssmrl.training.loggers import check_logger, make_logger
+from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
 from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
 from ssmrl.training.prediction_video import record_prediction
 from ssmrl.training.progress import Reporter, make_reporter
@@ -72,6 +72,7 @@ class LoadedRun:
         agent: made anew from the configuration.
         state: of the newest whole checkpoint; leaves ``[seeds, ...]`` when ``config.seeds > 1``.
         step: its environment steps, per seed.
+        venv: the environments that the agent was made for.
     """
 
     run: RunFolder
@@ -79,6 +80,7 @@ class LoadedRun:
     agent: Any
     state: Any
     step: int
+    venv: Any
 
     def seed_state(self, index: int) -> Any:
         """The state of one seed, without the seeds axis."""
@@ -137,7 +139,9 @@ def run_training(
     components: Components,
     *,
     overrides: tuple[str, ...] = (),
+    imports: tuple[str, ...] = (),
     reporter: Reporter | None = None,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
 ) -> RunResult:
     """Train as the configuration says, in a run folder of its own.
 
@@ -145,7 +149,9 @@ def run_training(
         config: the whole configuration; ``run_dir`` is filled in if it is None.
         components: where agents, memories and environments come from.
         overrides: what was written on the command line, recorded in config.yaml.
-        reporter: default: a live panel on a terminal, plain lines otherwise.
+        imports: the user's own modules, which are imported already; recorded likewise.
+        reporter: default: a live panel on a terminal or in a notebook, plain lines otherwise.
+        callback: called with every line of metrics; see `CallbackLogger`.
 
     Raises:
         RunError: with one line that says why the run cannot start or go on.
@@ -158,10 +164,12 @@ def run_training(
     notes = _training_notes(agent, config)
     check_placement(agent, config, is_host=is_host)
     check_logger(config.logger)
-    run = _open_folder(config, overrides, reporter)
+    run = _open_folder(config, overrides, imports, reporter)
     for note in notes:
         reporter.message(note)
     logger = make_logger(config.logger, run.path, as_dict(config))
+    if callback is not None:
+        logger = CallbackLogger(logger, callback)
     evaluate = None
     if config.eval_every:
         evaluate = _training_evaluation(agent, config, components)
@@ -192,7 +200,9 @@ def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
         raise UsageError(f"agent={config.agent.name}: {error}") from error
 
 
-def _open_folder(config: TrainConfig, overrides: tuple[str, ...], reporter: Reporter) -> RunFolder:
+def _open_folder(
+    config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...], reporter: Reporter
+) -> RunFolder:
     """The folder to train in: the one to resume, or a new one."""
     settings = as_dict(config)
     path = Path(config.run_dir) if config.run_dir else None
@@ -205,7 +215,7 @@ def _open_folder(config: TrainConfig, overrides: tuple[str, ...], reporter: Repo
             return run
         reporter.message("nothing to resume: starting a new run")
     run = RunFolder(path or new_run_path(RUNS, run_label(settings)))
-    run.create(settings, overrides)
+    run.create(settings, overrides, imports)
     reporter.message(f"run: {run.path}")
     return run
 
@@ -296,14 +306,14 @@ def load_run(
     """
     run = RunFolder(path)
     config = config_from_dict(run.record()["config"], components, where=str(run.path))
-    agent, _ = build_agent(components, config)
+    agent, venv = build_agent(components, config)
     checkpoints = Checkpointer(run.checkpoints, read_only=True)
     try:
         like = abstract_state(agent, config.seed, config.seeds)
         state, at, _ = checkpoints.restore(like, step=step, warn=warn)
     finally:
         checkpoints.close()
-    return LoadedRun(run, config, agent, state, at)
+    return LoadedRun(run, config, agent, state, at, venv)
 
 
 def config_from_dict(values: dict[str, Any], components: Components, where: str) -> TrainConfig:

@@ -8,7 +8,7 @@ Each iteration steps the environments, adds what happened to the replay buffer, 
 number of updates on windows of it; all of that is one program.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,7 @@ from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import as_tree
 from ssmrl.envs.vector import VectorEnv
-from ssmrl.memory import Memory, make_memory
+from ssmrl.memory import Memory, build_memory
 from ssmrl.networks.encoders import is_picture, leaves
 from ssmrl.training.devices import device_memory
 
@@ -454,7 +454,7 @@ def make_dreamer(
     """Dreamer from its configuration and an instance of `ssmrl.memory.memory_config(name)`."""
     del total_steps  # nothing is scheduled over the training
     memory_config = replace(memory_config, features=config.memory_width(memory_config))
-    memory = make_memory(**asdict(memory_config))
+    memory = build_memory(memory_config)
     return Dreamer(config, memory, env, skip_nonfinite=skip_nonfinite)
 
 

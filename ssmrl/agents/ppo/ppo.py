@@ -14,7 +14,7 @@ Conventions that recurrent implementations tend to get wrong, and that the tests
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Space
 from ssmrl.envs.vector import VectorEnv
-from ssmrl.memory import Memory, make_memory
+from ssmrl.memory import Memory, build_memory
 from ssmrl.networks.distributions import action_distribution, parameter_size, scale_size
 from ssmrl.networks.encoders import ObservationEncoder
 from ssmrl.networks.mlp import ACTIVATIONS, MLP
@@ -655,7 +655,7 @@ def make_ppo(
             f"memory.dropout={dropout}: the update must recompute what acting computed, so that "
             "PPO's memory can have no dropout; set memory.dropout=0"
         )
-    memory = make_memory(**asdict(memory_config))
+    memory = build_memory(memory_config)
     return PPO(config, memory, env, total_steps=total_steps, skip_nonfinite=skip_nonfinite)
 
 

@@ -150,6 +150,18 @@ class HostVectorEnv(VectorEnv):
             )
         return picture
 
+    def encode_observation(self, obs: Any) -> Any:
+        parts: list[tuple[Any, Any]] = []
+        _take_apart(self._obs_space, obs, "observation", parts)
+        starts = [getattr(space, "start", None) for space, _ in parts]
+        values = [np.asarray(value) for _, value in parts]
+        return self._as_tree(
+            [x if start is None else x - start for x, start in zip(values, starts, strict=True)]
+        )
+
+    def decode_action(self, action: Any) -> Any:
+        return to_gymnasium(self._act_space, action)
+
     def close(self) -> None:
         for env in self._envs:
             env.close()

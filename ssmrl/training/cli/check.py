@@ -43,7 +43,7 @@ def check_arguments(composer: Composer, arguments: Sequence[str]) -> CommandLine
     for flag in flags:
         if flag not in ("-m", "--multirun"):
             raise UsageError(
-                f"unknown option {flag}; options are -h, --help, -m, --multirun; "
+                f"unknown option {flag}; options are -h, --help, -m, --multirun, --import MODULE; "
                 "settings are written key=value"
             )
     texts = [_open_kwargs(a) for a in arguments if not a.startswith("-")]

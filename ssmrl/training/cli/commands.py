@@ -18,6 +18,7 @@ from ssmrl.training.cli.help import help_text
 from ssmrl.training.components import Components
 from ssmrl.training.config import BenchmarkConfig, DiagnoseConfig, EvaluateConfig, TrainConfig
 from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.imports import import_modules, import_recorded, take_imports
 
 
 def run_command(action: Callable[[], int]) -> int:
@@ -83,6 +84,9 @@ def compose_training(
 
 
 def _train(arguments: list[str], components: Components, config_dir: Path) -> int:
+    # First, as the composer asks the registries what there is to choose from.
+    names, arguments = take_imports(arguments)
+    imports = _import_with(names, arguments)
     composer = Composer(components, config_dir, "train", TrainConfig)
     if _asks_for_help(arguments):
         print(help_text(composer, arguments, "Train an agent: train.py [key=value ...] [-m]"))
@@ -97,7 +101,10 @@ def _train(arguments: list[str], components: Components, config_dir: Path) -> in
         code = run_command(
             lambda: (
                 run_training(
-                    composer.build(config), components, overrides=_task_overrides(line)
+                    composer.build(config),
+                    components,
+                    overrides=_task_overrides(line),
+                    imports=imports,
                 ).exit_code
             )
         )
@@ -140,20 +147,43 @@ def _task_overrides(line: CommandLine) -> tuple[str, ...]:
     return tuple(o for o in overrides if o.partition("=")[0] not in places)
 
 
+def _import_with(names: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
+    """Import the modules of ``--import``, or those that the run of ``run=PATH`` was trained with.
+
+    Returns:
+        What a new run should record.
+
+    Raises:
+        RunError: one of them fails, or PATH is not a run.
+    """
+    imports = import_modules(names)
+    path = _run_path(arguments)
+    if path is not None and not _asks_for_help(arguments):
+        from ssmrl.training.run import RunFolder
+
+        import_recorded(RunFolder(path).record(), Path(path), instead=imports, say=print)
+    return imports
+
+
+def _run_path(arguments: Sequence[str]) -> str | None:
+    paths = [a.partition("=")[2] for a in arguments if a.startswith("run=")]
+    return paths[-1] if paths else None
+
+
 def _expand_run(arguments: list[str]) -> list[str]:
     """``run=PATH`` means: that run's own overrides, its folder, and resume.
 
     Raises:
         RunError: PATH is not a run.
     """
-    paths = [a.partition("=")[2] for a in arguments if a.startswith("run=")]
-    if not paths:
+    path = _run_path(arguments)
+    if path is None:
         return arguments
     from ssmrl.training.run import RunFolder
 
-    recorded = RunFolder(paths[-1]).record().get("overrides", [])
+    recorded = RunFolder(path).record().get("overrides", [])
     rest = [a for a in arguments if not a.startswith("run=")]
-    return [*recorded, *rest, f"run_dir={_quote(paths[-1])}", "resume=true"]
+    return [*recorded, *rest, f"run_dir={_quote(path)}", "resume=true"]
 
 
 def _quote(path: str) -> str:
@@ -168,8 +198,10 @@ def evaluate_command(arguments: Sequence[str], components: Components, config_di
 
 
 def _evaluate(arguments: list[str], components: Components, config_dir: Path) -> int:
+    names, arguments = take_imports(arguments)
     if not _asks_for_help(arguments) and not any(a.startswith("run=") for a in arguments):
         raise UsageError("which run? give run=runs/<id>")
+    _import_with(names, arguments)
     config = _composed(
         Composer(components, config_dir, "evaluate", EvaluateConfig),
         arguments,
@@ -200,6 +232,8 @@ def _diagnose(
     config_dir: Path,
     diagnose: Callable[[DiagnoseConfig], Any],
 ) -> int:
+    names, arguments = take_imports(arguments)
+    import_modules(names)
     config = _composed(
         Composer(components, config_dir, "diagnose", DiagnoseConfig),
         arguments,

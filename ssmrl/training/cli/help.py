@@ -25,7 +25,9 @@ def help_text(composer: Composer, arguments: Sequence[str], usage: str) -> str:
     line = check_arguments(composer, ["-m", *chosen])
     picked = [o.split(",")[0] for o in line.overrides if o.partition("=")[0] in composer.groups]
     config = composer.compose(picked)
-    parts = [usage, *(["", "Groups (group=option):"] if composer.groups else [])]
+    own = "--import MODULE (or a .py file) brings environments, memories and agents of your own."
+    own_lines = [own] if composer.groups else []
+    parts = [usage, *own_lines, *(["", "Groups (group=option):"] if composer.groups else [])]
     for group in composer.groups:
         parts += _wrap_choices(group, composer.choices(group))
     parts += [
