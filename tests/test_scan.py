@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmrl.scan import METHODS, affine_combine, affine_identity, linear_scan, resettable
+from ssmrl.scan import (
+    METHODS,
+    affine_combine,
+    affine_identity,
+    linear_scan,
+    operator_scan,
+    resettable,
+    scan_in_blocks,
+)
 from tests.unchecked import unchecked
 
 FORMS = ("sequential", "associative")
@@ -543,3 +551,51 @@ def test_gradients_of_resettable_select(value):
 
     assert jax.grad(call, (0, 1))(value, 2.0) == (0.0, 1.0)
     assert jax.grad(call, (0, 1))(2.0, value)[0] == 0.0
+
+
+# Nothing to scan.
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_may_have_no_entries(method, constant):
+    b, h0 = jnp.ones((5, 0, 3)), jnp.ones((0, 3))
+    a, reset = h0 if constant else b, jnp.zeros((5, 0), bool)
+
+    def total(a, b, h0):
+        h = linear_scan(a, b, h0, reset, method=method)
+        assert h.shape == (5, 0, 3)
+        return h.sum()
+
+    value, gradients = jax.value_and_grad(total, (0, 1, 2))(a, b, h0)
+    assert value == 0
+    assert [gradient.shape for gradient in gradients] == [a.shape, b.shape, h0.shape]
+    start = affine_identity((0.0, 0.0))
+    h = operator_scan(affine_combine, (b, b), (h0, h0), reset, start, method=method)
+    assert [leaf.shape for leaf in h] == [(5, 0, 3)] * 2
+
+
+def running_sum(carry, x):
+    return carry + x.sum(0), jnp.cumsum(x, 0) + carry
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6, 7])
+def test_blocks_may_have_no_entries(steps):
+    last, y = scan_in_blocks(running_sum, jnp.zeros((0, 2)), jnp.ones((steps, 0, 2)), 3)
+    assert (last.shape, y.shape) == ((0, 2), (steps, 0, 2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_operator_has_steps_to_merge(method):
+    b, start = jnp.ones((0, 2)), affine_identity((0.0, 0.0))
+    with pytest.raises(ValueError, match=r"operator_scan.*T >= 1.*\(0, 2\)"):
+        reset = jnp.zeros((0, 2), bool)
+        operator_scan(
+            affine_combine, (b, b), (jnp.ones(2), jnp.ones(2)), reset, start, method=method
+        )
+
+
+@pytest.mark.parametrize(("steps", "block"), [(0, 3), (5, 0), (5, -1)])
+def test_blocks_have_steps(steps, block):
+    with pytest.raises(ValueError, match=f"scan_in_blocks.*>= 1.*{steps} and {block}"):
+        scan_in_blocks(running_sum, jnp.zeros(2), jnp.ones((steps, 2)), block)

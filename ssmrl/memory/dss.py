@@ -2,9 +2,10 @@
 
 Gupta, Gu, Berant, "Diagonal State Spaces are as Effective as Structured State Spaces" (2022),
 proposition 1 (a) and section 3: the kernel is K[l] = Re(Σ_n w_n (e^{λ_n Δ} - 1) / λ_n e^{λ_n l Δ}),
-which S4D gives with B = 1 and C = w. All N complex states count; none stands for a pair. They start
-as the eigenvalues of HiPPO-LegS' normal part with positive imaginary parts, and both parts of w as
-standard normal numbers, as in the authors' code.
+which S4D gives with B = 1 and C = w. All N complex states count; none stands for a pair.
+
+As in the authors' code, they start as the eigenvalues of HiPPO-LegS' normal part with positive
+imaginary parts, and both parts of w as standard normal numbers.
 """
 
 import flax.linen as nn

@@ -6,8 +6,9 @@ Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences" (202
 
 with λ = exp(-exp(ν) + i exp(θ)), started in a ring of the unit disk (Lemma 3.2), and γ learned in
 log from √(1 - |λ|²) (equation 7). B and C start with variance 1/(2F) and 1/N in the real and the
-imaginary part each, so that taking the real part is made up for (appendix A). Products are done on
-real pairs; see `ssmrl.memory.s5`.
+imaginary part each, which makes up for taking the real part of y (appendix A).
+
+Products are done on real pairs; see `ssmrl.memory.s5`.
 """
 
 import flax.linen as nn

@@ -261,22 +261,28 @@ def test_the_learned_initial_carry_is_where_episodes_start(name):
 RESET_AT, POISON_AT = 4, 2
 
 
-@cache
 def pulled_back(case):
-    """y, and the cotangents of x and of the carry's inexact leaves.
+    """y, the last carry, and the cotangents of x and of the carry's inexact leaves.
 
     Entry 0 begins an episode at RESET_AT, the others never do.
     """
-    memory, params = build(case)
+    call, params = pulled_back_with(case), build(case)[1]
+    return lambda *arguments: call(params, *arguments)[:4]
+
+
+@cache
+def pulled_back_with(case):
+    """The same with other parameters, and their cotangents."""
+    memory, _ = build(case)
     reset = flags((RESET_AT, 0))
 
     @quick_jit
-    def call(carry, x, read):
-        def run(x, leaves):
+    def call(params, carry, x, read):
+        def run(x, leaves, params):
             last, y = memory.apply(params, with_inexact(carry, leaves), x, jnp.asarray(reset))
             return y, last
 
-        y, pull_back, last = jax.vjp(run, x, inexact(carry), has_aux=True)
+        y, pull_back, last = jax.vjp(run, x, inexact(carry), params, has_aux=True)
         return y, last, *pull_back(read)
 
     return lambda *arguments: jax.device_get(call(*arguments))
@@ -305,6 +311,25 @@ def test_a_nan_stays_in_its_episode(case):
                 same(others[:, 1:], clean[2 * i][:, 1:])
             same(at(carry_bar, slice(1, None)), at(clean[3], slice(1, None)))
         assert not np.isfinite(y[POISON_AT, 0]).all()  # the poison works
+
+
+@every_case
+def test_extreme_gates_and_inputs_give_finite_outputs_and_gradients(case):
+    """Every parameter far from its start in both directions: gates are open, or closed.
+
+    e^88 is infinite and e^-104 is 0 in single precision; products of the two are NaN.
+    """
+    call, params, x = pulled_back_with(case), build(case)[1], draw(T, B, F)
+    read, leaves, carry = draw(T, B, WIDTH, seed=3), jax.tree.leaves(params), used_carry(case)
+    extremes = {f"x times {factor}": (params, factor * x) for factor in (0, 1e-3, 30, 1e3)}
+    for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
+        for shift in (-100, -30, 30, 100):
+            moved = [*leaves[:i], leaf + np.float32(shift), *leaves[i + 1 :]]
+            what = f"{jax.tree_util.keystr(path)} {shift:+}"
+            extremes[what] = jax.tree.unflatten(jax.tree.structure(params), moved), x
+    for what, (values, inputs) in extremes.items():
+        results = call(values, carry, np.asarray(inputs, np.float32), read)
+        assert all(np.isfinite(leaf).all() for leaf in inexact(results)), what
 
 
 @every_case

@@ -170,7 +170,7 @@ def test_s5_starts_stable_with_steps_in_their_range(discretization):
 
 
 def test_s5_projections_start_at_the_scale_of_lecun():
-    """B is real with variance 1/inputs before V*, C complex with variance 1/states before V."""
+    """B is real with variance 1/inputs before V*, both parts of C have 1/states before V."""
     inputs, size = 64, 256
     _, params = fresh_s5(features=inputs, state_size=size, blocks=2)
     N = size // 2
@@ -178,7 +178,7 @@ def test_s5_projections_start_at_the_scale_of_lecun():
     V = scipy.linalg.block_diag(*[hippo_legs_eigen(size // 2)[1]] * 2)
     real_B = 2 * (V @ B).real  # V V* and its mirror image make the identity
     C = references.s5_output_matrix(params)
-    for entries, variance in ((real_B, 1 / inputs), (C.real, 0.5 / size), (C.imag, 0.5 / size)):
+    for entries, variance in ((real_B, 1 / inputs), (C.real, 1 / size), (C.imag, 1 / size)):
         # A sample variance of n normal numbers has relative standard deviation √(2/n).
         deviation = np.mean(entries**2) / variance - 1
         assert abs(deviation) <= 6 * np.sqrt(2 / entries.size)

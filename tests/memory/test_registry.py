@@ -1,6 +1,7 @@
 """Memories by name, their options, a user's own memory, and what is said about mistakes."""
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -204,6 +205,7 @@ def good_arguments(memory):
 WRONG = {
     "x rank": ({"x": jnp.ones(4)}, ["[T, *batch, F]", "(4,)"]),
     "no steps": ({"x": jnp.ones((0, 2, 4))}, ["T >= 1", "(0, 2, 4)"]),
+    "no inputs": ({"x": jnp.ones((3, 2, 0))}, ["F >= 1", "(3, 2, 0)"]),
     "x dtype": ({"x": jnp.ones((3, 2, 4), int)}, ["floating point", "int32"]),
     "x bool": ({"x": jnp.ones((3, 2, 4), bool)}, ["floating point", "bool"]),
     "reset dtype": ({"reset": jnp.zeros((3, 2))}, ["bool (3, 2)", "float32 (3, 2)"]),
@@ -244,6 +246,54 @@ def test_every_memory_checks_its_arguments(name):
         with unchecked(), pytest.raises(ValueError):
             jax.eval_shape(memory.init, jax.random.key(0), *wrong)
     jax.eval_shape(memory.init, jax.random.key(0), carry, x, reset)
+
+
+def without_entries(memory, *batch):
+    arguments = (
+        memory.initialize_carry(batch),
+        jnp.ones((3, *batch, 4)),
+        jnp.ones((3, *batch), bool),
+    )
+    return memory, arguments
+
+
+@every_memory
+def test_a_batch_may_have_no_entries(name):
+    """The parameters are those of any other batch, and shapes are what they would be."""
+    memory, arguments = without_entries(make_memory(name, features=8), 2, 0)
+
+    def shapes(arguments, batch):
+        call = partial(memory.init_with_output, jax.random.key(0), return_carries=True)
+        (last, y, carries), params = jax.eval_shape(call, *arguments)
+        assert y.shape == (3, *batch, 8)
+        every = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), arguments[0])
+        same_shapes(last, arguments[0])
+        same_shapes(carries, every)
+        return params
+
+    empty = shapes(arguments, (2, 0))
+    same_shapes(empty, shapes(without_entries(memory, 2, 1)[1], (2, 1)))
+
+
+def same_shapes(got, want):
+    assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, want)
+
+
+@pytest.mark.parametrize("name", ["gru", "mlstm", "s4d", "transformer"])
+def test_no_entries_start_alike_and_have_no_gradient(name):
+    memory, arguments = without_entries(make_memory(name, features=8, layers=1), 0)
+    params = quick_jit(memory.init)(jax.random.key(0), *arguments)
+    of_two = quick_jit(memory.init)(jax.random.key(0), *without_entries(memory, 2)[1])
+    jax.tree.map(np.testing.assert_array_equal, params, of_two)
+
+    def loss(params, carry, x, reset):
+        last, y = memory.apply(params, carry, x, reset)
+        features = memory.state_features(last)
+        assert features.shape[0] == 0 < features.shape[1]
+        return y.sum() + features.sum()
+
+    value, gradient = quick_jit(jax.value_and_grad(loss))(params, *arguments)
+    assert value == 0 and not any(leaf.any() for leaf in jax.tree.leaves(gradient))
 
 
 def test_half_a_memory_says_what_is_missing():
