@@ -117,7 +117,8 @@ class PredictingAgent(Protocol):
             context: how many observations are seen, at least 1 and less than T.
 
         Returns:
-            For each elementary part of the observation, what was and what the model says,
-            ``[T, ...]``; pictures as floats from 0 to 1.
+            For each elementary part of the observation, what was and what the model says: pictures
+            as floats ``[T, height, width, channels]`` from 0 to 1, everything else as ``[T]`` or
+            ``[T, K]``.
         """
         ...
