@@ -7,6 +7,8 @@ pairs are, the one that is a square, then the one with more pixels, then the fir
 are channels.
 """
 
+from typing import TypeGuard
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,7 +22,7 @@ SMALLEST_SIDE = 8
 # ------------------------------------------------------------------------------------ layout
 
 
-def is_picture(space: Space) -> bool:
+def is_picture(space: Space) -> TypeGuard[Box]:
     """Whether a space holds pictures, in any layout.
 
     A box of two axes does where one finite range holds for all of it: otherwise it is as likely a
