@@ -205,7 +205,7 @@ class Dreamer:
         """Collect a rollout into the replay buffer, then update on windows of it.
 
         Returns:
-            the new state, and metrics as scalars; means over episodes are NaN where none ended.
+            the new state, and metrics as scalars; means over episodes are 0 where none ended.
             Until the buffer holds a whole window there are no updates, and losses are 0.
         """
         key, key_collect, key_update = jax.random.split(state.key, 3)

@@ -167,7 +167,7 @@ class ActorCritic(nn.Module):
         log_std = None
         if scales := scale_size(self.action_space):
             init = nn.initializers.constant(c.initial_log_std)
-            log_std = self.param("log_std", init, (scales,))
+            log_std = self.param("log_std", init, (scales,), jnp.float32)
         return carry, action_distribution(self.action_space, policy, log_std), value[..., 0]
 
 
@@ -343,7 +343,7 @@ class PPO:
             observation=observation,
             reset=jnp.ones(num_envs, bool),
             carry=self.initialize_carry(num_envs),
-            discounted_return=jnp.zeros(num_envs),
+            discounted_return=jnp.zeros(num_envs, jnp.float32),
             key=key_acting,
         )
         window = (acting.carry, add_time(observation), acting.reset[None])
@@ -372,7 +372,7 @@ class PPO:
             observation=observation,
             reset=jnp.ones(num_envs, bool),
             carry=self.initialize_carry(num_envs),
-            discounted_return=jnp.zeros(num_envs),
+            discounted_return=jnp.zeros(num_envs, jnp.float32),
         )
         return state.replace(acting=acting)
 
@@ -398,7 +398,7 @@ class PPO:
         """Collect a rollout, then update on it.
 
         Returns:
-            the new state, and metrics as scalars; means over episodes are NaN where none ended.
+            the new state, and metrics as scalars; means over episodes are 0 where none ended.
         """
         c = self.config
         acting, (starts, rollout) = lax.scan(
