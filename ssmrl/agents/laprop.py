@@ -57,7 +57,8 @@ def scale_by_laprop(beta1: float, beta2: float, eps: float) -> optax.GradientTra
         squares = jax.tree.map(
             lambda n, g: beta2 * n + (1 - beta2) * g**2, state.squares, gradients
         )
-        unbias = 1 - beta2**count
+        # Under jax_enable_x64 a power of an integer has 64 bits, and so would all that it divides.
+        unbias, unbias_momentum = ((1 - beta**count).astype(jnp.float32) for beta in (beta2, beta1))
         normalised = jax.tree.map(
             # A gradient that has always been 0 stays 0, whatever ε is.
             lambda g, n: jnp.where(n > 0, g / (jnp.sqrt(n / unbias) + eps), 0.0),
@@ -67,7 +68,7 @@ def scale_by_laprop(beta1: float, beta2: float, eps: float) -> optax.GradientTra
         momentum = jax.tree.map(
             lambda m, g: beta1 * m + (1 - beta1) * g, state.momentum, normalised
         )
-        updates = jax.tree.map(lambda m: m / (1 - beta1**count), momentum)
+        updates = jax.tree.map(lambda m: m / unbias_momentum, momentum)
         return updates, LaPropState(count, momentum, squares)
 
     return optax.GradientTransformation(init, update)

@@ -32,12 +32,16 @@ def without_time(tree: Any) -> Any:
 
 
 def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
-    """Mean return and length of the episodes that ended in a rollout; NaN where none did."""
+    """How many episodes ended in a rollout, and their mean return and length.
+
+    Means of no episodes are 0, and not reported (`ssmrl.training.agent.Agent.iteration`): a NaN
+    would say it better, but stop everything under `jax_debug_nans`.
+    """
     done = episode["done"]
     count = done.sum()
 
     def mean(x):
-        return jnp.where(count > 0, jnp.where(done, x, 0).sum() / jnp.maximum(count, 1), jnp.nan)
+        return jnp.where(done, x, 0).sum() / jnp.maximum(count, 1)
 
     return {
         "episodes": count.astype(jnp.float32),

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
+from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, as_tree
+from ssmrl.networks.boxes import arrange_picture, is_picture, to_centred
 from ssmrl.networks.mlp import MLP, activation_function
 
 
@@ -18,7 +19,8 @@ class ObservationEncoder(nn.Module):
 
     Discrete values become one-hot vectors (an index outside the space becomes zeros), boxes are
     flattened, dicts and tuples concatenated; all of that goes through an MLP. Boxes that hold
-    pictures (three axes, at least 8 × 8) go through a convolutional network each and join behind.
+    pictures go through a convolutional network each and join behind. What is a picture, in which
+    layout, and what is scaled by its bounds: see `ssmrl.networks.boxes`.
 
     Attributes:
         space: the space of one observation.
@@ -37,7 +39,8 @@ class ObservationEncoder(nn.Module):
         vectors, pictures = [], []
         for space, value in leaves(self.space, observation):
             if is_picture(space):
-                pictures.append(Convolutions(self.picture_depth, self.activation)(value))
+                picture = arrange_picture(space, to_centred(space, value))
+                pictures.append(Convolutions(self.picture_depth, self.activation)(picture))
             else:
                 vectors.append(encode_leaf(space, value))
         if vectors:
@@ -47,10 +50,7 @@ class ObservationEncoder(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Halves a picture `[*leading, height, width, channels]` down to about 4 × 4, then flattens.
-
-    Integer pictures are scaled from 0 … 255 to -0.5 … 0.5.
-    """
+    """Halves a picture `[*leading, height, width, channels]` down to about 4 × 4, then flattens."""
 
     depth: int = 16
     activation: str = "silu"
@@ -58,9 +58,7 @@ class Convolutions(nn.Module):
     @nn.compact
     def __call__(self, picture: Array) -> Array:
         activate = activation_function(self.activation)
-        x = picture.astype(jnp.float32)
-        if jnp.issubdtype(picture.dtype, jnp.integer):
-            x = x / 255 - 0.5
+        x = picture
         halvings = max(1, round(math.log2(max(min(picture.shape[-3:-1]), 8) / 4)))
         for i in range(halvings):
             x = nn.Conv(self.depth * 2**i, (4, 4), strides=(2, 2), padding="SAME")(x)
@@ -78,13 +76,17 @@ def leaves(space: Space, value: Any) -> list[tuple[Space, Any]]:
     return [(space, value)]
 
 
-def is_picture(space: Space) -> bool:
-    """Whether a space holds pictures [height, width, channels], at least 8 pixels each way."""
-    return isinstance(space, Box) and len(space.shape) == 3 and min(space.shape[:2]) >= 8
+def elementary_spaces(space: Space) -> list[Space]:
+    """The spaces of `leaves(space, ...)`, in its order, which is that of a value's own leaves."""
+    return jax.tree.leaves(as_tree(space))
 
 
 def encode_leaf(space: Space, value: Array) -> Array:
-    """One elementary observation as a float32 vector `[*leading, K]`."""
+    """One elementary observation as a float32 vector `[*leading, K]`.
+
+    Raises:
+        ValueError: for spaces that have no such code.
+    """
     if isinstance(space, Discrete):
         return jax.nn.one_hot(value, space.n)
     if isinstance(space, MultiDiscrete):
@@ -93,5 +95,5 @@ def encode_leaf(space: Space, value: Array) -> Array:
         return jnp.concatenate([jax.nn.one_hot(flat[..., i], n) for i, n in enumerate(sizes)], -1)
     if isinstance(space, Box):
         leading = value.shape[: value.ndim - len(space.shape)]
-        return jnp.reshape(value, (*leading, -1)).astype(jnp.float32)
+        return jnp.reshape(to_centred(space, value), (*leading, -1))
     raise ValueError(f"no encoding for observations of space {space!r}")

@@ -32,8 +32,6 @@ def channel_counts(height: int, width: int, depth: int) -> list[int]:
 class PictureEncoder(nn.Module):
     """Pictures `[*leading, height, width, channels]` of any leading axes → vectors `[*leading, K]`.
 
-    Integer pictures are scaled from 0 … 255 to -0.5 … 0.5.
-
     Attributes:
         depth: the unit of channels, see `MULTIPLES`.
         dtype: of the convolutions.
@@ -46,8 +44,6 @@ class PictureEncoder(nn.Module):
     def __call__(self, picture: Array) -> Array:
         leading, shape = picture.shape[:-3], picture.shape[-3:]
         x = picture.reshape(-1, *shape).astype(self.dtype)
-        if jnp.issubdtype(picture.dtype, jnp.integer):
-            x = x / 255 - 0.5
         for i, channels in enumerate(channel_counts(shape[0], shape[1], self.depth)):
             x = nn.Conv(channels, KERNEL, dtype=self.dtype, name=f"conv_{i}")(x)
             x = nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
@@ -56,7 +52,7 @@ class PictureEncoder(nn.Module):
 
 
 class PictureDecoder(nn.Module):
-    """Vectors `[*leading, K]` → pictures `[*leading, height, width, channels]` of values 0 … 1.
+    """Vectors `[*leading, K]` → pictures `[*leading, height, width, channels]`.
 
     Attributes:
         shape: height, width and channels.
@@ -66,6 +62,7 @@ class PictureDecoder(nn.Module):
         state: the first so many entries of a vector are a recurrent state, which reaches the
             smallest picture through a block-diagonal layer: each block has channels of its own.
             What is behind them goes through the hidden layer.
+        bounded: values are from 0 to 1; otherwise any number.
     """
 
     shape: tuple[int, int, int]
@@ -73,6 +70,7 @@ class PictureDecoder(nn.Module):
     units: int
     dtype: Any = jnp.float32
     state: int = 0
+    bounded: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -87,8 +85,8 @@ class PictureDecoder(nn.Module):
             x = nn.Conv(count, KERNEL, dtype=self.dtype, name=f"conv_{i}")(_double(x))
             x = nn.silu(nn.RMSNorm(EPSILON, dtype=self.dtype, name=f"norm_{i}")(x))
         x = nn.Conv(channels, KERNEL, dtype=self.dtype, name="output")(_double(x))
-        x = nn.sigmoid(x[:, :height, :width].astype(jnp.float32))
-        return x.reshape(*leading, *self.shape)
+        x = x[:, :height, :width].astype(jnp.float32)
+        return (nn.sigmoid(x) if self.bounded else x).reshape(*leading, *self.shape)
 
     def _spread(self, x: Array, smallest: tuple[int, int, int]) -> Array:
         """The picture to begin with, `[N, *smallest]`."""

@@ -30,9 +30,11 @@ class Agent(Protocol):
     def iteration(self, state: State) -> tuple[State, Metrics]:
         """Collect experience once and learn from it. Pure and jittable.
 
-        The returned state has the structure, shapes and dtypes of ``state``. Metrics are float32
-        scalars. A name that starts with ``episode`` may be NaN, which means that no episode
-        finished; every other metric that is NaN or infinite stops the run.
+        The returned state has the structure, shapes and dtypes of ``state``. Metrics are scalar
+        floats. ``episodes`` counts those that finished; where it is 0, a metric whose name starts
+        with ``episode_``, a mean over them, is not reported. Such a metric may also be NaN, which
+        means the same but trips ``jax_debug_nans``; every other one that is NaN or infinite stops
+        the run.
         """
         ...
 
@@ -117,7 +119,8 @@ class PredictingAgent(Protocol):
             context: how many observations are seen, at least 1 and less than T.
 
         Returns:
-            For each elementary part of the observation, what was and what the model says,
-            ``[T, ...]``; pictures as floats from 0 to 1.
+            For each elementary part of the observation, what was and what the model says: pictures
+            as floats ``[T, height, width, channels]`` from 0 to 1, everything else as ``[T]`` or
+            ``[T, K]``.
         """
         ...

@@ -246,15 +246,16 @@ class _Loop:
             where = state_shardings(self.agent, mesh, state, config.seeds)
             state = jax.device_put(state, where)
             options |= {"in_shardings": (where,), "out_shardings": (where, None)}
+        if jax.config.jax_disable_jit:
+            # Nothing to compile: every operation runs by itself.
+            return step, state, time.monotonic() - started
         # Donated: the old state's buffers become the new state's, which halves the memory needed.
         compiled = jax.jit(step, donate_argnums=0, **options).lower(state).compile()
         return compiled, state, time.monotonic() - started
 
     def _finish(self, step: int, metrics: dict[str, jax.Array], state: Any = None) -> None:
         """Fetch an iteration's metrics, judge them, and write them where they go."""
-        values = {
-            name: np.asarray(value).tolist() for name, value in jax.device_get(metrics).items()
-        }
+        values = {name: value.tolist() for name, value in fetch_metrics(metrics).items()}
         now = time.monotonic()
         seconds, self._mark = now - self._mark, now
         self.busy_seconds += seconds
@@ -295,6 +296,19 @@ class _Loop:
         )
         value = values[bad[0]]
         raise NonFiniteError(f"step {step:,}: {bad[0]} is {value}; {keep}")
+
+
+def fetch_metrics(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Metrics on the host; means over episodes are NaN where there were no episodes.
+
+    Here, because on a device that NaN would stop a program that looks for them.
+    """
+    values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    none = values.get("episodes", np.ones(())) == 0
+    return {
+        name: np.where(none, np.nan, value) if name.startswith("episode_") else value
+        for name, value in values.items()
+    }
 
 
 def _crosses(step: int, size: int, every: int) -> bool:

@@ -406,7 +406,7 @@ def test_episode_metrics_are_means_over_those_that_ended():
     Rollout 1 (steps 0-3): environment 0 ends at step 1 (return 2, length 2): one episode.
     Rollout 2 (steps 4-7): environment 0 ends at step 4 (steps 2-4: return 3, length 3) and step 6
     (return 2, length 2), environment 1 at step 7 (return 80, length 8): means 85/3, 13/3.
-    Rollout 3 (steps 8-11): none.
+    Rollout 3 (steps 8-11): none, and so no number that anybody is shown.
     """
     terminated, truncated = flags([".E..E.U.....", ".......U...."])
     reward = np.tile([1.0, 10.0], (12, 1))
@@ -420,5 +420,5 @@ def test_episode_metrics_are_means_over_those_that_ended():
         rest = {k: v for k, v in metrics.items() if not k.startswith("episode")}
         assert all(np.isfinite(v) for v in rest.values())
         assert all(v.shape == () and v.dtype == jnp.float32 for v in metrics.values())
-    expected = [[1, 2, 2], [3, 85 / 3, 13 / 3], [0, np.nan, np.nan]]
+    expected = [[1, 2, 2], [3, 85 / 3, 13 / 3], [0, 0, 0]]
     np.testing.assert_allclose(rows, expected, rtol=1e-6)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from ssmrl.agents.ppo import ppo
-from ssmrl.envs import JaxVectorEnv
+from ssmrl.envs import JaxVectorEnv, spaces
 from ssmrl.networks.mlp import MLP
 from ssmrl.networks.statistics import RunningStatistics
 from tests.agents import probes
@@ -307,6 +307,36 @@ def test_observations_and_rewards_are_normalised_by_what_was_seen():
     np.testing.assert_allclose(state.normalizers.discounted_return.std, np.std(returns), rtol=1e-4)
     # Not asked for: the values' units stay 1.
     assert state.normalizers.value.count == 0
+
+
+def test_what_bounds_scale_is_not_normalised():
+    """Statistics are about boxes whose bounds say nothing, floats or integers, entry by entry."""
+    space = spaces.Dict(
+        {
+            "bytes": spaces.Box(0, 255, (2,), np.uint8),
+            "card": spaces.Discrete(3),
+            "count": spaces.Box([0, -(2**31)], [9, 2**31 - 1], (2,), np.int32),
+            "eye": spaces.Box(0.0, 1.0, (8, 8, 1)),
+            "speed": spaces.Box(-50.0, 50.0, (1,)),
+        }
+    )
+    observation = {
+        "bytes": jnp.array([[1, 2], [3, 4]], jnp.uint8),
+        "card": jnp.array([0, 2]),
+        "count": jnp.array([[1, 100], [2, 300]], jnp.int32),
+        "eye": jnp.linspace(0, 1, 128).reshape(2, 8, 8, 1),
+        "speed": jnp.array([[10.0], [14.0]]),
+    }
+    real = ppo._real_leaves(space, observation)
+    assert [x.shape for x in real] == [(2, 2), (2, 1)]
+    statistics = RunningStatistics.zeros([x[0] for x in real]).update(real)
+    seen = ppo._standardize(space, observation, statistics)
+    expected = observation | {
+        "count": [[1.0, -1.0], [2.0, 1.0]],  # 100 and 300: mean 200, deviation 100
+        "speed": [[-1.0], [1.0]],
+    }
+    for name in expected:
+        np.testing.assert_allclose(seen[name], expected[name], rtol=1e-6)
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from ssmrl.envs import spaces
-from ssmrl.networks.encoders import Convolutions, ObservationEncoder, is_picture, leaves
+from ssmrl.networks.encoders import (
+    Convolutions,
+    ObservationEncoder,
+    leaves,
+)
 from ssmrl.networks.mlp import ACTIVATIONS, MLP
 
 
@@ -39,9 +43,9 @@ def test_boxes_are_flattened(shape):
     np.testing.assert_array_equal(features, value.reshape(4, 5, -1))
 
 
-def test_integer_boxes_become_floats():
-    features = encode(spaces.Box(0, 9, (2,), np.int32), np.int32([[3, 9]]))
-    np.testing.assert_array_equal(features, [[3, 9]])
+def test_integer_boxes_are_scaled_by_their_bounds():
+    features = encode(spaces.Box(1, [5, 9], (2,), np.int32), np.int32([[2, 9]]))
+    np.testing.assert_array_equal(features, [[-0.25, 0.5]])
     assert features.dtype == jnp.float32
 
 
@@ -77,16 +81,6 @@ def test_hidden_layers_follow():
 # ------------------------------------------------------------------------------ pictures
 
 
-def test_what_is_a_picture():
-    assert is_picture(spaces.Box(0, 255, (64, 64, 3), np.uint8))
-    assert is_picture(spaces.Box(0, 1, (10, 10, 4)))
-    assert is_picture(spaces.Box(0, 1, (8, 20, 1)))
-    assert not is_picture(spaces.Box(0, 1, (7, 10, 4)))
-    assert not is_picture(spaces.Box(0, 255, (64, 64), np.uint8))
-    assert not is_picture(spaces.Box(0, 1, (9, 9, 9, 9)))
-    assert not is_picture(spaces.MultiDiscrete(np.full((10, 10, 4), 2)))
-
-
 @pytest.mark.parametrize(
     ("shape", "dtype", "width"),
     [
@@ -114,12 +108,50 @@ def test_pictures_go_through_convolutions(shape, dtype, width):
     assert np.abs(features[0, 0] - features[1, 2]).max() > 1e-3
 
 
-def test_bytes_are_scaled():
-    picture = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3)), jnp.uint8)
-    module = Convolutions(depth=4)
-    variables = module.init(jax.random.key(0), picture)
-    scaled = module.apply(variables, picture.astype(jnp.float32) / 255 - 0.5)
-    np.testing.assert_allclose(module.apply(variables, picture), scaled, atol=1e-6)
+def channels_first(x):
+    return np.moveaxis(x, -1, -3)
+
+
+def stacked(x):
+    return channels_first(x)[..., None]
+
+
+SAME = {
+    "bytes": (spaces.Box(0, 255, (12, 10, 2), np.uint8), np.uint8),
+    "channels first": (spaces.Box(0, 255, (2, 12, 10), np.uint8), channels_first),
+    "stacked": (spaces.Box(0, 255, (2, 12, 10, 1), np.uint8), stacked),
+    "shifted": (spaces.Box(-255, 0, (12, 10, 2), np.int32), lambda x: np.int32(x) - 255),
+    "floats": (spaces.Box(0, 255, (12, 10, 2), np.float32), np.float32),
+}
+
+
+@pytest.mark.parametrize("name", list(SAME)[1:])
+def test_a_picture_is_the_same_in_every_layout_type_and_range(name):
+    """Beside a vector, and inside nested spaces: equal parameters, equal features."""
+    picture = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 2)).astype(np.uint8)
+    speed = spaces.Box(-1, 1, (2,))
+
+    def both(name):
+        space, view = SAME[name]
+        nested = spaces.Dict({"eyes": spaces.Tuple([space]), "speed": speed})
+        module = ObservationEncoder(nested, hidden=())
+        return module, {"eyes": (jnp.asarray(view(picture)),), "speed": jnp.zeros((3, 2))}
+
+    module, value = both("bytes")
+    expected, variables = jax.jit(module.init_with_output)(jax.random.key(0), value)
+    module, value = both(name)
+    np.testing.assert_array_equal(jax.jit(module.apply)(variables, value), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int32])
+def test_a_picture_of_two_values_is_the_same_in_every_type(dtype):
+    planes = np.random.default_rng(0).integers(0, 2, (3, 10, 10, 2))
+    features = [
+        encode(spaces.Box(0, 1, (10, 10, 2), kind), planes.astype(kind))
+        for kind in (np.float32, dtype)
+    ]
+    np.testing.assert_array_equal(*features)
+    assert np.ptp(features[0], axis=0).max() > 0.1
 
 
 def test_pictures_join_behind_the_vectors():

@@ -27,7 +27,7 @@ def test_channels_of_each_halving(height, width, counts):
 def test_pictures_keep_their_shape(shape):
     """Odd sizes too, with any leading axes; values stay between 0 and 1."""
     encoder, decoder = PictureEncoder(2), PictureDecoder(shape, 2, 8)
-    pictures = jax.random.randint(jax.random.key(0), (2, 3, *shape), 0, 256).astype(jnp.uint8)
+    pictures = jax.random.uniform(jax.random.key(0), (2, 3, *shape))
 
     @jax.jit
     def both(key):
@@ -68,12 +68,13 @@ def test_blocks_of_a_state_have_channels_of_their_own():
     )
 
 
-def test_integer_pictures_are_scaled():
-    encoder = PictureEncoder(2)
-    white, grey = jnp.full((8, 8, 1), 255, jnp.uint8), jnp.full((8, 8, 1), 0.5, jnp.float32)
-    params = encoder.init(jax.random.key(0), white)
-    # As floats, pictures are taken as they are: 255 is what 0.5 is then.
-    np.testing.assert_allclose(encoder.apply(params, white), encoder.apply(params, grey), atol=1e-6)
+def test_without_bounds_there_is_no_sigmoid():
+    x = jax.random.normal(jax.random.key(0), (2, 5))
+    bounded, free = (PictureDecoder((8, 8, 1), 2, 3, bounded=b) for b in (True, False))
+    params = bounded.init(jax.random.key(1), x)
+    picture = free.apply(params, x)
+    np.testing.assert_allclose(bounded.apply(params, x), jax.nn.sigmoid(picture), rtol=1e-6)
+    assert picture.min() < 0
 
 
 def test_normed_mlp_by_hand():

@@ -120,7 +120,7 @@ class StubAgent:
             "count": count,
         }
         episode = jnp.where(count % 2 == 0, -loss, jnp.nan)
-        return new, {"loss/total": loss, "episode_return": episode, "episodes": count % 2}
+        return new, {"loss/total": loss, "episode_return": episode, "episodes": (count + 1) % 2}
 
     def initialize_carry(self, batch_size: int) -> jax.Array:
         return jnp.zeros(batch_size)

@@ -54,10 +54,27 @@ def test_a_line_for_every_iteration_in_strict_json(make_config, record):
     assert [line["step"] for line in lines] == [20, 40, 60, 80, 100]
     # No episode finished in the odd iterations: the key is left out rather than NaN.
     assert ["episode_return" in line for line in lines] == [False, True, False, True, False]
-    assert [line["episodes"] for line in lines] == [1, 0, 1, 0, 1]
+    assert [line["episodes"] for line in lines] == [0, 1, 0, 1, 0]
     assert all(line["time/steps_per_second"] > 0 for line in lines)
     assert [step for step, _, _ in record.updates] == [20, 40, 60, 80, 100]
     assert record.stopped == 1
+
+
+def test_means_over_no_episodes_are_not_reported():
+    """Whatever they are where `episodes` is 0; of several seeds, one by one."""
+    metrics = {
+        "episodes": jnp.array([0.0, 2.0]),
+        "episode_return": jnp.array([0.0, 3.0]),
+        "loss/total": jnp.array([0.0, 0.5]),
+    }
+    values = loop_module.fetch_metrics(metrics)
+    np.testing.assert_array_equal(values["episode_return"], [np.nan, 3])
+    np.testing.assert_array_equal(values["episodes"], [0, 2])
+    np.testing.assert_array_equal(values["loss/total"], [0, 0.5])
+    one = loop_module.fetch_metrics({name: value[0] for name, value in metrics.items()})
+    assert np.isnan(one["episode_return"]) and one["loss/total"] == 0
+    # An agent that does not count its episodes says so with NaN itself.
+    assert loop_module.fetch_metrics({"episode_return": jnp.zeros(())})["episode_return"] == 0
 
 
 def test_checkpoints_at_multiples_and_at_the_end(make_config, record):

@@ -180,7 +180,7 @@ class ReturnRange:
     @classmethod
     def zeros(cls) -> "ReturnRange":
         """Before any return."""
-        return cls(jnp.zeros(()), jnp.zeros(()))
+        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
     def update(self, returns: Array, rate: float) -> "ReturnRange":
         """Move both by `rate` towards the percentiles of `returns`.
@@ -191,7 +191,7 @@ class ReturnRange:
         finite = jnp.isfinite(returns).all()
 
         def towards(old, new):
-            return jnp.where(finite, (1 - rate) * old + rate * new, old)
+            return jnp.where(finite, (1 - rate) * old + rate * new, old).astype(old.dtype)
 
         return ReturnRange(towards(self.low, low), towards(self.high, high))
 

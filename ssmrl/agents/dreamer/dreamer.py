@@ -29,7 +29,7 @@ from ssmrl.agents.dreamer.behaviour import (
 )
 from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.agents.dreamer.losses import two_hot_mean
-from ssmrl.agents.dreamer.observations import as_picture, most_likely
+from ssmrl.agents.dreamer.observations import compare
 from ssmrl.agents.dreamer.replay import Batch, Replay, ReplayState, Step, bytes_per_step
 from ssmrl.agents.dreamer.world_model import (
     Latent,
@@ -46,7 +46,6 @@ from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import as_tree
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, build_memory
-from ssmrl.networks.encoders import is_picture, leaves
 from ssmrl.training.devices import device_memory
 
 Metrics = dict[str, Array]
@@ -206,7 +205,7 @@ class Dreamer:
         """Collect a rollout into the replay buffer, then update on windows of it.
 
         Returns:
-            the new state, and metrics as scalars; means over episodes are NaN where none ended.
+            the new state, and metrics as scalars; means over episodes are 0 where none ended.
             Until the buffer holds a whole window there are no updates, and losses are 0.
         """
         key, key_collect, key_update = jax.random.split(state.key, 3)
@@ -435,14 +434,8 @@ class Dreamer:
         observations, actions = jax.tree.map(lambda x: x[:, None], (observation, action))
         params = state.params["world"]
         features = open_loop(self.world, params, observations, actions, context)[:, 0]
-        space = self.env.observation_space
-        truth = [
-            as_picture(value) if is_picture(part) else value
-            for part, value in leaves(space, observation)
-        ]
         prediction: Any = self.world.apply(params, features, method="decode")
-        predicted = most_likely(space, prediction)
-        return list(zip(truth, predicted, strict=True))
+        return compare(self.env.observation_space, observation, prediction)
 
 
 # ------------------------------------------------------------------------------------ helpers

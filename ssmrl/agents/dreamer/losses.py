@@ -104,7 +104,7 @@ def straight_through_sample(log_probability: Array, noise: Array | float) -> Arr
     """
     chosen = jnp.argmax(lax.stop_gradient(log_probability) + noise, axis=-1)
     probability = jnp.exp(log_probability)
-    one_hot = jax.nn.one_hot(chosen, log_probability.shape[-1])
+    one_hot = jax.nn.one_hot(chosen, log_probability.shape[-1], dtype=probability.dtype)
     return one_hot + (probability - lax.stop_gradient(probability))
 
 
@@ -222,7 +222,9 @@ def _mean_over_rows_forward(loss, reverse, params, carry, rows):
 
 
 def _mean_over_rows_backward(loss, reverse, gradient, cotangents):
-    return jax.tree.map(lambda g: cotangents[0] * g, gradient), None, None
+    # A loss of 64 bits must not make a gradient of 64 bits of parameters that have 32.
+    scale = cotangents[0]
+    return jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradient), None, None
 
 
 mean_over_rows.defvjp(_mean_over_rows_forward, _mean_over_rows_backward)

@@ -10,22 +10,30 @@ import numpy as np
 from jax import Array
 
 from ssmrl.agents.dreamer.losses import symexp, symlog
-from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
+from ssmrl.envs.spaces import Box, Discrete, MultiDiscrete, Space
+from ssmrl.networks.boxes import (
+    arrange_picture,
+    from_centred,
+    is_picture,
+    is_scaled,
+    picture_shape,
+    to_unit,
+)
 from ssmrl.networks.distributions import Bounds
-from ssmrl.networks.encoders import encode_leaf, is_picture, leaves
+from ssmrl.networks.encoders import elementary_spaces, encode_leaf, leaves
 from ssmrl.networks.normed import NormedMLP
 from ssmrl.networks.pictures import PictureDecoder, PictureEncoder
 
 Prediction = dict[str, Array]
 """What the decoder says about each elementary observation, by its place in `leaves`: logits of
-discrete values, symlogs of boxes `[*leading, K]`, pictures from 0 to 1."""
+discrete values; of boxes, what `box_target` makes of them."""
 
 
 class SymlogEncoder(nn.Module):
     """Observations `[*leading, ...]` of a space → features `[*leading, K]`.
 
     Discrete values are one-hot, boxes go through symlog, and all of that through an MLP; pictures
-    through convolutions.
+    through convolutions. What has bounds is scaled by them before: see `ssmrl.networks.boxes`.
 
     Attributes:
         space: of one observation.
@@ -45,10 +53,13 @@ class SymlogEncoder(nn.Module):
         vectors, pictures = [], []
         for space, value in leaves(self.space, observation):
             if is_picture(space):
-                pictures.append(PictureEncoder(self.depth, self.dtype)(value))
+                target = box_target(space, value)
+                picture = target - 0.5 if is_scaled(space) else target
+                pictures.append(PictureEncoder(self.depth, self.dtype)(picture))
+            elif isinstance(space, Box):
+                vectors.append(box_target(space, value))
             else:
-                vector = encode_leaf(space, value)
-                vectors.append(symlog(vector) if isinstance(space, Box) else vector)
+                vectors.append(encode_leaf(space, value))
         if vectors:
             mlp = NormedMLP(self.layers, self.units, dtype=self.dtype)
             pictures.insert(0, mlp(jnp.concatenate(vectors, -1)))
@@ -77,24 +88,36 @@ class Decoder(nn.Module):
         for i, space in enumerate(spaces):
             if is_picture(space):
                 sizes = (self.depth, self.units, self.dtype, self.state)
-                predictions[str(i)] = PictureDecoder(space.shape, *sizes)(features)
+                decoder = PictureDecoder(picture_shape(space), *sizes, bounded=is_scaled(space))
+                predictions[str(i)] = decoder(features)
             else:
                 output = NormedMLP(0, 0, outputs=code_size(space), name=f"vector_{i}")
                 predictions[str(i)] = output(hidden)
         return predictions
 
 
+def box_target(space: Box, value: Array) -> Array:
+    """What the decoder is to say about a box, float32.
+
+    Pictures that are scaled by their bounds `[*leading, height, width, channels]` from 0 to 1. What
+    has no bounds can be anything, and goes through symlog: pictures in the same layout, vectors as
+    `[*leading, K]`, their scaled entries from symlog(-0.5) to symlog(0.5).
+    """
+    if not is_picture(space):
+        return symlog(encode_leaf(space, value))
+    picture = arrange_picture(space, to_unit(space, value))
+    return picture if is_scaled(space) else symlog(picture)
+
+
 def reconstruction_loss(space: Space, prediction: Prediction, observation: Any) -> Array:
-    """Summed over all entries `[*leading]`: squared errors of symlogs and of pictures (0 … 1),
+    """Summed over all entries `[*leading]`: squared errors of boxes (see `box_target`),
     cross-entropies of discrete values."""
     total: Any = 0.0
     for i, (leaf, value) in enumerate(leaves(space, observation)):
         predicted = prediction[str(i)]
-        if is_picture(leaf):
-            error = (predicted - as_picture(value)) ** 2
-            total += error.sum((-3, -2, -1))
-        elif isinstance(leaf, Box):
-            total += ((predicted - symlog(encode_leaf(leaf, value))) ** 2).sum(-1)
+        if isinstance(leaf, Box):
+            error = (predicted - box_target(leaf, value)) ** 2
+            total += error.sum((-3, -2, -1) if is_picture(leaf) else -1)
         else:
             log_probability = jnp.concatenate(
                 [jax.nn.log_softmax(part) for part in split_logits(leaf, predicted)], -1
@@ -104,34 +127,46 @@ def reconstruction_loss(space: Space, prediction: Prediction, observation: Any) 
 
 
 def most_likely(space: Space, prediction: Prediction) -> list[Array]:
-    """The predicted elementary observations, in the order of `leaves`; pictures from 0 to 1."""
+    """The predicted elementary observations, in the order of `leaves`.
+
+    Pictures are `[*leading, height, width, channels]`, from 0 to 1 where they have bounds.
+    """
     values = []
     for i, leaf in enumerate(elementary_spaces(space)):
         predicted = prediction[str(i)]
         leading = predicted.shape[:-1]
         if is_picture(leaf):
-            values.append(predicted)
+            values.append(predicted if is_scaled(leaf) else symexp(predicted))
         elif isinstance(leaf, Box):
-            values.append(symexp(predicted).reshape(*leading, *leaf.shape))
+            values.append(from_centred(leaf, symexp(predicted).reshape(*leading, *leaf.shape)))
         else:
             parts = [part.argmax(-1) for part in split_logits(leaf, predicted)]
             values.append(jnp.stack(parts, -1).reshape(*leading, *leaf.shape))
     return values
 
 
-def as_picture(value: Array) -> Array:
-    """A picture as float32 from 0 to 1."""
-    scale = 255 if jnp.issubdtype(value.dtype, jnp.integer) else 1
-    return value.astype(jnp.float32) / scale
+def compare(space: Space, observation: Any, prediction: Prediction) -> list[tuple[Array, Array]]:
+    """What was and what the model says, for people; see `ssmrl.training.agent.PredictingAgent`.
 
-
-def elementary_spaces(space: Space) -> list[Space]:
-    """The spaces of `leaves(space, ...)`, in its order."""
-    if isinstance(space, Dict):
-        return [s for key in sorted(space.spaces) for s in elementary_spaces(space.spaces[key])]
-    if isinstance(space, Tuple):
-        return [s for part in space.spaces for s in elementary_spaces(part)]
-    return [space]
+    Args:
+        space: of one observation.
+        observation: leaves `[T, ...]`.
+        prediction: of the decoder, leaves `[T, ...]`.
+    """
+    pairs = []
+    for (leaf, truth), predicted in zip(
+        leaves(space, observation), most_likely(space, prediction), strict=True
+    ):
+        if is_picture(leaf):
+            truth = arrange_picture(leaf, to_unit(leaf, truth))
+            if not is_scaled(leaf):
+                # Without bounds, what was seen goes from black to white.
+                low, high = truth.min(), truth.max()
+                truth, predicted = ((x - low) / (high - low + 1e-8) for x in (truth, predicted))
+        elif truth.ndim > 2:
+            truth, predicted = (x.reshape(len(x), -1) for x in (truth, predicted))
+        pairs.append((truth, predicted))
+    return pairs
 
 
 def code_size(space: Space) -> int:

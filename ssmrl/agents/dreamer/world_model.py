@@ -229,7 +229,7 @@ class WorldModel(nn.Module):
 def initial_start(memory: Memory, config: DreamerConfig, batch_size: int) -> Start:
     """A start for new episodes; the first observation must still come with a reset."""
     size = config.sizes
-    z = jnp.zeros((batch_size, size.variables, size.classes))
+    z = jnp.zeros((batch_size, size.variables, size.classes), jnp.float32)
     return Start(memory.initialize_carry((batch_size,)), z)
 
 

@@ -31,11 +31,12 @@ from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer, make_schedul
 from ssmrl.agents.rollout import add_time, check_environment, episode_metrics, without_time
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
-from ssmrl.envs.spaces import Space
+from ssmrl.envs.spaces import Box, Space, as_tree
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, build_memory
+from ssmrl.networks.boxes import is_scaled, scaled_entries
 from ssmrl.networks.distributions import action_distribution, parameter_size, scale_size
-from ssmrl.networks.encoders import ObservationEncoder
+from ssmrl.networks.encoders import ObservationEncoder, leaves
 from ssmrl.networks.mlp import ACTIVATIONS, MLP
 from ssmrl.networks.statistics import RunningStatistics
 
@@ -66,7 +67,8 @@ class PPOConfig(OptimizerConfig):
         target_kl: stop an iteration's updates when the policy has moved this far; None for never.
         normalize_advantages: to mean 0 and deviation 1 in every minibatch, which must hold at least
             two transitions: the difference of one from its own mean is 0, and teaches nothing.
-        normalize_observations: real-valued observations by their running mean and deviation.
+        normalize_observations: real-valued observations by their running mean and deviation; what
+            is scaled by its bounds, as pictures and bounded integers are, stays as it is.
         normalize_rewards: by the running deviation of the discounted return.
         normalize_values: learn values in units of their running deviation (PopArt, van Hasselt et
             al. 2016: the output layer is rescaled so that predictions stay the same).
@@ -165,7 +167,7 @@ class ActorCritic(nn.Module):
         log_std = None
         if scales := scale_size(self.action_space):
             init = nn.initializers.constant(c.initial_log_std)
-            log_std = self.param("log_std", init, (scales,))
+            log_std = self.param("log_std", init, (scales,), jnp.float32)
         return carry, action_distribution(self.action_space, policy, log_std), value[..., 0]
 
 
@@ -341,12 +343,13 @@ class PPO:
             observation=observation,
             reset=jnp.ones(num_envs, bool),
             carry=self.initialize_carry(num_envs),
-            discounted_return=jnp.zeros(num_envs),
+            discounted_return=jnp.zeros(num_envs, jnp.float32),
             key=key_acting,
         )
         window = (acting.carry, add_time(observation), acting.reset[None])
         params = self.network.init(key_params, *window)
-        one_observation = jax.tree.map(lambda x: x[0], _real_leaves(observation))
+        real = _real_leaves(self.env.observation_space, observation)
+        one_observation = jax.tree.map(lambda x: x[0], real)
         scalar = jnp.zeros(())
         return TrainState(
             params=params,
@@ -369,7 +372,7 @@ class PPO:
             observation=observation,
             reset=jnp.ones(num_envs, bool),
             carry=self.initialize_carry(num_envs),
-            discounted_return=jnp.zeros(num_envs),
+            discounted_return=jnp.zeros(num_envs, jnp.float32),
         )
         return state.replace(acting=acting)
 
@@ -395,7 +398,7 @@ class PPO:
         """Collect a rollout, then update on it.
 
         Returns:
-            the new state, and metrics as scalars; means over episodes are NaN where none ended.
+            the new state, and metrics as scalars; means over episodes are 0 where none ended.
         """
         c = self.config
         acting, (starts, rollout) = lax.scan(
@@ -482,7 +485,8 @@ class PPO:
     def _apply(self, params, normalizers: Normalizers, carry, observation, reset):
         """The network on raw observations, values in the units of (normalised) rewards."""
         if self.config.normalize_observations:
-            observation = _standardize(observation, normalizers.observation)
+            space = self.env.observation_space
+            observation = _standardize(space, observation, normalizers.observation)
         outputs: Any = self.network.apply(params, carry, observation, reset)
         carry, distribution, value = outputs
         return carry, distribution, value * normalizers.value.std + normalizers.value.mean
@@ -495,7 +499,8 @@ class PPO:
             returns = normalizers.discounted_return.update(rollout.discounted_return)
             normalizers = normalizers.replace(discounted_return=returns)
         if c.normalize_observations:
-            observation = normalizers.observation.update(_real_leaves(rollout.observation))
+            real = _real_leaves(self.env.observation_space, rollout.observation)
+            observation = normalizers.observation.update(real)
             normalizers = normalizers.replace(observation=observation)
         return normalizers
 
@@ -665,22 +670,26 @@ def _take_windows(windows: Window, chosen: Array) -> Window:
     return batch.replace(carry=carry)
 
 
-def _real_leaves(observation: Any) -> list[Array]:
-    """The parts of an observation that normalisation is about."""
-    return [x for x in jax.tree.leaves(observation) if jnp.issubdtype(x.dtype, jnp.floating)]
+def _is_real(space: Space) -> bool:
+    """Whether normalisation is about observations of an elementary space."""
+    return isinstance(space, Box) and not is_scaled(space)
 
 
-def _standardize(observation: Any, statistics: RunningStatistics) -> Any:
-    leaves, structure = jax.tree.flatten(observation)
+def _real_leaves(space: Space, observation: Any) -> list[Array]:
+    return [value for part, value in leaves(space, observation) if _is_real(part)]
+
+
+def _standardize(space: Space, observation: Any, statistics: RunningStatistics) -> Any:
     pairs = iter(zip(statistics.mean, statistics.std, strict=True))
 
-    def leaf(x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
+    def leaf(part, x):
+        if not _is_real(part):
             return x
         mean, std = next(pairs)
-        return jnp.clip((x - mean) / std, -10, 10)
+        # The encoder scales entries that have bounds.
+        return jnp.where(scaled_entries(part), x, jnp.clip((x - mean) / std, -10, 10))
 
-    return structure.unflatten([leaf(x) for x in leaves])
+    return jax.tree.map(leaf, as_tree(space), observation)
 
 
 def _rescale_value_head(params, old: RunningStatistics, new: RunningStatistics):

@@ -230,6 +230,75 @@ def test_reconstruction_loss_by_hand():
 
 
 @pytest.mark.parametrize(
+    ("space", "value", "target", "sigmoid"),
+    [
+        # 3/4 of the way from low to high, as a picture from 0 to 1, whatever type and layout.
+        (spaces.Box(0, 4, (8, 9, 2), np.uint8), 3, 0.75, True),
+        (spaces.Box(0, 1, (2, 8, 9), np.bool_), 1, 1.0, True),
+        (spaces.Box(-5.0, 15.0, (1, 8, 9, 2)), 10.0, 0.75, True),
+        # No bounds, no sigmoid: symlogs of anything.
+        (spaces.Box(0.0, np.inf, (8, 9, 2)), np.e**2 - 1, 2.0, False),
+        # A vector's integer, a quarter of its range below the middle.
+        (spaces.Box(-2, 6, (), np.int32), 0, -np.log(1.25), None),
+        (spaces.Box(-2.0, 6.0, ()), -1.0, -np.log(2), None),
+    ],
+)
+def test_the_decoder_can_reach_what_is_to_be_reconstructed(space, value, target, sigmoid):
+    observation = jnp.full((3, *space.shape), value, space.dtype)
+    features = jax.random.normal(jax.random.key(0), (3, 5))
+    decoder = observations.Decoder(space, 1, 4, 2)
+    params = jax.eval_shape(decoder.init, jax.random.key(1), features)
+    params = jax.tree.map(lambda x: jnp.full(x.shape, 100.0), params)
+    prediction = decoder.apply(params, features)
+    shape = (3, 1) if sigmoid is None else (3, 8, 9, 2)
+    assert prediction["0"].shape == shape
+    # Far from 0 everywhere: only a sigmoid keeps that at 1.
+    assert (prediction["0"].max() == 1) == bool(sigmoid)
+    exact = {"0": jnp.full(shape, target, jnp.float32)}
+    loss = observations.reconstruction_loss(space, exact, observation)
+    np.testing.assert_allclose(loss, 0, atol=1e-10)
+    off = {"0": exact["0"] + 0.5}
+    loss = observations.reconstruction_loss(space, off, observation)
+    np.testing.assert_allclose(loss, 0.25 * np.prod(shape[1:]), rtol=1e-5)
+    (likely,) = observations.most_likely(space, exact)
+    np.testing.assert_allclose(likely, target if sigmoid else value, rtol=1e-5)
+
+
+def test_the_world_model_sees_the_same_picture_in_every_layout_type_and_range():
+    picture = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 2)).astype(np.uint8)
+    shifted = np.moveaxis(picture, -1, 1).astype(np.float32) / 64 - 2
+    encoder = observations.SymlogEncoder(spaces.Box(0, 255, (12, 10, 2), np.uint8), 1, 4, 2)
+    code, params = encoder.init_with_output(jax.random.key(0), jnp.asarray(picture))
+    other = encoder.clone(space=spaces.Box(-2.0, 255 / 64 - 2, (2, 12, 10)))
+    np.testing.assert_array_equal(other.apply(params, jnp.asarray(shifted)), code)
+    assert np.ptp(code, axis=0).max() > 0.1
+
+
+def test_what_people_are_shown_of_a_prediction():
+    """Pictures from 0 to 1 in one layout, without bounds too; vectors in the units of the space."""
+    space = spaces.Dict(
+        {
+            "a": spaces.Box(0, 200, (1, 8, 9), np.uint8),
+            "b": spaces.Box(-np.inf, np.inf, (1, 8, 9)),
+            "c": spaces.Box(0, 10, (2, 3), np.int32),
+        }
+    )
+    rows = jnp.arange(2.0)
+    observation = {
+        "a": jnp.full((2, 1, 8, 9), 50, jnp.uint8),
+        "b": jnp.broadcast_to(10 + 20 * rows[:, None, None, None], (2, 1, 8, 9)),
+        "c": jnp.full((2, 2, 3), 4, jnp.int32),
+    }
+    picture = jnp.ones((2, 8, 9, 1))
+    prediction = {"0": 0.5 * picture, "1": symlog(25 * picture), "2": symlog(jnp.zeros((2, 6)))}
+    a, b, c = observations.compare(space, observation, prediction)
+    np.testing.assert_allclose(a, [0.25 * picture, 0.5 * picture])
+    np.testing.assert_allclose(b[0], picture * rows[:, None, None, None])
+    np.testing.assert_allclose(b[1], 0.75 * picture, rtol=1e-5)
+    np.testing.assert_allclose(c, [np.full((2, 6), 4), np.full((2, 6), 5)])
+
+
+@pytest.mark.parametrize(
     ("space", "action", "expected"),
     [
         (spaces.Discrete(3), jnp.int32(2), [0, 0, 1]),
