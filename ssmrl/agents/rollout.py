@@ -21,6 +21,19 @@ def check_environment(env: VectorEnv, num_envs: int) -> None:
     parameter_size(env.action_space)
 
 
+def check_memory(memory_config: Any) -> None:
+    """Whether an agent can learn with a memory of that configuration.
+
+    Raises:
+        ValueError: it has dropout, which no agent here draws masks for.
+    """
+    if dropout := getattr(memory_config, "dropout", 0.0):
+        raise ValueError(
+            f"memory.dropout={dropout}: an update must compute what acting computed, so that an "
+            "agent's memory can have no dropout; set memory.dropout=0"
+        )
+
+
 def add_time(tree: Any) -> Any:
     """Leaves `[B, ...]` as a sequence of one step, `[1, B, ...]`."""
     return jax.tree.map(lambda x: x[None], tree)

@@ -128,6 +128,11 @@ def test_actions_that_no_agent_can_take():
         small_agent(no_ends(action_space=space))
 
 
+def test_dropout_is_refused_not_ignored():
+    with pytest.raises(ValueError, match=r"memory\.dropout=0\.9: .*set memory\.dropout=0$"):
+        small_agent(no_ends(), "s5", memory_options={"dropout": 0.9})
+
+
 def test_unknown_agent_and_near_match():
     assert "ppo" in list_agents()
     with pytest.raises(UnknownAgentError, match=r"unknown agent 'pp0'; did you mean 'ppo'\?.*ppo"):

@@ -40,7 +40,7 @@ from ssmrl.agents.dreamer.world_model import (
 )
 from ssmrl.agents.laprop import laprop
 from ssmrl.agents.optimizer import label_ssm_parameters
-from ssmrl.agents.rollout import add_time, check_environment, episode_metrics
+from ssmrl.agents.rollout import add_time, check_environment, check_memory, episode_metrics
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import as_tree
@@ -444,9 +444,14 @@ class Dreamer:
 def make_dreamer(
     config: DreamerConfig, memory_config: Any, env: VectorEnv, *, total_steps: int, skip_nonfinite
 ) -> Dreamer:
-    """Dreamer from its configuration and an instance of `ssmrl.memory.memory_config(name)`."""
+    """Dreamer from its configuration and an instance of `ssmrl.memory.memory_config(name)`.
+
+    Raises:
+        ValueError: for a memory with dropout, and where configuration and environment do not fit.
+    """
     del total_steps  # nothing is scheduled over the training
     memory_config = replace(memory_config, features=config.memory_width(memory_config))
+    check_memory(memory_config)
     memory = build_memory(memory_config)
     return Dreamer(config, memory, env, skip_nonfinite=skip_nonfinite)
 

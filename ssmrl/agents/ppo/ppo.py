@@ -28,7 +28,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from ssmrl.agents.rollout import add_time, check_environment, episode_metrics, without_time
+from ssmrl.agents.rollout import (
+    add_time,
+    check_environment,
+    check_memory,
+    episode_metrics,
+    without_time,
+)
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Box, Space, as_tree
@@ -655,11 +661,7 @@ def make_ppo(
     Raises:
         ValueError: for a memory with dropout, and where configuration and environment do not fit.
     """
-    if dropout := getattr(memory_config, "dropout", 0.0):
-        raise ValueError(
-            f"memory.dropout={dropout}: the update must recompute what acting computed, so that "
-            "PPO's memory can have no dropout; set memory.dropout=0"
-        )
+    check_memory(memory_config)
     memory = build_memory(memory_config)
     return PPO(config, memory, env, total_steps=total_steps, skip_nonfinite=skip_nonfinite)
 

@@ -136,6 +136,12 @@ def test_the_replay_buffer_says_what_it_takes(monkeypatch):
         make(config).training_notes(1)
 
 
+def test_dropout_is_refused_not_ignored():
+    for config in (DreamerConfig(size="nano"), DreamerV3Config(size="nano")):
+        with pytest.raises(ValueError, match=r"memory\.dropout=0\.9: .*set memory\.dropout=0$"):
+            make(config, "s5", dropout=0.9)
+
+
 def test_environments_that_do_not_fit():
     env = Scripted(np.zeros((4, 3)), np.zeros((4, 3)))
     with pytest.raises(ValueError, match=r"environment has 3 copies, agent\.num_envs is 16"):

@@ -245,18 +245,20 @@ def test_behaviour_does_not_move_the_world_model():
     ],
 )
 def test_all_kinds_learn_without_a_nan(memory, options):
-    env = JaxVectorEnv(probes.Aim(), None, 6)  # continuous actions
-    agent = small_agent(env, memory, **options)
+    probe = probes.Aim()  # continuous actions
+    probe.length = 4
+    agent = small_agent(JaxVectorEnv(probe, None, 6), memory, **options)
     state, iteration = quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
     for _ in range(3):
         before, (state, metrics) = state, iteration(state)
     assert all(np.isfinite(v) for k, v in metrics.items() if not k.startswith("episode"))
     assert metrics["updates"] > 0
     if agent.config.replay_context:
-        # Steps of the first iteration, whose carries only updates can have changed since.
-        old, new = (x.replay.contexts.experience.z[:, :8] for x in (before, state))
+        # The first two iterations' steps, whose carries only the third's update can change.
+        old, new = (x.replay.contexts.experience.z[:, :16] for x in (before, state))
         assert (old != new).any()
-    assert state.replay.served == (18 if agent.config.replay_online else 0)
+    # One update of four windows in each iteration, of six that came in.
+    assert state.replay.served == (12 if agent.config.replay_online else 0)
 
 
 @pytest.mark.slow
