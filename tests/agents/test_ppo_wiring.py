@@ -15,33 +15,21 @@ import numpy as np
 import pytest
 
 from ssmrl.envs import spaces
-from tests.agents.scripted import Scripted, assert_trees_close, flags, small_agent, start
+from tests.agents.scripted import (
+    Recording,
+    assert_one_trajectory,
+    assert_trees_close,
+    flags,
+    small_agent,
+    start,
+)
 from tests.agents.test_ppo_rollout import advantages_by_loop
 from tests.compiling import quick_jit
 
 # Two rollouts of 8; ends at both sides of both kinds of edges, of windows of 4 and of rollouts.
 TERMINATED, TRUNCATED = flags(
-    ["..E....U..U....E", "...UE..X.......U", "................", "U..U...EE..E...."]
+    ["..E....U..U....E", "...UE..X.......U", "..............U.", "U..U...EE..E...."]
 )
-
-
-class Recording(Scripted):
-    """Remembers the actions it was given, in order; an action is worth its number on top."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.actions = []
-
-    def step(self, state, action):
-        jax.debug.callback(lambda a: self.actions.append(np.asarray(a)), action, ordered=True)
-        observation, state, reward, *rest = super().step(state, action)
-        worth = action.reshape(self.num_envs, -1).sum(-1).astype(jnp.float32)
-        return observation, state, reward + worth, *rest
-
-    def taken(self, steps: int) -> np.ndarray:
-        """The actions `[steps, B, ...]` of the last `steps` steps."""
-        jax.effects_barrier()
-        return np.stack(self.actions[-steps:])
 
 
 def network_step(agent, params, units, carry, observation, reset):
@@ -314,6 +302,24 @@ def test_each_window_is_in_one_minibatch(in_minibatches):
         fitting += [expected] if all(close) else []
     assert len(fitting) == 1
     assert_same_metrics(metrics, fitting[0])
+
+
+# ---------------------------------------------------------------------------- one trajectory
+
+
+@pytest.fixture(scope="module")
+def in_minibatches_of_sure_actions(in_minibatches):
+    """The same with a policy in which draws make no difference."""
+    agent, state, iteration, *_ = in_minibatches
+    params = state.params["params"]
+    actor = params["actor"]
+    sure = {"output": jax.tree.map(lambda x: 1e5 * x, actor["output"])}
+    state = state.replace(params={"params": params | {"actor": actor | sure}})
+    return agent, state, iteration
+
+
+def test_acting_and_evaluation_do_what_training_does(in_minibatches_of_sure_actions):
+    assert_one_trajectory(*in_minibatches_of_sure_actions)
 
 
 # ------------------------------------------------------------------------------------- draws

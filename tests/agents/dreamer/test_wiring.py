@@ -20,7 +20,12 @@ from ssmrl.agents.dreamer.config import SIZES, Size
 from ssmrl.envs import EpisodeStatistics, spaces
 from ssmrl.memory import memory_config
 from tests.agents.dreamer.cases import random_like, small_config
-from tests.agents.scripted import Scripted, assert_trees_close, flags
+from tests.agents.scripted import (
+    Recording,
+    assert_one_trajectory,
+    assert_trees_close,
+    flags,
+)
 from tests.compiling import quick_jit
 
 # Two rollouts of 6 steps of 2 environments. Of the first the final observations push the last steps
@@ -42,7 +47,7 @@ KINDS = {
 
 
 def tiny_agent(**options):
-    env = Scripted(TERMINATED, TRUNCATED, action_space=spaces.Discrete(3))
+    env = Recording(TERMINATED, TRUNCATED, action_space=spaces.Discrete(3))
     defaults = {
         "size": "tiny",
         "deter": None,
@@ -427,11 +432,12 @@ class Reference:
             observation = env.observation[t]
             inputs = self.memory, self.z, self.action, observation, self.reset
             self.memory, self.z, self.action = self.act(self.params, *inputs)
+            earned = env.reward[t] + np.asarray(self.action)
             for b in range(2):
-                reward = c.reward_scale * env.reward[t, b]
+                reward = c.reward_scale * earned[b]
                 rows[b].append((observation[b], self.reset[b], self.action[b], reward))
             self.reset = env.terminated[t] | env.truncated[t]
-            self.episode = self.episode + np.stack([env.reward[t], np.ones(2)])
+            self.episode = self.episode + np.stack([earned, np.ones(2)])
             ended += list(self.episode[:, self.reset].T)
             self.episode = np.where(self.reset, 0, self.episode)
         return rows, contexts, np.array(ended)
@@ -547,6 +553,19 @@ def test_two_iterations_equal_the_reference(fixed_draws, kind):
         assert_trees_close(state.slow_critic, reference.slow_critic, rtol=1e-3, atol=1e-5)
         ranges = [state.returns.low, state.returns.high]
         np.testing.assert_allclose(ranges, reference.low_high, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------- one trajectory
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_acting_and_evaluation_do_what_training_does(fixed_draws, kind):
+    """Where what is most likely is 1e5 nats ahead of all else, but for the floors."""
+    agent, state, iteration = beginning(kind)
+    params = jax.tree.map(lambda x: x, state.params)
+    for layer in (params["world"]["params"]["posterior"], params["actor"]["params"]["NormedMLP_0"]):
+        layer["output"] = jax.tree.map(lambda x: 1e5 * x, layer["output"])
+    assert_one_trajectory(agent, state.replace(params=params), iteration)
 
 
 # -------------------------------------------------------------------------------------- keys
