@@ -42,6 +42,7 @@ KINDS = {
         "policy_inputs": "full",
         "replay_context": True,
         "imagination_starts": 5,
+        "continue_discount": False,
     },
 }
 
@@ -269,13 +270,15 @@ def loss(layers, c, params, slow_critic, low_high, start, batch):
     trajectory = stop_gradient(trajectory)
     told = [layers.heads(frozen["world"], s)[:2] for s in trajectory]
     reward = [expected_value(r) for r, _ in told]
-    goes_on = [jax.nn.sigmoid(logit) for _, logit in told]
+    discount = [jax.nn.sigmoid(logit) for _, logit in told]
+    if not c.continue_discount:  # γ for every step, and none for being at the start
+        discount = [discount[0], *[gamma * x for x in discount[1:]]]
     features = [layers.read(s) for s in trajectory]
     value = [expected_value(layers.critic(frozen["critic"], x)) for x in features]
     returns = value[-1:]
     for h in reversed(range(HORIZON)):
         mix = (1 - c.return_lambda) * value[h + 1] + c.return_lambda * returns[0]
-        returns.insert(0, reward[h + 1] + goes_on[h + 1] * mix)
+        returns.insert(0, reward[h + 1] + discount[h + 1] * mix)
     returns.pop()
 
     low, high = np.array([0.05, 0.95]) * (HORIZON * len(chosen) - 1)
@@ -287,7 +290,7 @@ def loss(layers, c, params, slow_critic, low_high, start, batch):
     scale = jnp.maximum(1.0, low_high[1] - low_high[0])
     weight, policy_loss, value_loss, entropies = 1.0, [], [], []
     for h in range(HORIZON):
-        weight = weight * goes_on[h]
+        weight = weight * discount[h]
         logp = jax.nn.log_softmax(layers.policy(params["actor"], features[h]))
         entropies.append(-(jnp.exp(logp) * logp).sum(-1))
         advantage = (returns[h] - value[h]) / scale
@@ -335,7 +338,7 @@ def world_losses(layers, c, params, start, batch, gamma):
         state, prior, posterior = layers.see(params, *inputs)
         memory, _, z = state
         reward, going_on, predicted = layers.heads(params, state)
-        alive = jnp.where(now["terminated"], 0.0, gamma)
+        alive = jnp.where(now["terminated"], 0.0, gamma if c.continue_discount else 1.0)
         divergences = {
             "dynamics": divergence(stop_gradient(posterior), prior),
             "representation": divergence(posterior, stop_gradient(prior)),
