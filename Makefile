@@ -14,12 +14,13 @@ SOURCES := ssmrl scripts tests benchmarks examples docs
 TEST_WORKERS ?= auto
 TESTS ?= tests
 
-.PHONY: help demo install test test-slow lint clean
+.PHONY: help demo install test test-slow mutants lint clean
 
 help:
 	@echo "make demo       train PPO + S5 on a memory task, test it, draw its curve"
 	@echo "make test       lint, format, types and the fast tests"
 	@echo "make test-slow  the learning tests"
+	@echo "make mutants    plant small faults and see whether the tests notice (hours)"
 	@echo "make lint       lint, format and types alone"
 	@echo "make clean      remove the environment and caches; runs/ stays"
 
@@ -54,6 +55,14 @@ test: lint
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
+
+# By hand, and it goes on where it was stopped; see tests/mutants.py for what MUTANTS may hold.
+$(VENV)/.mutants: $(VENV)/.dev
+	$(PIP_INSTALL) ".[mutants]"
+	@touch $@
+
+mutants: $(VENV)/.mutants
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

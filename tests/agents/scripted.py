@@ -13,6 +13,7 @@ from ssmrl.agents import make_agent
 from ssmrl.agents.ppo import PPOConfig, ppo
 from ssmrl.envs import EpisodeStatistics, VectorEnv, spaces
 from ssmrl.memory import memory_config
+from ssmrl.training.evaluation import Evaluator
 from tests.compiling import quick_jit
 
 
@@ -57,6 +58,25 @@ class Scripted(VectorEnv):
             truncated,
             {"final_observation": final},
         )
+
+
+class Recording(Scripted):
+    """Remembers the actions it was given, in order; an action is worth its number on top."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.actions = []
+
+    def step(self, state, action):
+        jax.debug.callback(lambda a: self.actions.append(np.asarray(a)), action, ordered=True)
+        observation, state, reward, *rest = super().step(state, action)
+        worth = action.reshape(self.num_envs, -1).sum(-1).astype(jnp.float32)
+        return observation, state, reward + worth, *rest
+
+    def taken(self, steps: int) -> np.ndarray:
+        """The actions `[steps, B, ...]` of the last `steps` steps."""
+        jax.effects_barrier()
+        return np.stack(self.actions[-steps:])
 
 
 def flags(rows: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -149,3 +169,31 @@ def assert_trees_close(a, b, **tolerance):
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_allclose(x, y, **tolerance, err_msg=jax.tree_util.keystr(path))
+
+
+def assert_one_trajectory(agent, state, iteration):
+    """Training, acting and evaluating in the agent's `Recording` take the same actions, and acting
+    ends with training's carry: all see the same observations, resets and carries.
+
+    The policy in `state` must be one in which draws make no difference; otherwise its actions
+    should change from step to step, or there is nothing to compare.
+    """
+    env, steps = agent.env.unwrapped, agent.config.rollout_length
+    assert (env.terminated | env.truncated)[: steps - 1].any()
+    after = iteration(state)[0].acting
+    trained = env.taken(steps)
+    assert (trained != trained[0]).any()
+    act = quick_jit(agent.act, static_argnames="greedy")
+    for greedy in (True, False):
+        carry, reset = agent.initialize_carry(env.num_envs), np.ones(env.num_envs, bool)
+        for t in range(steps):
+            key = jax.random.key(t)
+            carry, action = act(state, carry, env.observation[t], reset, key, greedy=greedy)
+            np.testing.assert_array_equal(action, trained[t])
+            reset = env.terminated[t] | env.truncated[t]
+        assert_trees_close(carry, after.carry, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(reset, after.reset)
+    env.actions.clear()
+    Evaluator(agent, agent.env, episodes=1)(state, jax.random.key(1))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(env.actions[:steps], trained)

@@ -15,33 +15,21 @@ import numpy as np
 import pytest
 
 from ssmrl.envs import spaces
-from tests.agents.scripted import Scripted, assert_trees_close, flags, small_agent, start
+from tests.agents.scripted import (
+    Recording,
+    assert_one_trajectory,
+    assert_trees_close,
+    flags,
+    small_agent,
+    start,
+)
 from tests.agents.test_ppo_rollout import advantages_by_loop
 from tests.compiling import quick_jit
 
 # Two rollouts of 8; ends at both sides of both kinds of edges, of windows of 4 and of rollouts.
 TERMINATED, TRUNCATED = flags(
-    ["..E....U..U....E", "...UE..X.......U", "................", "U..U...EE..E...."]
+    ["..E....U..U....E", "...UE..X.......U", "..............U.", "U..U...EE..E...."]
 )
-
-
-class Recording(Scripted):
-    """Remembers the actions it was given, in order; an action is worth its number on top."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.actions = []
-
-    def step(self, state, action):
-        jax.debug.callback(lambda a: self.actions.append(np.asarray(a)), action, ordered=True)
-        observation, state, reward, *rest = super().step(state, action)
-        worth = action.reshape(self.num_envs, -1).sum(-1).astype(jnp.float32)
-        return observation, state, reward + worth, *rest
-
-    def taken(self, steps: int) -> np.ndarray:
-        """The actions `[steps, B, ...]` of the last `steps` steps."""
-        jax.effects_barrier()
-        return np.stack(self.actions[-steps:])
 
 
 def network_step(agent, params, units, carry, observation, reset):
@@ -252,7 +240,7 @@ class Reference:
 
 def assert_same_metrics(metrics, expected):
     for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(metrics[name], value, rtol=5e-4, atol=1e-5, err_msg=name)
     assert set(metrics) - set(expected) <= {"episode_return", "episode_length"}
 
 
@@ -284,8 +272,8 @@ def test_two_iterations_with_everything_equal_the_reference():
         expected = reference.iterate(env.taken(8))
         assert 0.01 < expected["clip_fraction"] < 0.99
         assert_same_metrics(metrics, expected)
-        assert_trees_close(state.params, reference.params, rtol=1e-2, atol=1e-3)
-        assert_trees_close(state.acting.carry, reference.carry, rtol=1e-2, atol=1e-3)
+        assert_trees_close(state.params, reference.params, rtol=1e-3, atol=1e-4)
+        assert_trees_close(state.acting.carry, reference.carry, rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(state.acting.reset, reference.reset)
         assert state.iteration == i + 1
 
@@ -308,12 +296,30 @@ def test_each_window_is_in_one_minibatch(in_minibatches):
         second = [i for i in range(4) if i not in first]
         expected = reference.iterate(actions, orders=[first, second])
         close = [
-            np.allclose(a, b, rtol=1e-2, atol=1e-3)
+            np.allclose(a, b, rtol=1e-3, atol=1e-4)
             for a, b in zip(*map(jax.tree.leaves, (after.params, reference.params)), strict=True)
         ]
         fitting += [expected] if all(close) else []
     assert len(fitting) == 1
     assert_same_metrics(metrics, fitting[0])
+
+
+# ---------------------------------------------------------------------------- one trajectory
+
+
+@pytest.fixture(scope="module")
+def in_minibatches_of_sure_actions(in_minibatches):
+    """The same with a policy in which draws make no difference."""
+    agent, state, iteration, *_ = in_minibatches
+    params = state.params["params"]
+    actor = params["actor"]
+    sure = {"output": jax.tree.map(lambda x: 1e5 * x, actor["output"])}
+    state = state.replace(params={"params": params | {"actor": actor | sure}})
+    return agent, state, iteration
+
+
+def test_acting_and_evaluation_do_what_training_does(in_minibatches_of_sure_actions):
+    assert_one_trajectory(*in_minibatches_of_sure_actions)
 
 
 # ------------------------------------------------------------------------------------- draws

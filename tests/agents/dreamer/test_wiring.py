@@ -20,7 +20,12 @@ from ssmrl.agents.dreamer.config import SIZES, Size
 from ssmrl.envs import EpisodeStatistics, spaces
 from ssmrl.memory import memory_config
 from tests.agents.dreamer.cases import random_like, small_config
-from tests.agents.scripted import Scripted, assert_trees_close, flags
+from tests.agents.scripted import (
+    Recording,
+    assert_one_trajectory,
+    assert_trees_close,
+    flags,
+)
 from tests.compiling import quick_jit
 
 # Two rollouts of 6 steps of 2 environments. Of the first the final observations push the last steps
@@ -37,12 +42,13 @@ KINDS = {
         "policy_inputs": "full",
         "replay_context": True,
         "imagination_starts": 5,
+        "continue_discount": False,
     },
 }
 
 
 def tiny_agent(**options):
-    env = Scripted(TERMINATED, TRUNCATED, action_space=spaces.Discrete(3))
+    env = Recording(TERMINATED, TRUNCATED, action_space=spaces.Discrete(3))
     defaults = {
         "size": "tiny",
         "deter": None,
@@ -81,8 +87,8 @@ def tiny_agent(**options):
 
 
 def table(shape):
-    """Standard Gumbel numbers, by their shape alone."""
-    return jnp.float32(np.random.default_rng(list(shape)).gumbel(size=shape))
+    """Numbers by their shape alone; half of Gumbel's, which do not reach what floors leave over."""
+    return jnp.float32(0.5 * np.random.default_rng(list(shape)).gumbel(size=shape))
 
 
 def order(count):
@@ -264,13 +270,15 @@ def loss(layers, c, params, slow_critic, low_high, start, batch):
     trajectory = stop_gradient(trajectory)
     told = [layers.heads(frozen["world"], s)[:2] for s in trajectory]
     reward = [expected_value(r) for r, _ in told]
-    goes_on = [jax.nn.sigmoid(logit) for _, logit in told]
+    discount = [jax.nn.sigmoid(logit) for _, logit in told]
+    if not c.continue_discount:  # γ for every step, and none for being at the start
+        discount = [discount[0], *[gamma * x for x in discount[1:]]]
     features = [layers.read(s) for s in trajectory]
     value = [expected_value(layers.critic(frozen["critic"], x)) for x in features]
     returns = value[-1:]
     for h in reversed(range(HORIZON)):
         mix = (1 - c.return_lambda) * value[h + 1] + c.return_lambda * returns[0]
-        returns.insert(0, reward[h + 1] + goes_on[h + 1] * mix)
+        returns.insert(0, reward[h + 1] + discount[h + 1] * mix)
     returns.pop()
 
     low, high = np.array([0.05, 0.95]) * (HORIZON * len(chosen) - 1)
@@ -282,7 +290,7 @@ def loss(layers, c, params, slow_critic, low_high, start, batch):
     scale = jnp.maximum(1.0, low_high[1] - low_high[0])
     weight, policy_loss, value_loss, entropies = 1.0, [], [], []
     for h in range(HORIZON):
-        weight = weight * goes_on[h]
+        weight = weight * discount[h]
         logp = jax.nn.log_softmax(layers.policy(params["actor"], features[h]))
         entropies.append(-(jnp.exp(logp) * logp).sum(-1))
         advantage = (returns[h] - value[h]) / scale
@@ -330,7 +338,7 @@ def world_losses(layers, c, params, start, batch, gamma):
         state, prior, posterior = layers.see(params, *inputs)
         memory, _, z = state
         reward, going_on, predicted = layers.heads(params, state)
-        alive = jnp.where(now["terminated"], 0.0, gamma)
+        alive = jnp.where(now["terminated"], 0.0, gamma if c.continue_discount else 1.0)
         divergences = {
             "dynamics": divergence(stop_gradient(posterior), prior),
             "representation": divergence(posterior, stop_gradient(prior)),
@@ -427,11 +435,12 @@ class Reference:
             observation = env.observation[t]
             inputs = self.memory, self.z, self.action, observation, self.reset
             self.memory, self.z, self.action = self.act(self.params, *inputs)
+            earned = env.reward[t] + np.asarray(self.action)
             for b in range(2):
-                reward = c.reward_scale * env.reward[t, b]
+                reward = c.reward_scale * earned[b]
                 rows[b].append((observation[b], self.reset[b], self.action[b], reward))
             self.reset = env.terminated[t] | env.truncated[t]
-            self.episode = self.episode + np.stack([env.reward[t], np.ones(2)])
+            self.episode = self.episode + np.stack([earned, np.ones(2)])
             ended += list(self.episode[:, self.reset].T)
             self.episode = np.where(self.reset, 0, self.episode)
         return rows, contexts, np.array(ended)
@@ -547,6 +556,20 @@ def test_two_iterations_equal_the_reference(fixed_draws, kind):
         assert_trees_close(state.slow_critic, reference.slow_critic, rtol=1e-3, atol=1e-5)
         ranges = [state.returns.low, state.returns.high]
         np.testing.assert_allclose(ranges, reference.low_high, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------- one trajectory
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_acting_and_evaluation_do_what_training_does(fixed_draws, kind):
+    """Where what is most likely is far ahead of all else, but for the floors."""
+    agent, state, iteration = beginning(kind)
+    params = jax.tree.map(lambda x: x, state.params)
+    for layer in (params["world"]["params"]["posterior"], params["actor"]["params"]["NormedMLP_0"]):
+        output = layer["output"]
+        layer["output"] = {"kernel": 1e5 * output["kernel"], "bias": 0 * output["bias"]}
+    assert_one_trajectory(agent, state.replace(params=params), iteration)
 
 
 # -------------------------------------------------------------------------------------- keys
