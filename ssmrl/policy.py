@@ -220,10 +220,11 @@ class Policy:
         program = traced.jaxpr
         read = {id(v) for eqn in program.eqns for v in eqn.invars} | set(map(id, program.outvars))
         kept = [i for i in range(len(leaves)) if id(program.invars[i]) in read]
-        size = len(leaves)
+        shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
 
         def act_with(kept_leaves: Sequence[Any], *arguments: Any) -> Any:
-            full: list[Any] = [None] * size
+            # Zeros for the others, which the compiler leaves out as nothing comes of them.
+            full = [_zeros(*shape) for shape in shapes]
             for i, leaf in zip(kept, kept_leaves, strict=True):
                 full[i] = leaf
             return act(full, *arguments)
@@ -288,6 +289,12 @@ def _find_extras(venv: Any) -> ObservationExtras | None:
             return venv
         venv = venv.venv
     return None
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), shape)
+    return jax.lax.full(shape, 0, dtype)
 
 
 def _shapes(space: Space, batch: tuple[Any, ...]) -> Any:
