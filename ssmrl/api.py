@@ -327,7 +327,10 @@ def _components(
         from ssmrl.memory import own_memory_config
 
         own_memory = (names or {}).get("memory") or _own_name(memory)
-        config = own_memory_config(own_memory, memory)
+        try:
+            config = own_memory_config(own_memory, memory)
+        except TypeError as error:
+            raise UsageError(f"memory: {error}") from None
         changes |= {
             "list_memories": lambda: [*base.list_memories(), own_memory],
             "memory_config": lambda n: config if n == own_memory else base.memory_config(n),

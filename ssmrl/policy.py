@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
+from ssmrl.envs.contract import describe, leaves_of, length, signature
+from ssmrl.envs.spaces import Box, Dict, Space, Tuple
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.envs.wrappers import ObservationExtras, VectorWrapper
 from ssmrl.training.agent import Agent
@@ -220,10 +221,11 @@ class Policy:
         program = traced.jaxpr
         read = {id(v) for eqn in program.eqns for v in eqn.invars} | set(map(id, program.outvars))
         kept = [i for i in range(len(leaves)) if id(program.invars[i]) in read]
-        size = len(leaves)
+        shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
 
         def act_with(kept_leaves: Sequence[Any], *arguments: Any) -> Any:
-            full: list[Any] = [None] * size
+            # Zeros for the others, which the compiler leaves out as nothing comes of them.
+            full = [_zeros(*shape) for shape in shapes]
             for i, leaf in zip(kept, kept_leaves, strict=True):
                 full[i] = leaf
             return act(full, *arguments)
@@ -257,8 +259,8 @@ class Policy:
         flags = np.asarray(False if value is None else value)
         if flags.dtype != bool or flags.shape not in ((), self._batch):
             raise ValueError(
-                f"{name}: expected True, False or bool of shape {self._batch}, "
-                f"got {flags.dtype} of shape {flags.shape}"
+                f"{name} must be True, False or {signature('bool', self._batch)}, "
+                f"got {signature(flags.dtype, flags.shape)}"
             )
         return np.broadcast_to(flags, (self.num_envs,))
 
@@ -290,6 +292,12 @@ def _find_extras(venv: Any) -> ObservationExtras | None:
     return None
 
 
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), shape)
+    return jax.lax.full(shape, 0, dtype)
+
+
 def _shapes(space: Space, batch: tuple[Any, ...]) -> Any:
     """Elements of ``space`` with leading axes, as ShapeDtypeStructs."""
     if isinstance(space, Dict):
@@ -307,23 +315,25 @@ def _as_batch(space: Space, value: Any, batch: tuple[int, ...], where: str) -> A
     """
     if isinstance(space, Dict):
         if not isinstance(value, Mapping) or set(value) != set(space.spaces):
-            got = f"keys {sorted(map(str, value))}" if isinstance(value, Mapping) else _kind(value)
-            raise ValueError(f"{where}: expected a dict of {sorted(space.spaces)}, got {got}")
+            got = (
+                f"keys {sorted(map(str, value))}" if isinstance(value, Mapping) else describe(value)
+            )
+            raise ValueError(f"{where} must be a dict of {sorted(space.spaces)}, got {got}")
         return {
             name: _as_batch(part, value[name], batch, f"{where}[{name!r}]")
             for name, part in space.spaces.items()
         }
     if isinstance(space, Tuple):
-        if not isinstance(value, (tuple, list)) or len(value) != len(space.spaces):
-            raise ValueError(
-                f"{where}: expected a tuple of {len(space.spaces)}, got {_kind(value)}"
-            )
+        if length(value) != len(space.spaces):
+            count = len(space.spaces)
+            raise ValueError(f"{where} must be a tuple of {count}, got {describe(value)}")
         pairs = zip(space.spaces, value, strict=True)
         return tuple(_as_batch(s, v, batch, f"{where}[{i}]") for i, (s, v) in enumerate(pairs))
-    return _as_array(space, value, (*batch, *space.shape), where)
+    return _as_array(space, value, batch, where)
 
 
-def _as_array(space: Any, value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
+def _as_array(space: Any, value: Any, batch: tuple[int, ...], where: str) -> np.ndarray:
+    shape = (*batch, *space.shape)
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
@@ -331,29 +341,18 @@ def _as_array(space: Any, value: Any, shape: tuple[int, ...], where: str) -> np.
     allowed = "biu" if space.dtype.kind in "iu" else "biuf"
     if array.shape != shape or array.dtype.kind not in allowed:
         raise ValueError(
-            f"{where}: expected {space.dtype} of shape {shape}, got {_kind(value)}"
-            f"{_batch_hint(array.shape, shape, space.shape)}"
+            f"{where} must be {signature(space.dtype, shape)}, got "
+            f"{signature(array.dtype, array.shape)}{_batch_hint(array.shape, shape, space.shape)}"
         )
-    if space.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what overflows is refused below
-            array = array.astype(space.dtype)
-        if not np.isfinite(array).all():
-            raise ValueError(f"{where}: expected finite numbers, got {value}")
-        return array
-    low, high = _integer_bounds(space)
-    outside = (array < low) | (array > high)
-    if outside.any():
-        worst = array[outside].flat[0] if array.shape else array
-        raise ValueError(f"{where}: expected an element of {space}, got {worst}")
-    return array.astype(space.dtype)
-
-
-def _integer_bounds(space: Any) -> tuple[Any, Any]:
-    if isinstance(space, Discrete):
-        return 0, space.n - 1
-    if isinstance(space, MultiDiscrete):
-        return 0, space.nvec - 1
-    return space.low, space.high
+    with np.errstate(over="ignore"):  # an infinity, which is refused below
+        converted = array.astype(space.dtype)
+    if space.dtype.kind in "iu" and not (converted == array).all():
+        lost = array[converted != array].flat[0]
+        raise ValueError(f"{where} must be an element of {space}, got {lost}")
+    (leaf,) = leaves_of(space, where)
+    if fault := leaf.fault(converted.reshape(-1, *space.shape)):
+        raise ValueError(fault[1])
+    return converted
 
 
 def _batch_hint(got: tuple[int, ...], wanted: tuple[int, ...], one: tuple[int, ...]) -> str:
@@ -367,12 +366,3 @@ def _batch_hint(got: tuple[int, ...], wanted: tuple[int, ...], one: tuple[int, .
     if wanted != one and got[1:] == one:
         return f"; this policy was made with num_envs={wanted[0]}"
     return ""
-
-
-def _kind(value: Any) -> str:
-    """An object in a few words."""
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return f"{value.dtype} of shape {value.shape}"
-    if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"{type(value).__name__} {value!r:.40}"

@@ -25,6 +25,7 @@ def example(name):
 
 def test_every_example_has_a_test():
     tested = {"supervised", "nnx_bridge", "equinox_bridge", "brax_network", "recurrent_ppo"}
+    tested |= {"python_api"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -78,3 +79,12 @@ def test_ppo_learns_to_repeat():
     returns = np.asarray(example("recurrent_ppo").train(iterations=120))
     assert returns[:5].mean() < -0.4  # chance is -0.5
     assert returns[-5:].mean() > 0.3
+
+
+@pytest.mark.slow
+def test_the_door_from_python_leads_to_a_policy_that_remembers(tmp_path):
+    module = example("python_api")
+    run = module.train(run_dir=str(tmp_path / "run"))
+    assert run.metrics["episode_return"][-1] > 0.9
+    assert run.metrics["step"][-1] < 60_000  # stopped by the callback
+    assert [module.play(run.policy(), bit) for bit in (0, 1)] == [0, 1]

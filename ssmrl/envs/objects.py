@@ -78,9 +78,9 @@ def _packages(obj: Any) -> set[str]:
 
 def _from_factory(make: Callable[..., Any], num_envs: int) -> VectorEnv:
     try:
-        parameters = inspect.signature(make).parameters.values()
+        parameters = list(inspect.signature(make).parameters.values())
     except (TypeError, ValueError):
-        parameters = ()  # written in C, and silent about it
+        parameters = []  # written in C, and silent about it
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
     if len(needed) > 1:

@@ -130,6 +130,11 @@ def list_envs() -> list[str]:
 
 def unknown_environment(name: str) -> UnknownEnvironmentError:
     """The error for ``name``: it names the near matches, the likeliest first."""
+    if name.startswith("own."):
+        return UnknownEnvironmentError(
+            f"{name!r} was an environment object of a Python program: hand it to "
+            "ssmrl.load(path, env=...) there, or register it in a module and --import that"
+        )
     near = [repr(match) for match in near_matches(name)]
     hint = f"; did you mean {near[0]}?" if near else ""
     others = f" (or {', '.join(near[1:])})" if near[1:] else ""

@@ -282,6 +282,11 @@ def _option_type(field: dataclasses.Field) -> Any:
 
 
 def _lookup(name: str) -> Entry:
+    if name.startswith("own."):
+        raise UnknownMemoryError(
+            f"{name!r} was a memory object of a Python program: hand it to "
+            "ssmrl.load(path, memory=...) there, or register it in a module and --import that"
+        )
     if name not in _REGISTRY:
         hint = nearest(name, list_memories())
         raise UnknownMemoryError(

@@ -155,9 +155,8 @@ class HostVectorEnv(VectorEnv):
         _take_apart(self._obs_space, obs, "observation", parts)
         starts = [getattr(space, "start", None) for space, _ in parts]
         values = [np.asarray(value) for _, value in parts]
-        return self._as_tree(
-            [x if start is None else x - start for x, start in zip(values, starts, strict=True)]
-        )
+        pairs = zip(values, starts, strict=True)
+        return self._as_tree([x if start is None else np.asarray(x - start) for x, start in pairs])
 
     def decode_action(self, action: Any) -> Any:
         return to_gymnasium(self._act_space, action)
