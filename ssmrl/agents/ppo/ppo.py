@@ -28,7 +28,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssmrl.agents.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from ssmrl.agents.rollout import add_time, check_environment, episode_metrics, without_time
+from ssmrl.agents.rollout import (
+    add_time,
+    check_environment,
+    environment_metrics,
+    episode_metrics,
+    without_time,
+)
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Space
@@ -414,6 +420,7 @@ class PPO:
             params = _rescale_value_head(params, normalizers.value, new_value)
             normalizers = normalizers.replace(value=new_value)
         metrics |= episode_metrics(rollout.episode)
+        metrics |= environment_metrics(rollout.observation, rollout.reward)
         residual = (target - rollout.value).var() / jnp.maximum(target.var(), 1e-8)
         metrics["explained_variance"] = 1 - residual
         state = TrainState(
