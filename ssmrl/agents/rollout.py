@@ -61,3 +61,25 @@ def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
         "episode_return": mean(episode["return"]),
         "episode_length": mean(episode["length"].astype(jnp.float32)),
     }
+
+
+def environment_metrics(observation: Any, reward: Array) -> dict[str, Array]:
+    """What the environments gave in a rollout, so that a NaN of theirs is not laid at our door.
+
+    Args:
+        observation: leaves `[T, B, ...]`.
+        reward: `[T, B]`.
+
+    Returns:
+        `env/reward`, the mean per step, and, if observations hold real numbers, `env/observation`,
+        the size of the largest.
+    """
+    metrics = {"env/reward": reward.mean()}
+    sizes = [
+        jnp.abs(x).max().astype(jnp.float32)
+        for x in jax.tree.leaves(observation)
+        if jnp.issubdtype(x.dtype, jnp.floating) and x.size
+    ]
+    if sizes:
+        metrics["env/observation"] = jnp.stack(sizes).max()
+    return metrics

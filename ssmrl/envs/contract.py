@@ -87,7 +87,7 @@ class Leaf:
     def _range(self, entry: tuple[int, ...]) -> str:
         if isinstance(self.space, Box):
             return f"[{self.space.low[entry]}, {self.space.high[entry]}]"
-        n = self.space.n if isinstance(self.space, Discrete) else self.space.nvec[entry]  # type: ignore[attr-defined]
+        n = self.space.n if isinstance(self.space, Discrete) else self.space.nvec[entry]
         return f"0 … {n - 1}"
 
 
@@ -98,14 +98,16 @@ def leaves_of(space: Space, name: str = "observation") -> list[Leaf]:
         return [leaf for part, inner in parts for leaf in leaves_of(inner, part)]
     if isinstance(space, Tuple):
         return [x for i, inner in enumerate(space.spaces) for x in leaves_of(inner, f"{name}[{i}]")]
+    low: np.ndarray | None
+    high: np.ndarray | None
     if isinstance(space, Discrete):
-        bounds: Any = (np.asarray(0, np.int32), np.asarray(space.n - 1, np.int32))
+        low, high = np.asarray(0, np.int32), np.asarray(space.n - 1, np.int32)
     elif isinstance(space, MultiDiscrete):
-        bounds = (np.zeros_like(space.nvec), space.nvec - 1)
+        low, high = np.zeros_like(space.nvec), space.nvec - 1
     else:
         assert isinstance(space, Box)
-        bounds = _bounds_with_rounding(space)
-    return [Leaf(name, space.shape, space.dtype, *bounds, space)]
+        low, high = _bounds_with_rounding(space)
+    return [Leaf(name, space.shape, space.dtype, low, high, space)]
 
 
 def _bounds_with_rounding(space: Box) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -267,11 +269,11 @@ def _conform(where: str, space: Space, x: Any, name: str) -> Any:
         parts = enumerate(zip(space.spaces, x, strict=True))
         return tuple(_conform(where, s, part, f"{name}[{i}]") for i, (s, part) in parts)
     array = _array(where, x, name)
-    if array.shape != space.shape or _narrow(array.dtype) != _narrow(space.dtype):  # type: ignore[attr-defined]
-        expected = signature(space.dtype, space.shape)  # type: ignore[attr-defined]
+    if array.shape != space.shape or _narrow(array.dtype) != _narrow(space.dtype):
+        expected = signature(space.dtype, space.shape)
         got = signature(array.dtype, array.shape)
         raise EnvironmentFault(f"{where}: {name} must be {expected} as its space, got {got}")
-    return array.astype(space.dtype)  # type: ignore[attr-defined]
+    return array.astype(space.dtype)
 
 
 def _narrow(dtype: Any) -> Any:

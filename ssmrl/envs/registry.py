@@ -291,12 +291,21 @@ def _make_named(canonical: str, num_envs: int, **kwargs: Any) -> VectorEnv:
     return venv
 
 
+_PLAYED: set[tuple[Any, ...]] = set()
+"""Environments whose first steps were right, by name, class, attributes and parameters."""
+
+
 def check_first_steps(venv: JaxVectorEnv) -> None:
-    """Play a few steps of one of the environments, and look at what it gives.
+    """Play a few steps of one of the environments, once in a process, and look at what it gives.
 
     Raises:
         EnvironmentFault: naming what is wrong with its types or its values.
     """
+    attributes = sorted(getattr(venv.env, "__dict__", {}).items())
+    key = (venv.name, type(venv.env), repr(attributes), repr(venv.params))
+    if key in _PLAYED:
+        return
     one = JaxVectorEnv(venv.env, venv.params, 1, name=venv.name)
     if fault := first_steps_fault(one):
         raise EnvironmentFault(f"{venv.name}, {fault}")
+    _PLAYED.add(key)

@@ -381,7 +381,7 @@ def from_gymnax(space: Any) -> Space:
 
 def gymnasium_kind(space: Any) -> str:
     """The name of gymnasium's class that ``space`` is an instance of, subclasses included."""
-    return _gymnasium_kind(type(space))
+    return _gymnasium_kind(type(space))  # type: ignore[arg-type]  # classes are hashable
 
 
 @functools.cache  # the adapter asks at every step

@@ -284,10 +284,13 @@ class _Loop:
         ]
         if not bad:
             return
+        # What the environments gave spoils all that follows from it: that is the news, if it is so.
+        bad.sort(key=lambda name: (name != "env/reward", not name.startswith("env/")))
+        giver = f" ({self.config.env.name} gave it)" if bad[0].startswith("env/") else ""
         self.nonfinite += 1
         steps = self.checkpoints.steps()
         if self.config.nonfinite == "skip":
-            self.reporter.message(f"step {step:,}: {bad[0]} is not finite; update skipped")
+            self.reporter.message(f"step {step:,}: {bad[0]} is not finite{giver}; update skipped")
             return
         keep = (
             f"the last good checkpoint is of step {steps[-1]:,} ({self.checkpoints.directory})"
@@ -295,7 +298,7 @@ class _Loop:
             else "there is no checkpoint yet"
         )
         value = values[bad[0]]
-        raise NonFiniteError(f"step {step:,}: {bad[0]} is {value}; {keep}")
+        raise NonFiniteError(f"step {step:,}: {bad[0]} is {value}{giver}; {keep}")
 
 
 def fetch_metrics(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ssmrl.agents.ppo import ppo
+from ssmrl.agents.rollout import environment_metrics
 from ssmrl.envs import spaces
 from ssmrl.networks.statistics import RunningStatistics
 from tests.agents.scripted import Scripted, collect, flags, small_agent, start
@@ -422,3 +423,14 @@ def test_episode_metrics_are_means_over_those_that_ended():
         assert all(v.shape == () and v.dtype == jnp.float32 for v in metrics.values())
     expected = [[1, 2, 2], [3, 85 / 3, 13 / 3], [0, 0, 0]]
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
+
+
+def test_what_is_not_finite_in_what_the_environment_gave():
+    reward, numbers = np.ones((4, 2), np.float32), np.full((4, 2, 3), -2.5, np.float32)
+    seen = {"numbers": numbers, "level": np.full((4, 2), 9, np.int32)}
+    assert environment_metrics(seen, jnp.asarray(reward)) == {"env/reward": 1.0, "env/observation": 2.5}
+    assert set(environment_metrics(seen["level"], jnp.asarray(reward))) == {"env/reward"}
+    for bad in (np.nan, np.inf, -np.inf):
+        reward[2, 1], numbers[0, 1, 2] = bad, bad
+        found = environment_metrics(seen, jnp.asarray(reward))
+        assert not any(np.isfinite(value) for value in found.values())

@@ -202,7 +202,11 @@ class Reference:
             self.adam(gradient, norm, rate, number + 1)
         metrics = {name: np.mean([m[name] for m in metrics]) for name in metrics[0]}
         metrics["explained_variance"] = 1 - (target - rows["value"]).var() / target.var()
-        metrics |= {"episodes": len(ended)}
+        metrics |= {
+            "episodes": len(ended),
+            "env/reward": rows["reward"].mean(),
+            "env/observation": np.abs(rows["observation"]).max(),
+        }
         if len(ended):
             metrics |= {"episode_return": ended[:, 0].mean(), "episode_length": ended[:, 1].mean()}
         if c.normalize_values:

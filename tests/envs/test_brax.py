@@ -7,7 +7,7 @@ import pytest
 
 import ssmrl.envs
 from ssmrl.envs.adapters import require
-from ssmrl.envs.adapters.brax import ENVIRONMENTS, BraxEnvironment, EnvParams
+from ssmrl.envs.adapters.brax import ENVIRONMENTS, UNAVAILABLE, BraxEnvironment, EnvParams
 from ssmrl.envs.spaces import Box
 
 BRAX_SAYS_THAT_IT_IS_OLD = pytest.mark.filterwarnings("ignore:Brax System:UserWarning")
@@ -29,7 +29,7 @@ def play(venv, actions, key=0):
 
 def test_table_is_braxs_registry():
     envs = require("brax.envs", "brax")
-    assert sorted(ENVIRONMENTS.values()) == sorted(envs._envs)
+    assert sorted([*ENVIRONMENTS.values(), *UNAVAILABLE]) == sorted(envs._envs)
     assert ssmrl.envs.canonical_name("brax/halfcheetah") == "brax/half_cheetah"
     assert ssmrl.envs.canonical_name("brax/HumanoidStandup") == "brax/humanoid_standup"
 
@@ -91,6 +91,33 @@ def test_done_terminates_and_nothing_is_paid_after_it(repeat, paid):
     # again.
     np.testing.assert_array_equal(info["final_observation"][end, 0], [first[0, 0], 3.0])
     assert obs[end, 0, 1] == 0 and obs[end, 0, 0] != first[0, 0]
+
+
+class Writing(Ending):
+    """As ant, hopper, humanoid, walker2d and others do: the step writes into the metrics of the
+    state that it is given, Python numbers among them."""
+
+    def reset(self, key):
+        return super().reset(key).replace(metrics={"reward": jnp.array(0.0), "alive": 0.0})
+
+    def step(self, state, action):
+        state.metrics.update(reward=1.0 * state.info["t"], alive=1.0)
+        return super().step(state, action)
+
+
+def test_steps_may_write_into_the_metrics_of_the_state():
+    params = EnvParams()
+    env = BraxEnvironment(Writing(), "writing", params)
+    _, first = env.reset_env(jax.random.key(0), params)
+    state = first
+    for t in range(3):
+        _, state, *_ = env.step_env(jax.random.key(0), state, jnp.ones(1), params)
+        assert float(state.inner.metrics["reward"]) == t
+        assert float(state.inner.metrics["alive"]) == 1.0
+    assert float(first.inner.metrics["alive"]) == 0.0
+    venv = ssmrl.envs.JaxVectorEnv(env, params, 2)
+    _, (_, (_, reward, *_)) = play(venv, jnp.ones((2, 2, 1)))
+    np.testing.assert_array_equal(reward, [[1, 1], [2, 2]])
 
 
 @BRAX_SAYS_THAT_IT_IS_OLD

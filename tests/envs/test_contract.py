@@ -10,7 +10,7 @@ from flax import struct
 import ssmrl.envs
 from ssmrl.envs import EnvironmentFault, JaxVectorEnv, registry, spaces
 from ssmrl.envs.adapters.gymnasium import HostEnvironmentError, HostVectorEnv
-from ssmrl.envs.contract import first_steps_fault, leaves_of
+from ssmrl.envs.contract import first_steps_fault, leaves_of, step_checked
 
 g = gymnasium.spaces
 
@@ -28,7 +28,8 @@ class Answering(gymnasium.Env):
         self.time = 0
 
     def reset(self, *, seed=None, options=None):
-        return self.answers.get("reset", (self.good, {}))
+        later = self.answers.get("later", (self.good, {})) if self.time else (self.good, {})
+        return self.answers.get("reset", later)
 
     def step(self, action):
         self.time += 1
@@ -188,6 +189,19 @@ HOST_FAULTS = [
         FOUR,
         {"reset": (FOUR * np.nan, {})},
         "reset: observation[0] must be finite, got nan",
+    ),
+    # the first observation of a later episode
+    (
+        FLOATS,
+        FOUR,
+        {"terminated": True, "later": (FOUR * 4, {})},
+        "step 1: observation[0] must be in [0.0, 1.0], got 2.0",
+    ),
+    (
+        FLOATS,
+        FOUR,
+        {"truncated": True, "since": 2, "later": FOUR},
+        "step 2: reset must return (observation, info), got float32[4]",
     ),
     # scalars
     (
@@ -461,20 +475,26 @@ def test_spaces_of_other_packages_are_refused_by_name():
 
 
 def test_an_environment_may_write_into_the_state_that_it_is_given():
-    """Its own copy: what came before is still what it was."""
+    """It is a copy: what came before is what it was, and a change of dtype does not hide itself."""
 
     class Writing(Good):
         def reset_env(self, key, params):
             return jnp.full(3, 0.5), {"time": jnp.int32(0)}
 
         def step_env(self, key, state, action, params):
-            state["time"] = state["time"] + 1
+            state["time"] = state["time"] + params
             return jnp.full(3, 0.5), state, 0.0, False, False, {}
 
-    venv = JaxVectorEnv(Writing(), None, 1)
-    _, state = venv.reset(jax.random.key(0))
-    after = venv.step(state, jnp.zeros(1, jnp.int32))[1]
-    assert int(state.env["time"][0]) == 0 and int(after.env["time"][0]) == 1
+    def step(count):
+        env = Writing()
+        space, key = env.observation_space(count), jax.random.key(0)
+        state = {"time": jnp.int32(0)}
+        after = step_checked("my/thing", env, space, key, state, jnp.int32(0), count)[1]
+        return int(state["time"]), int(after["time"])
+
+    assert step(jnp.int32(1)) == (0, 1)
+    with pytest.raises(EnvironmentFault, match=r"state\['time'\]: it was int32\[\], now float32"):
+        step(jnp.float32(1))
 
 
 def at(time, good, bad):
@@ -517,6 +537,8 @@ def test_environments_of_ones_own_are_played_when_they_are_made(monkeypatch):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     ssmrl.envs.register("my/thing", lambda: (Values(obs=-3.0), None))
     with pytest.raises(EnvironmentFault, match=r"my/thing, step 1: observation\[0\] must be in"):
+        ssmrl.envs.make_vector("my/thing", 2)
+    with pytest.raises(EnvironmentFault, match="my/thing, step 1"):  # and again
         ssmrl.envs.make_vector("my/thing", 2)
     ssmrl.envs.register("my/trusted", lambda: (Values(obs=-3.0), None), check=False)
     assert ssmrl.envs.make_vector("my/trusted", 2).name == "my/trusted"

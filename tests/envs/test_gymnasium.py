@@ -184,6 +184,15 @@ def test_faults_are_named(fault, message, caplog):
     rollout(scripted(), 4)
 
 
+def test_a_failure_is_forgotten_at_the_next_reset(caplog):
+    venv = scripted(fault="reward")
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        rollout(venv, 3)
+    assert venv.failure is not None
+    rollout(venv, 1)
+    assert venv.failure is None
+
+
 def test_a_step_without_a_reset_in_this_process_is_refused(caplog):
     venv = scripted()
     _, state = venv.reset(jax.random.key(0))

@@ -1,5 +1,7 @@
 """Environments by name."""
 
+import importlib.machinery
+import importlib.util
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 
 import ssmrl.envs
 from ssmrl.envs import UnknownEnvironmentError, canonical_name, list_envs, make, make_vector
+from ssmrl.envs.registry import near_matches, unknown_environment
 
 
 def test_import_is_cheap():
@@ -62,6 +65,76 @@ def test_unknown_names_get_the_near_match(name, near):
     assert repr(name) in message and f"did you mean {near!r}?" in message
     assert "list_envs()" in message
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        # A version speaks for gymnasium, whose ids have them.
+        ("CartPole-v1", ["gymnasium/CartPole-v1", "gymnasium/CartPole-v0"]),
+        ("Pendulum-v1", ["gymnasium/Pendulum-v1"]),
+        ("cartpole", ["gymnax/cartpole"]),
+        ("gymnax/CartPole", ["gymnax/cartpole"]),
+        ("gymnax/cartpole_v0", ["gymnax/cartpole"]),
+        # What only begins alike: ours before popgym's own, the easiest first.
+        (
+            "repeat_prev",
+            [f"popgym/repeat_previous_{level}" for level in ("easy", "medium", "hard")],
+        ),
+        ("popgym/repeat_prev", ["popgym/repeat_previous_easy"]),
+        ("popgym_original/repeat_prev", ["popgym_original/repeat_previous_easy"]),
+        ("popgym/minesweeper", ["popgym/minesweeper_easy", "popgym/minesweeper_medium"]),
+        ("RepeatPreviousHard", ["popgym/repeat_previous_hard"]),
+        ("memory_len", ["bsuite/memory_len"]),
+        ("bsuite/memory_lenght", ["bsuite/memory_len"]),
+        ("half_cheeta", ["brax/half_cheetah"]),
+        ("repeat_previos_easy", ["popgym/repeat_previous_easy"]),
+        ("ant", ["brax/ant", "gymnasium/Ant-v"]),
+    ],
+)
+def test_what_was_meant_most_likely_comes_first(name, near):
+    pytest.importorskip("gymnasium")
+    found = near_matches(name)
+    assert len(found) <= 3
+    for expected, candidate in zip(near, found, strict=False):
+        assert candidate.startswith(expected) if expected.endswith("-v") else candidate == expected
+    assert len(found) >= len(near)
+    with pytest.raises(UnknownEnvironmentError, match=f"did you mean '{found[0]}'"):
+        raise unknown_environment(name)
+
+
+def test_near_matches_without_gymnasium(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    assert near_matches("CartPole-v1")[0] == "gymnax/cartpole"
+
+
+@pytest.mark.parametrize(
+    ("id_", "module", "package"),
+    [
+        ("ALE/Pong-v5", "ale_py", "ale-py"),
+        ("PongNoFrameskip-v4", "ale_py", "ale-py"),
+        ("MiniGrid-Empty-5x5-v0", "minigrid", "minigrid"),
+        ("FetchReach-v3", "gymnasium_robotics", "gymnasium-robotics"),
+    ],
+)
+@pytest.mark.parametrize("installed", [True, False])
+def test_ids_that_another_package_registers(monkeypatch, id_, module, package, installed):
+    found = importlib.machinery.ModuleSpec(module, None) if installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(UnknownEnvironmentError) as caught:
+        make_vector(f"gymnasium/{id_}", 1)
+    full = f"gymnasium/{module}:{id_}"
+    if installed:
+        expected = f"unknown environment 'gymnasium/{id_}'; did you mean {full!r}?"
+    else:
+        expected = f"gymnasium/{id_} is of the package {package}: pip install {package}, then"
+        expected = f"{expected} {full!r}"
+    assert str(caught.value) == expected
+
+
+def test_a_module_that_is_not_installed_is_named():
+    with pytest.raises(ImportError, match="No module named 'no_such_module'"):
+        make_vector("gymnasium/no_such_module:Pong-v5", 1)
 
 
 def test_a_name_that_is_near_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -207,6 +208,25 @@ def test_one_seed_of_several_is_enough_to_stop(make_config, record):
     agent = OneFails(config.agent, config.memory, build_agent(STUB, config)[1], False)
     with pytest.raises(NonFiniteError, match="loss/value is .*inf.*; there is no checkpoint yet"):
         run_loop(config, record, agent)
+
+
+def test_a_nan_of_the_environments_is_told_as_theirs(make_config, record):
+    """Everything that follows from it is NaN too, some of it earlier in the alphabet."""
+
+    class NanReward(StubAgent):
+        def iteration(self, state):
+            state, metrics = super().iteration(state)
+            names = ("approx_kl", "env/observation", "env/reward", "loss/total")
+            return state, metrics | dict.fromkeys(names, jnp.float32(jnp.nan))
+
+    config = make_config()
+    agent = NanReward(config.agent, config.memory, build_agent(STUB, config)[1], False)
+    with pytest.raises(NonFiniteError) as error:
+        run_loop(config, record, agent)
+    name = config.env.name
+    assert str(error.value).startswith(f"step 20: env/reward is nan ({name} gave it); there is no")
+    run_loop(dataclasses.replace(config, nonfinite="skip", run_dir="runs/skip"), record, agent)
+    assert f"step 20: env/reward is not finite ({name} gave it); update skipped" in record.messages
 
 
 def test_skip_goes_on_and_counts(make_config, record):

@@ -40,7 +40,13 @@ from ssmrl.agents.dreamer.world_model import (
 )
 from ssmrl.agents.laprop import laprop
 from ssmrl.agents.optimizer import label_ssm_parameters
-from ssmrl.agents.rollout import add_time, check_environment, check_memory, episode_metrics
+from ssmrl.agents.rollout import (
+    add_time,
+    check_environment,
+    check_memory,
+    environment_metrics,
+    episode_metrics,
+)
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import as_tree
@@ -238,6 +244,8 @@ class Dreamer:
             replay=replay.replace(contexts=contexts, served=served),
         )
         metrics["updates"] = jnp.where(ready, float(self.config.updates_per_iteration), 0.0)
+        reward = steps.reward / self.config.reward_scale
+        metrics |= environment_metrics(steps.observation, reward)
         return state, metrics | episode_metrics(episode)
 
     # ........................................................................ collecting

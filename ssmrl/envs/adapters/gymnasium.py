@@ -329,10 +329,10 @@ class ElementReader:
         if gymnasium_kind(space) == "Box" and _is_copied(declared[0], self.leaves[0].dtype):
             self.plain = (self.leaves[0].shape, declared[0])
         self.roundings = [
-            f"{leaf.name} holds integers up to {leaf.space.high.max():.0f}, which int32 cannot; "  # type: ignore[attr-defined]
+            f"{leaf.name} holds integers up to {leaf.space.high.max():.0f}, which int32 cannot; "
             "they are given as float32, exact up to 2**24 and to seven digits beyond"
             for leaf, rounded in zip(self.leaves, self._rounded, strict=True)
-            if rounded and np.isfinite(leaf.space.high).any()  # type: ignore[attr-defined]
+            if rounded and np.isfinite(leaf.space.high).any()
         ]
 
     def write(self, batch: list[np.ndarray], i: int, element: Any) -> None:
