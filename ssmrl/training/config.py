@@ -3,6 +3,7 @@
 YAML files under ``configs/`` only override what is here. A field's metadata may carry ``help`` (one
 line for ``--help``), ``min`` and ``above`` (inclusive and exclusive lower bounds), ``max`` (an
 inclusive upper bound) and ``choices``; `check_ranges` enforces them, for agents and memories too.
+``path=True`` marks text that the command line takes as it is written, spaces and all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def option(default: Any, help: str, **bounds: Any) -> Any:
     Args:
         default: the value; a list or dict is copied for every instance.
         help: one line for ``--help``.
-        bounds: any of ``min``, ``above``, ``max``, ``choices``.
+        bounds: any of ``min``, ``above``, ``max``, ``choices``, ``path``.
     """
     metadata = {"help": help, **bounds}
     if isinstance(default, (list, dict)):
@@ -68,7 +69,7 @@ class TrainConfig:
     eval_every: int = option(0, "steps between evaluations; 0: never", min=0)
     eval_episodes: int = option(64, "episodes in each evaluation", min=1)
     resume: bool = option(False, "continue the newest matching run, or the one in run_dir")
-    run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>")
+    run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>", path=True)
     devices: int = option(1, "devices to spread the run over", min=1)
     nonfinite: str = option("stop", "what a NaN or infinite loss does", choices=("stop", "skip"))
     agent: Any = MISSING
@@ -81,7 +82,7 @@ class TrainConfig:
 class EvaluateConfig:
     """An evaluation of a finished or running training run."""
 
-    run: str = option(MISSING, "the run's folder, e.g. runs/<id>")
+    run: str = option(MISSING, "the run's folder, e.g. runs/<id>", path=True)
     episodes: int = option(256, "episodes; rounded up to a multiple of num_envs", min=1)
     num_envs: int = option(64, "environments stepped side by side", min=1)
     seed: int = option(0, "random seed of the environments and of the draws", min=0, max=2**31 - 1)
@@ -120,7 +121,9 @@ class DiagnoseConfig:
 
     steps: int = option(400, "updates of training on each task", min=1)
     seed: int = option(0, "of parameters and data", min=0, max=2**31 - 1)
-    out: str | None = option(None, "picture to write; default runs/diagnose-<memory>.png")
+    out: str | None = option(
+        None, "picture to write; default runs/diagnose-<memory>.png", path=True
+    )
     memory: Any = MISSING
 
 

@@ -33,6 +33,7 @@ from ssmrl.training.config import (
 )
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import EvaluationResult, Evaluator, summarise
+from ssmrl.training.fit import check_size, out_of_memory, refusals
 from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
 from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
 from ssmrl.training.prediction_video import record_prediction
@@ -115,13 +116,14 @@ def build_agent(components: Components, config: TrainConfig) -> tuple[Any, Any]:
     """
     venv = make_venv(components, config.env, config.agent.num_envs)
     try:
-        agent = components.make_agent(
-            config.agent,
-            config.memory,
-            venv,
-            total_steps=config.total_steps,
-            skip_nonfinite=config.nonfinite == "skip",
-        )
+        with refusals(agent=config.agent.name, memory=config.memory.name):
+            agent = components.make_agent(
+                config.agent,
+                config.memory,
+                venv,
+                total_steps=config.total_steps,
+                skip_nonfinite=config.nonfinite == "skip",
+            )
     except ValueError as error:
         raise UsageError(f"agent={config.agent.name}: {error}") from error
     return agent, venv
@@ -163,6 +165,8 @@ def run_training(
     # Before the folder is made: a run that cannot start leaves nothing behind.
     notes = _training_notes(agent, config)
     check_placement(agent, config, is_host=is_host)
+    with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
+        check_size(abstract_state(agent, config.seed, config.seeds), devices=config.devices)
     check_logger(config.logger)
     run = _open_folder(config, overrides, imports, reporter)
     for note in notes:
@@ -174,15 +178,16 @@ def run_training(
     if config.eval_every:
         evaluate = _training_evaluation(agent, config, components)
     try:
-        result = train(
-            agent,
-            config,
-            run,
-            reporter=reporter,
-            logger=logger,
-            evaluate=evaluate,
-            is_host=is_host,
-        )
+        with out_of_memory():
+            result = train(
+                agent,
+                config,
+                run,
+                reporter=reporter,
+                logger=logger,
+                evaluate=evaluate,
+                is_host=is_host,
+            )
     finally:
         logger.close()
     _draw_curve(run, reporter)

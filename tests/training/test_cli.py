@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssmrl.training.cli import evaluate_command, train_command
+from ssmrl.training.cli import compose_training, evaluate_command, run_command, train_command
+from ssmrl.training.cli.check import check_arguments
+from ssmrl.training.cli.compose import Composer
+from ssmrl.training.config import TrainConfig
 from ssmrl.training.run import read_metrics
 from tests.training.stub import STUB
 from tests.training.stub_train import CONFIGS, ROOT
@@ -54,6 +58,7 @@ MISTAKES = {
     "memory=tape,tape": ["several choices are a sweep; add -m"],
     "memory={a:1}": ["memory="],
     "--fast": ["unknown option --fast", "--help"],
+    "total_steps=1.5e-1": ["total_steps=1.5e-1", "Integer"],
 }
 
 
@@ -116,6 +121,151 @@ def test_a_missing_package_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert train("logger=wandb") == 1
     assert 'pip install "ssmrl[wandb]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["omegaconf", "orbax"])
+def test_a_missing_package_of_training_is_named(module):
+    """In a process of its own, where nothing is imported yet."""
+    code = (
+        f"import runpy, sys; sys.modules[{module!r}] = None; "
+        f"runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.stderr == (
+        f'error: this needs {module}, which is not installed: pip install "ssmrl[train]"\n'
+    )
+    assert done.returncode == 1
+    assert not Path("runs").exists()
+
+
+def test_a_module_that_no_extra_brings_keeps_its_traceback(monkeypatch):
+    def lost() -> int:
+        raise ModuleNotFoundError("No module named 'my_module'", name="my_module")
+
+    with pytest.raises(ModuleNotFoundError, match="my_module"):
+        run_command(lost)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_reader_that_has_gone_is_no_traceback(late):
+    """`diagnose.py | head -1`: while it prints, and at the last flush."""
+    text = "'a line'" if late else "'a line', flush=True"
+    code = (
+        "import sys, time; from ssmrl.training.cli.outcome import run_command; time.sleep(0.3); "
+        f"sys.exit(run_command(lambda: print({text}) or 0))"
+    )
+    pipe, buffered = subprocess.PIPE, {**os.environ, "PYTHONUNBUFFERED": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=pipe, stderr=pipe, cwd=ROOT, env=buffered
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    # What was done is done, where only the last line found nobody.
+    assert process.wait(60) == (0 if late else 141)
+
+
+INTEGERS = {
+    # what was typed: what the configuration then says
+    "total_steps=1e2": ("total_steps", 100),
+    "total_steps=1.2E2": ("total_steps", 120),
+    "agent.num_envs=2e0": ("agent.num_envs", 2),
+    "memory.layers=3.0": ("memory.layers", 3),
+    "agent.lr=1e0": ("agent.lr", 1.0),
+    "env.kwargs.length=4": ("env.kwargs.length", 4),
+}
+
+
+@pytest.mark.parametrize("argument", INTEGERS)
+def test_whole_numbers_may_be_written_with_an_exponent(argument):
+    config = compose_training([argument], STUB, CONFIGS)
+    key, expected = INTEGERS[argument]
+    for part in key.split("."):
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    assert config == expected and type(config) is type(expected)
+
+
+def test_whole_numbers_of_a_sweep_and_of_lists():
+    @dataclasses.dataclass
+    class Config:
+        encoder: list[int] = dataclasses.field(default_factory=list)
+        seed: int = 0
+        lr: float = 1.0
+
+    composer = Composer(STUB, CONFIGS, None, Config)
+    line = check_arguments(composer, ["encoder=[1e2,64]", "lr=1e2", "seed=3e1"])
+    assert line.overrides == ["encoder=[100,64]", "lr=1e2", "seed=30"]
+    line = check_arguments(Composer(STUB, CONFIGS, "train", TrainConfig), ["-m", "seed=1e0,2"])
+    assert line.overrides == ["seed=1,2"]
+
+
+PATHS = ["a run é/ü", "it's (1), [2] = 3", "a\\b\\", '"q"', "日本 #1"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_is_taken_as_it_is_written(path):
+    assert compose_training([f"run_dir={path}"], STUB, CONFIGS).run_dir == path.strip('"')
+
+
+def test_runs_in_folders_with_spaces_and_accents(capsys):
+    place = "mes étés, 2 (bis)/it's"
+    assert train(f"run_dir={place}") == 0
+    assert train_command([f"run={place}", "total_steps=200"], STUB, CONFIGS) == 0
+    assert len(read_metrics(Path(place) / "metrics.jsonl")) == 10
+    assert evaluate_command([f"run={place}", "episodes=2", "num_envs=2"], STUB, CONFIGS) == 0
+    assert (Path(place) / "eval.json").exists()
+
+
+def test_a_sweep_of_folders_may_be_written_with_the_settings():
+    assert train("-m", "seed=0,1", "run_dir=runs/seed ${seed}") == 0
+    assert [run.name for run in runs()] == ["seed 0", "seed 1"]
+
+
+def test_a_failed_job_does_not_end_the_sweep(capsys):
+    assert train("-m", "agent.fail_at=2,0,3", "seed=0") == 1
+    assert [len(read_metrics(run / "metrics.jsonl")) for run in runs()] == [1, 5, 2]
+    error = capsys.readouterr().err
+    summary = error[error.index("2 of 3 jobs failed:") :].splitlines()
+    assert len(summary) == 3
+    assert "agent.fail_at=2 seed=0: step 40: loss/total is nan" in summary[1]
+    assert "agent.fail_at=3 seed=0: step 60: loss/total is nan" in summary[2]
+
+
+def test_a_job_with_a_fault_does_not_end_the_sweep(capsys, monkeypatch):
+    from ssmrl.training import runner
+
+    def run_training(config, *arguments, **options):
+        if config.seed == 0:
+            raise ZeroDivisionError("a fault")
+        return type("Result", (), {"exit_code": 0})
+
+    monkeypatch.setattr(runner, "run_training", run_training)
+    assert train("-m", "seed=0,1") == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.endswith(
+        "1 of 2 jobs failed:\n  total_steps=100 checkpoint_every=0 seed=0: "
+        "ZeroDivisionError: a fault\n"
+    )
+    # Alone, the fault is the caller's to see, without a page of Hydra's in between.
+    with pytest.raises(ZeroDivisionError):
+        train("seed=0")
+
+
+def test_a_job_that_was_told_to_stop_ends_the_sweep(monkeypatch):
+    from ssmrl.training import runner
+
+    seeds = []
+
+    def run_training(config, *arguments, **options):
+        seeds.append(config.seed)
+        return type("Result", (), {"exit_code": 128 + 15})
+
+    monkeypatch.setattr(runner, "run_training", run_training)
+    assert train("-m", "seed=0,1") == 143
+    assert seeds == [0]
 
 
 def test_a_run_leaves_what_is_needed_to_repeat_it():
