@@ -15,6 +15,7 @@ from ssmrl.training.cli import compose_training, evaluate_command, run_command, 
 from ssmrl.training.cli.check import check_arguments
 from ssmrl.training.cli.compose import Composer
 from ssmrl.training.config import TrainConfig
+from ssmrl.training.plotting import find_runs
 from ssmrl.training.run import read_metrics
 from tests.training.stub import STUB
 from tests.training.stub_train import CONFIGS, ROOT
@@ -227,6 +228,8 @@ def test_a_failed_job_does_not_end_the_sweep(capsys):
     assert train("-m", "agent.fail_at=2,0,3", "seed=0") == 1
     assert [len(read_metrics(run / "metrics.jsonl")) for run in runs()] == [1, 5, 2]
     error = capsys.readouterr().err
+    (sweep,) = Path("runs/sweeps").iterdir()
+    assert sorted(find_runs(sweep)) == runs()
     summary = error[error.index("2 of 3 jobs failed:") :].splitlines()
     assert len(summary) == 3
     assert "agent.fail_at=2 seed=0: step 40: loss/total is nan" in summary[1]

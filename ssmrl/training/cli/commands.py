@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import traceback
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssmrl.training.cli.outcome import Outcome, attempt, run_command
+from ssmrl.training.cli.outcome import Outcome, attempt, run_command, say
 from ssmrl.training.components import Components
 from ssmrl.training.errors import UsageError
 from ssmrl.training.imports import import_modules, import_recorded, take_imports
@@ -100,8 +101,9 @@ def _train(arguments: list[str], components: Components, config_dir: Path) -> in
 
     def job(config: DictConfig) -> None:
         def one() -> int:
+            settings = sweep.place(composer.build(config))
             options: dict[str, Any] = {"overrides": sweep.overrides(), "imports": imports}
-            return run_training(composer.build(config), components, **options).exit_code
+            return run_training(settings, components, **options).exit_code
 
         sweep.attempt(one)
 
@@ -137,6 +139,24 @@ class _Sweep:
         from hydra.core.hydra_config import HydraConfig
 
         return list(HydraConfig.get().overrides.task)
+
+    def place(self, config: TrainConfig) -> TrainConfig:
+        """Gives a job of a sweep its folder, and lists it in the sweep's, for scripts/plot.py."""
+        if not self._line.multirun:
+            return config
+        from hydra.core.hydra_config import HydraConfig
+
+        from ssmrl.training.plotting import RUNS_OF_A_SWEEP
+        from ssmrl.training.run import new_run_path, run_label
+        from ssmrl.training.runner import RUNS, as_dict
+
+        if config.run_dir is None and not config.resume:
+            path = new_run_path(RUNS, run_label(as_dict(config)))
+            config = dataclasses.replace(config, run_dir=str(path))
+        if config.run_dir is not None:
+            with (Path(HydraConfig.get().sweep.dir) / RUNS_OF_A_SWEEP).open("a") as file:
+                file.write(f"{config.run_dir}\n")
+        return config
 
     def attempt(self, action: Callable[[], int]) -> None:
         """Run one job."""
@@ -325,30 +345,47 @@ def _plot(arguments: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="plot.py",
-        description="Learning curves and aggregate tables, over seeds and runs grouped by "
-        "environment, agent and memory, with bootstrap intervals.",
+        description="Learning curves and tables with bootstrap intervals. Runs of one "
+        "configuration are seeds of one curve; what configurations differ in is written beside it.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders: runs/<id> ...")
-    parser.add_argument("--metric", default="episode_return", help="a key of metrics.jsonl")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        help="run folders, runs/<id> ..., or folders of several: of a sweep, runs/sweeps/<date>, "
+        "or of a benchmark",
+    )
+    parser.add_argument(
+        "--metric", default="episode_return", help="a key of metrics.jsonl, e.g. loss/total"
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        help="picture to write; tables go beside it (default: curve.png "
-        "in the run, or runs/comparison.png for several)",
+        help="picture to write; tables go beside it (default: curve.png in a run, comparison.png "
+        "in a folder of several, or runs/comparison.png)",
     )
     options = parser.parse_args(arguments)
     from ssmrl.training.plotting import aggregate_table, group_runs, plot_curves, write_table
-    from ssmrl.training.run import CURVE
 
-    groups = group_runs(options.runs, options.metric)
-    default = options.runs[0] / CURVE if len(options.runs) == 1 else Path("runs/comparison.png")
-    path = options.out or default
-    rows = aggregate_table(groups)
+    groups = group_runs(options.runs, options.metric, warn=say)
+    path = options.out or _default_picture(options.runs, options.metric)
+    rows = aggregate_table(groups, options.metric)
     plot_curves(groups, path, ylabel=options.metric.replace("_", " "))
     write_table(rows, path)
     _print_aggregates(rows)
     print(f"{path}, {path.with_suffix('.csv')}, {path.with_suffix('.json')}")
     return 0
+
+
+def _default_picture(runs: Sequence[Path], metric: str) -> Path:
+    from ssmrl.training.run import CURVE, RunFolder
+
+    # A run's own curve.png is of its returns, and is not replaced by that of a loss.
+    suffix = "" if metric == "episode_return" else f"-{metric.replace('/', '-')}"
+    if len(runs) > 1:
+        return Path("runs") / f"comparison{suffix}.png"
+    name = Path(CURVE).stem if RunFolder(runs[0]).exists() else "comparison"
+    return runs[0] / f"{name}{suffix}.png"
 
 
 def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:
@@ -357,9 +394,13 @@ def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:
 
     from ssmrl.training.plotting import format_value
 
-    table = Table("environment", "agent", "memory", "seeds", "MMER IQM", "MMER mean", "final mean")
+    titles = {"mmer_iqm": "MMER IQM", "mmer_mean": "MMER mean", "final_mean": "last tenth, mean"}
+    shown = [name for name in titles if name in rows[0]]
+    table = Table("environment", "agent", "memory", "seeds", *(titles[name] for name in shown))
     for row in rows:
-        values = [format_value(row, name) for name in ("mmer_iqm", "mmer_mean", "final_mean")]
-        table.add_row(row["env"], row["agent"], row["memory"], str(row["seeds"]), *values)
+        # The label begins with the agent's name where agents differ; here it has its own column.
+        label = row["label"].removeprefix(f"{row['agent']} ")
+        values = [format_value(row, name) for name in shown]
+        table.add_row(row["env"], row["agent"], label, str(row["seeds"]), *values)
     # Without a terminal rich would fold the table into 80 columns.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
