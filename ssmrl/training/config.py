@@ -107,10 +107,21 @@ class BenchmarkConfig:
     experiment: str = option("popgym", "shared settings, as train.py takes them")
     overrides: list[str] = option([], "further settings of every run, as train.py takes them")
     parallel: int = option(1, "runs side by side, one core each if there are several", min=1)
-    run_dir: str = option("runs/benchmark", "folder of the runs, which can be taken up again")
-    out: str = option("benchmarks/results/popgym", "folder of the results, a small file a run")
+    run_dir: str | None = option(
+        None,
+        "folder of the runs, which can be taken up again; default runs/benchmark/<suite>",
+        path=True,
+    )
+    out: str | None = option(
+        None,
+        "folder of the results, a small file a run; default <run_dir>/results. Results of other "
+        "machines, e.g. benchmarks/results/popgym of the repository, are read where it says so",
+        path=True,
+    )
     published: str | None = option(
-        "benchmarks/published/popgym_gru.json", "other people's MMER, to print beside ours"
+        "popgym_gru.json",
+        "other people's MMER, to print beside ours: of benchmarks/published/, or a path",
+        path=True,
     )
     report_only: bool = option(False, "train nothing: print and draw what there is")
 

@@ -330,9 +330,20 @@ def _benchmark(arguments: list[str], components: Components, config_dir: Path, t
     # A wrong memory or setting is told before the first run, and not after hours of others.
     for job in {job.memory: job for job in jobs}.values():
         compose_training(job.overrides, components, config_dir)
+    published = benchmark.read_published(_published(config.published, config_dir))
     failed = [] if config.report_only else benchmark.run_all(jobs, train, config.parallel)
-    benchmark.report(Path(config.out), benchmark.read_published(config.published), jobs)
+    if len(failed) < len(jobs):
+        place = benchmark.report_place(config, jobs)
+        benchmark.report(benchmark.result_folder(config), published, jobs, place)
     return 1 if failed else 0
+
+
+def _published(name: str | None, config_dir: Path) -> Path | None:
+    """A file of the repository's benchmarks/published/ by its name, from whatever folder."""
+    if name is None or Path(name).exists():
+        return None if name is None else Path(name)
+    known = config_dir.resolve().parent / "benchmarks" / "published" / name
+    return known if known.exists() else Path(name)
 
 
 def plot_command(arguments: Sequence[str]) -> int:
