@@ -83,6 +83,7 @@ class EvaluateConfig:
     """An evaluation of a finished or running training run."""
 
     run: str = option(MISSING, "the run's folder, e.g. runs/<id>", path=True)
+    step: int | None = option(None, "the checkpoint of this step; null: the newest", min=0)
     episodes: int = option(256, "episodes; rounded up to a multiple of num_envs", min=1)
     num_envs: int = option(64, "environments stepped side by side", min=1)
     seed: int = option(0, "random seed of the environments and of the draws", min=0, max=2**31 - 1)

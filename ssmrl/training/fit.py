@@ -38,11 +38,11 @@ def refusals(**chosen: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise RunError(f"{_culprit(error, chosen)}too large: {_first_line(error)}") from error
+        raise RunError(f"{_culprit(error, chosen)}too large: {first_line(error)}") from error
     except ValueError as error:
         if _room(error) is None:
             raise
-        raise UsageError(f"{_culprit(error, chosen)}{_first_line(error)}") from error
+        raise UsageError(f"{_culprit(error, chosen)}{first_line(error)}") from error
 
 
 def check_size(state: Any, *, devices: int = 1) -> None:
@@ -135,6 +135,7 @@ def _culprit(error: BaseException, chosen: dict[str, str]) -> str:
     return f"{room}={chosen[room]}: " if room in chosen else ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its name where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

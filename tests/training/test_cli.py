@@ -349,8 +349,65 @@ def test_evaluate(capsys):
     assert record["mean"] == 6.75
     (video,) = Path("here/video").iterdir()
     assert len(video.read_text().splitlines()) == 5
+    assert "text instead of a picture: the environment does not draw itself" in out
     assert evaluate_command([*arguments, "seed=1"], STUB, CONFIGS) == 0
     assert len(yaml.safe_load(Path("here/eval.json").read_text())) == 2
+
+
+def test_evaluate_takes_the_checkpoint_of_a_step(capsys):
+    assert train("run_dir=here", "checkpoint_every=40") == 0
+    asked = ["run=here", "episodes=2", "num_envs=2"]
+    assert evaluate_command([*asked, "step=8e1"], STUB, CONFIGS) == 0
+    assert evaluate_command(asked, STUB, CONFIGS) == 0
+    assert [r["step"] for r in yaml.safe_load(Path("here/eval.json").read_text())] == [80, 100]
+    assert "here, step 80" in capsys.readouterr().out
+    assert evaluate_command([*asked, "step=41"], STUB, CONFIGS) == 1
+    err = capsys.readouterr().err
+    assert "no checkpoint of step 41; it has 80, 100" in err
+
+
+def test_several_seeds_have_a_row_each(capsys):
+    assert train("run_dir=here", "seeds=2", "seed=5") == 0
+    assert evaluate_command(["run=here", "episodes=4", "num_envs=2"], STUB, CONFIGS) == 0
+    out = capsys.readouterr().out
+    assert "seed 5, mean" in out and "seed 6, mean" in out
+    (record,) = yaml.safe_load(Path("here/eval.json").read_text())
+    # Lengths 5 and 10: returns 1 + 4/2 and 1 + 9/2, whatever the seed.
+    assert [(r["seed"], r["episodes"], r["mean"]) for r in record["seeds"]] == [
+        (5, 4, 4.25),
+        (6, 4, 4.25),
+    ]
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("no pygame"), OSError(28, "disk full")])
+def test_a_video_that_fails_leaves_the_evaluation(error, capsys, monkeypatch):
+    from ssmrl.training import runner
+
+    assert train("run_dir=here") == 0
+
+    def fail(*arguments, **options):
+        # By now the table has been seen and eval.json written.
+        assert "4.2500" in capsys.readouterr().out
+        assert len(yaml.safe_load(Path("here/eval.json").read_text())) == 1
+        raise error
+
+    monkeypatch.setattr(runner, "record_episode", fail)
+    arguments = ["run=here", "episodes=4", "num_envs=2", "video=true"]
+    assert evaluate_command(arguments, STUB, CONFIGS) == 1
+    assert f"no video: {type(error).__name__}: {error}" in capsys.readouterr().out
+    (record,) = yaml.safe_load(Path("here/eval.json").read_text())
+    assert record["mean"] == 4.25 and "video" not in record and "no video" in record["no_video"]
+
+
+def test_a_curve_that_cannot_be_drawn_is_a_line(capsys, monkeypatch):
+    from ssmrl.training import plotting
+
+    def fail(*arguments, **options):
+        raise ValueError("no such font")
+
+    monkeypatch.setattr(plotting, "plot_curves", fail)
+    assert train() == 0
+    assert "no curve.png: ValueError: no such font" in capsys.readouterr().out
 
 
 def test_evaluate_says_what_does_not_fit(capsys):

@@ -270,10 +270,12 @@ def _evaluate(arguments: list[str], components: Components, config_dir: Path) ->
     )
     if config is None:
         return 0
-    from ssmrl.training.runner import evaluate_run, print_evaluation
+    from ssmrl.training.runner import evaluate_run, print_evaluation, print_videos
 
-    print_evaluation(evaluate_run(config, components, warn=print))
-    return 0
+    record = evaluate_run(config, components, warn=say, show=print_evaluation)
+    print_videos(record)
+    # Text in place of a picture is a video still.
+    return 1 if config.video and "video" not in record else 0
 
 
 def diagnose_command(
