@@ -32,7 +32,10 @@ def without_time(tree: Any) -> Any:
 
 
 def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
-    """Mean return and length of the episodes that ended in a rollout; NaN where none did."""
+    """Mean return and length of the episodes that ended in a rollout; NaN where none did.
+
+    And of each ``info/…`` of the environment's own, as it is in the last step of those episodes.
+    """
     done = episode["done"]
     count = done.sum()
 
@@ -43,4 +46,5 @@ def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
         "episodes": count.astype(jnp.float32),
         "episode_return": mean(episode["return"]),
         "episode_length": mean(episode["length"].astype(jnp.float32)),
+        **{name: mean(value) for name, value in episode.items() if name.startswith("info/")},
     }

@@ -31,8 +31,8 @@ class Agent(Protocol):
         """Collect experience once and learn from it. Pure and jittable.
 
         The returned state has the structure, shapes and dtypes of ``state``. Metrics are float32
-        scalars. A name that starts with ``episode`` may be NaN, which means that no episode
-        finished; every other metric that is NaN or infinite stops the run.
+        scalars. A name that starts with ``episode`` or ``info/`` may be NaN, which means that no
+        episode finished; every other metric that is NaN or infinite stops the run.
         """
         ...
 

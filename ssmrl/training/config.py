@@ -59,6 +59,17 @@ class WandbConfig(LoggerConfig):
 
 
 @dataclass
+class TensorboardConfig(LoggerConfig):
+    """TensorBoard's event files in the run's folder: ``tensorboard --logdir runs``."""
+
+    name: str = "tensorboard"
+
+
+LOGGER_CONFIGS = {"wandb": WandbConfig, "tensorboard": TensorboardConfig}
+"""Loggers that have options of their own, by name."""
+
+
+@dataclass
 class TrainConfig:
     """A training run. Steps are environment steps, per seed."""
 

@@ -279,7 +279,7 @@ class _Loop:
         bad = [
             name
             for name, value in values.items()
-            if not name.startswith("episode") and not np.all(np.isfinite(value))
+            if not name.startswith(("episode", "info/")) and not np.all(np.isfinite(value))
         ]
         if not bad:
             return

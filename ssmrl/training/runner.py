@@ -23,11 +23,11 @@ from ssmrl.training.agent import NotingAgent, PredictingAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
+    LOGGER_CONFIGS,
     EnvConfig,
     EvaluateConfig,
     LoggerConfig,
     TrainConfig,
-    WandbConfig,
     check_ranges,
     structured,
 )
@@ -333,7 +333,7 @@ def config_from_dict(values: dict[str, Any], components: Components, where: str)
             "agent": components.agent_config(values["agent"]["name"]),
             "memory": components.memory_config(values["memory"]["name"]),
             "env": EnvConfig,
-            "logger": WandbConfig if values["logger"]["name"] == "wandb" else LoggerConfig,
+            "logger": LOGGER_CONFIGS.get(values["logger"]["name"], LoggerConfig),
         }
         parts = {name: _typed(kind, values[name]) for name, kind in groups.items()}
         top = {k: v for k, v in values.items() if k not in groups}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from ssmrl.training.cli.compose import Composer
 from ssmrl.training.config import TrainConfig
 from ssmrl.training.plotting import find_runs
 from ssmrl.training.run import read_metrics
-from tests.training.stub import STUB
+from tests.training.stub import STUB, StubAgent
 from tests.training.stub_train import CONFIGS, ROOT
 
 QUICK = ["total_steps=100", "checkpoint_every=0"]
@@ -36,7 +38,7 @@ MISTAKES = {
     "memory=tapee": ["memory=tapee", "no such memory", "did you mean tape?", "available: tape"],
     "agent=ppo": ["no such agent", "available: stub"],
     "env=stub/lin": ["unknown environment 'stub/lin'", "did you mean 'stub/line'?"],
-    "logger=wandbb": ["did you mean wandb?", "available: console, none, wandb"],
+    "logger=wandbb": ["did you mean wandb?", "available: console, none, tensorboard, wandb"],
     "experiment=fast": ["no such experiment"],
     "totl_steps=5": ["unknown key totl_steps", "did you mean total_steps?", "top-level keys:"],
     "memory.layerz=2": ["did you mean memory.layers?", "memory keys: features, layers"],
@@ -420,6 +422,68 @@ def test_evaluate_says_what_does_not_fit(capsys):
     assert "give run=" in capsys.readouterr().err
     assert evaluate_command(["run=here", "episode=3"], STUB, CONFIGS) == 2
     assert "did you mean episodes?" in capsys.readouterr().err
+
+
+def test_what_no_episode_has_said_is_left_out_of_the_metrics(monkeypatch):
+    """An environment's own numbers are NaN where no episode ended, which stops nothing."""
+    plain = StubAgent.iteration
+
+    def iteration(self, state):
+        state, metrics = plain(self, state)
+        return state, metrics | {"info/success": 1 + 0 * metrics["episode_return"]}
+
+    monkeypatch.setattr(StubAgent, "iteration", iteration)
+    assert train("run_dir=here") == 0
+    lines = read_metrics(Path("here/metrics.jsonl"))
+    assert [line.get("info/success") for line in lines] == [None, 1.0, None, 1.0, None]
+
+
+def tensorboard_scalars(folder: str) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) by tag, as TensorBoard reads them.
+
+    A record is its length (8 bytes), a checksum (4), the event, a checksum (4). A session that
+    starts at a step drops what came from there on.
+    """
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    scalars: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(Path(folder).glob("events.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.session_log.status == SessionLog.START:
+                for values in scalars.values():
+                    values[:] = [v for v in values if v[0] < event.step]
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return scalars
+
+
+def test_tensorboard_has_every_line_once(monkeypatch, capsys):
+    arguments = ["logger=tensorboard", "run_dir=here", "seeds=2"]
+    assert train(*arguments, "checkpoint_every=60") == 0
+    # As if it had been stopped after the checkpoint of step 60: what came after is done again.
+    shutil.rmtree("here/checkpoints/100")
+    assert train(*arguments, "resume=true", "total_steps=140") == 0
+    lines, scalars = (
+        read_metrics(Path("here/metrics.jsonl")),
+        tensorboard_scalars("here/tensorboard"),
+    )
+    assert [line["step"] for line in lines] == [20, 40, 60, 80, 100, 120, 140]
+    for name, of in (
+        ("", lambda x: sum(x) / 2),
+        ("/seed0", lambda x: x[0]),
+        ("/seed1", lambda x: x[1]),
+    ):
+        expected = [(line["step"], of(line["loss/total"])) for line in lines]
+        seen = scalars[f"loss/total{name}"]
+        assert [step for step, _ in seen] == [step for step, _ in expected]
+        assert [v for _, v in seen] == pytest.approx([v for _, v in expected], rel=1e-6)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert train("logger=tensorboard") == 1
+    assert 'pip install "ssmrl[tensorboard]"' in capsys.readouterr().err
 
 
 def test_wandb_needs_no_network(monkeypatch):
