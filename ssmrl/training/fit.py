@@ -37,6 +37,8 @@ def refusals(**chosen: str) -> Iterator[None]:
     """
     try:
         yield
+    except UsageError:
+        raise  # It says all already.
     except MemoryError as error:
         raise RunError(f"{_culprit(error, chosen)}too large: {first_line(error)}") from error
     except ValueError as error:
@@ -104,14 +106,12 @@ def memory_of_a_device() -> int | None:
         return None
 
 
-def format_bytes(size: float) -> str:
+def format_bytes(size: int | float) -> str:
     """``1.9 GiB``, ``320 PiB``."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-    for unit in units[:-1]:
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:,.3g} {units[-1]}" if size < 1000 else f"{size:,.0f} {units[-1]}"
+    power = next((i for i in range(len(units)) if size < 1000 * 1024**i), len(units) - 1)
+    scaled = size / 1024**power
+    return f"{scaled:.3g} {units[power]}" if scaled < 1000 else f"{scaled:,.0f} {units[power]}"
 
 
 def _bytes(leaf: Any) -> int:

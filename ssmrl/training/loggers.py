@@ -93,7 +93,7 @@ class TensorboardLogger:
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Numbers as they are; lists over seeds as their mean and one value for each seed."""
         if self._writer is None:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
 
             # A resumed run does the steps after its checkpoint again; theirs of before are dropped.
             self._writer = SummaryWriter(str(self._path), purge_step=step)

@@ -149,9 +149,9 @@ def _add_run(
         if name not in _NOT_OF_THE_AGENT and not name.startswith("eval_")
         for item in flatten(name, value)
     )
-    key = json.dumps([settings, None], sort_keys=True, default=str)
-    names = (config[part]["name"] for part in ("env", "agent", "memory"))
-    group = groups.get(key) or Group(*names, curves=(), settings=settings)
+    key = json.dumps(settings, sort_keys=True, default=str)
+    env, agent, memory = (config[part]["name"] for part in ("env", "agent", "memory"))
+    group = groups.get(key) or Group(env, agent, memory, (), settings)
     first, known = config.get("seed"), {curve.seed for curve in group.curves}
     for index, curve in enumerate(curves):
         seed = None if first is None else first + index

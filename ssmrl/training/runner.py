@@ -124,6 +124,8 @@ def build_agent(components: Components, config: TrainConfig) -> tuple[Any, Any]:
                 total_steps=config.total_steps,
                 skip_nonfinite=config.nonfinite == "skip",
             )
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"agent={config.agent.name}: {error}") from error
     return agent, venv
