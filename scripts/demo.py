@@ -14,7 +14,7 @@ from pathlib import Path
 from ssmrl.experiment import COMPONENTS, train
 from ssmrl.training.cli import compose_training, run_command
 from ssmrl.training.config import EnvConfig, EvaluateConfig
-from ssmrl.training.runner import evaluate_run, print_evaluation
+from ssmrl.training.runner import evaluate_run, print_evaluation, print_videos
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EXPERIMENT = "experiment=demo"
@@ -36,8 +36,7 @@ def main() -> int:
         evaluation = EvaluateConfig(
             run=str(run), episodes=EPISODES, env=EnvConfig(env), video=env == "run"
         )
-        record = evaluate_run(evaluation, COMPONENTS)
-        print_evaluation(record)
+        print_videos(evaluate_run(evaluation, COMPONENTS, show=print_evaluation))
     print(f"Done in {time.monotonic() - started:.0f} s. In {run}: curve.png, video/, eval.json")
     print("\nTry next:")
     for line in (

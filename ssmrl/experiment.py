@@ -47,21 +47,26 @@ def diagnose(config: Any) -> Path:
 
     Raises:
         UsageError: the memory's options do not fit together.
+        RunError: it does not fit into memory.
     """
     import dataclasses
+
+    import jax
 
     from ssmrl.diagnostics.measure import examine
     from ssmrl.diagnostics.report import write_report
     from ssmrl.diagnostics.theory import state_tracking
     from ssmrl.memory import make_memory
-    from ssmrl.training.errors import UsageError
+    from ssmrl.training.fit import check_size, refusals
 
     options = dataclasses.asdict(config.memory)
     name = options.pop("name")
-    try:
+    x = jax.ShapeDtypeStruct((1, 1, options["features"]), "float32")
+    reset = jax.ShapeDtypeStruct((1, 1), bool)
+    with refusals(memory=name):
         memory = make_memory(name, **options)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+        carry = jax.eval_shape(lambda: memory.initialize_carry((1,)))
+        check_size(jax.eval_shape(memory.init, jax.random.key(0), carry, x, reset))
     print(f"{name}: {state_tracking(name)}")
     results = examine(memory, config.steps, config.seed)
     path = Path(config.out or f"runs/diagnose-{name}.png")

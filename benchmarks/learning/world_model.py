@@ -37,7 +37,7 @@ LONG_WINDOWS = ("agent.batch_size=2", "agent.batch_length=512")
 AGENTS = {
     "r2i, s5": ("experiment=r2i_nano",),
     "r2i, fast s5": ("experiment=r2i_nano", "memory.dt_max=1"),
-    "r2i, gru": ("experiment=dreamer_nano", "agent=r2i", "agent.imagination_starts=64"),
+    "r2i, gru": ("experiment=dreamer_nano", "agent=r2i", "memory=gru"),
     "r2i, s5, long windows": ("experiment=r2i_nano", *LONG_WINDOWS),
     "dreamerv3, gru": ("experiment=dreamerv3_nano",),
     "dreamerv3, gru, long windows": ("experiment=dreamerv3_nano", *LONG_WINDOWS),

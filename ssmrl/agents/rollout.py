@@ -47,6 +47,7 @@ def without_time(tree: Any) -> Any:
 def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
     """How many episodes ended in a rollout, and their mean return and length.
 
+    And of each ``info/…`` of the environment's own, as it is in the last step of those episodes.
     Means of no episodes are 0, and not reported (`ssmrl.training.agent.Agent.iteration`): a NaN
     would say it better, but stop everything under `jax_debug_nans`.
     """
@@ -60,6 +61,7 @@ def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
         "episodes": count.astype(jnp.float32),
         "episode_return": mean(episode["return"]),
         "episode_length": mean(episode["length"].astype(jnp.float32)),
+        **{name: mean(value) for name, value in episode.items() if name.startswith("info/")},
     }
 
 

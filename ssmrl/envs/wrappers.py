@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -69,6 +70,8 @@ class EpisodeStatistics(VectorWrapper):
 
     ``return`` is the plain sum of the episode's rewards and ``length`` its number of steps; both
     are valid where ``done``, which is terminated or truncated. Elsewhere they are the sums so far.
+    A number of the environment's own for each copy, ``info["success"]`` [B], is there as
+    ``"info/success"``, f32[B]: what it is in this step.
     """
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, EpisodeStatisticsState]:
@@ -83,13 +86,24 @@ class EpisodeStatistics(VectorWrapper):
         obs, inner, reward, terminated, truncated, info = self.venv.step(state.inner, action)
         done = terminated | truncated
         total, length = state.episode_return + reward, state.episode_length + 1
-        info = {**info, "episode": {"done": done, "return": total, "length": length}}
+        episode = {"done": done, "return": total, "length": length, **self._scalars(info)}
+        info = {**info, "episode": episode}
         state = EpisodeStatisticsState(
             inner=inner,
             episode_return=jnp.where(done, jnp.zeros_like(total), total),
             episode_length=jnp.where(done, jnp.zeros_like(length), length),
         )
         return obs, state, reward, terminated, truncated, info
+
+    def _scalars(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        # gymnax's discount is the termination once more.
+        return {
+            f"info/{name}": value.astype(jnp.float32)
+            for name, value in info.items()
+            if name != "discount" and getattr(value, "shape", None) == (self.num_envs,)
+            if value.dtype == bool or jnp.issubdtype(value.dtype, jnp.number)
+            if not jnp.issubdtype(value.dtype, jnp.complexfloating)
+        }
 
     def render(self, state: EpisodeStatisticsState, index: int = 0) -> np.ndarray:
         return self.venv.render(state.inner, index)

@@ -32,9 +32,9 @@ class Agent(Protocol):
 
         The returned state has the structure, shapes and dtypes of ``state``. Metrics are scalar
         floats. ``episodes`` counts those that finished; where it is 0, a metric whose name starts
-        with ``episode_``, a mean over them, is not reported. Such a metric may also be NaN, which
-        means the same but trips ``jax_debug_nans``; every other one that is NaN or infinite stops
-        the run.
+        with ``episode_`` or ``info/``, a mean over them, is not reported. Such a metric may also be
+        NaN, which means the same but trips ``jax_debug_nans``; every other one that is NaN or
+        infinite stops the run.
         """
         ...
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmrl.training.cli.outcome import say
 from ssmrl.training.config import BenchmarkConfig
 from ssmrl.training.errors import RunError
 from ssmrl.training.plotting import read_curves
@@ -40,7 +41,7 @@ class Job:
         steps: environment steps, per seed.
         run: the folder that it trains in.
         result: the file that it leaves behind.
-        overrides: the command line of `scripts/train.py`.
+        overrides: the command line of `scripts/train.py`, but for the folder.
     """
 
     env: str
@@ -68,6 +69,16 @@ def jobs_of(config: BenchmarkConfig, envs: Sequence[str]) -> list[Job]:
     return [_job(config, env, memory) for memory in config.memory for env in names]
 
 
+def run_folder(config: BenchmarkConfig) -> Path:
+    """Where the runs are: below runs/, by suite."""
+    return Path(config.run_dir or f"runs/benchmark/{config.suite}")
+
+
+def result_folder(config: BenchmarkConfig) -> Path:
+    """Where the results are: beside the runs that they are of, unless another place is named."""
+    return Path(config.out) if config.out else run_folder(config) / "results"
+
+
 def _matches(id_: str, pattern: str) -> bool:
     """`easy` stands for every id that ends like this, `repeat_first` for all its difficulties."""
     return id_ == pattern or id_.endswith(f"_{pattern}") or id_.startswith(f"{pattern}_")
@@ -75,7 +86,7 @@ def _matches(id_: str, pattern: str) -> bool:
 
 def _job(config: BenchmarkConfig, env: str, memory: str) -> Job:
     label = f"{env.replace('/', '-')}-{memory}"
-    run = Path(config.run_dir) / label
+    run = run_folder(config) / label
     overrides = (
         f"experiment={config.experiment}",
         f"agent={config.agent}",
@@ -83,30 +94,52 @@ def _job(config: BenchmarkConfig, env: str, memory: str) -> Job:
         f"env={env}",
         f"total_steps={config.steps}",
         f"seeds={config.seeds}",
-        f"run_dir={run}",
         *config.overrides,
     )
-    result = Path(config.out) / f"{label}.json"
+    result = result_folder(config) / f"{label}.json"
     return Job(env, memory, config.steps, run, result, overrides)
 
 
-def run_all(jobs: Iterable[Job], train: Path, parallel: int, report: Callable = print) -> list[Job]:
-    """Train what has no result yet, `parallel` at a time; returns those that failed."""
-    todo = [job for job in jobs if not _is_done(job)]
+def run_all(
+    jobs: Sequence[Job], train: Path, parallel: int, report: Callable[[str], None] = say
+) -> list[Job]:
+    """Train what has no result yet, `parallel` at a time; returns those that failed.
+
+    Results that are there already are announced, with the folder that they are read from. At the
+    end a line says of each run that failed why it did.
+    """
+    done = [job for job in jobs if _is_done(job)]
+    todo = [job for job in jobs if job not in done]
+    if done:
+        report(
+            f"{len(done)} of {len(jobs)} runs have a result in {done[0].result.parent}, which is "
+            "used again; for new ones give another run_dir (and out)"
+        )
     report(f"{len(todo)} runs to do")
     with ThreadPoolExecutor(parallel) as pool:
-        outcomes = pool.map(lambda job: _run(job, train, parallel, report), todo)
-        return [job for job, done in zip(todo, outcomes, strict=True) if not done]
+        reasons = list(pool.map(lambda job: _run(job, train, parallel, report), todo))
+    failed = [(job, why) for job, why in zip(todo, reasons, strict=True) if why]
+    if failed:
+        report(f"{len(failed)} of {len(todo)} runs failed:")
+        for job, why in failed:
+            report(f"  {job.env} {job.memory}: {why}")
+    return [job for job, _ in failed]
 
 
 def _is_done(job: Job) -> bool:
     if not job.result.exists():
         return False
-    result = json.loads(job.result.read_text())
-    return result["steps"] >= job.steps and tuple(result["overrides"]) == job.overrides
+    try:
+        result = json.loads(job.result.read_text())
+        # Older results name the folder that they were trained in as well.
+        overrides = [o for o in result["overrides"] if not o.startswith("run_dir=")]
+        return result["steps"] >= job.steps and tuple(overrides) == job.overrides
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{job.result} is not a result of this script: {error}") from error
 
 
-def _run(job: Job, train: Path, parallel: int, report: Callable) -> bool:
+def _run(job: Job, train: Path, parallel: int, report: Callable[[str], None]) -> str | None:
+    """Train one run and write its result; returns why it failed, or None."""
     resume = ["resume=true"] if RunFolder(job.run).exists() else []
     environment = {**os.environ}
     if parallel > 1:  # one core each: side by side they would only get in one another's way
@@ -115,16 +148,27 @@ def _run(job: Job, train: Path, parallel: int, report: Callable) -> bool:
         environment["OMP_NUM_THREADS"] = "1"
     began = time.perf_counter()
     job.run.parent.mkdir(parents=True, exist_ok=True)
-    with job.run.with_suffix(".log").open("a") as log:
-        command = [sys.executable, str(train), *job.overrides, *resume]
+    path = job.run.with_suffix(".log")
+    with path.open("a") as log:
+        command = [sys.executable, str(train), *job.overrides, f"run_dir={job.run}", *resume]
         code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
-    if code:
-        report(f"{job.env} {job.memory}: failed with {code}, see {job.run.with_suffix('.log')}")
-        return False
-    write_result(job)
+    why = f"failed with {code}, see {path}{_last_line(path)}" if code else None
+    if why is None:
+        try:
+            write_result(job)
+        except RunError as error:
+            why = str(error)
+    if why is not None:
+        report(f"{job.env} {job.memory}: {why}")
+        return why
     seconds = time.perf_counter() - began
     report(f"{job.env} {job.memory}: {_best(job.result):+.3f} after {seconds:.0f} s")
-    return True
+    return None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f" ({lines[-1]})" if lines else ""
 
 
 def write_result(job: Job) -> None:
@@ -229,7 +273,7 @@ def summarise(results: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     }
 
 
-def read_published(path: str | None) -> dict[str, float]:
+def read_published(path: str | Path | None) -> dict[str, float]:
     """MMER by environment from a file `{"source": ..., "mmer": {env: value}}`; None gives none.
 
     Raises:
@@ -246,22 +290,40 @@ def read_published(path: str | None) -> dict[str, float]:
 
 
 def report(
-    folder: Path, published: dict[str, float] | None = None, jobs: Iterable[Job] | None = None
+    folder: Path,
+    published: dict[str, float] | None = None,
+    jobs: Iterable[Job] | None = None,
+    place: Path | None = None,
 ) -> None:
-    """Print the tables; draw them to `<folder>.png`, with the numbers in `<folder>.summary.json`.
+    """Print the tables; draw them to `<place>.png`, with the numbers in `<place>.summary.json`.
 
     Args:
         folder: of the results.
         published: a column of other people's figures by environment, to stand beside ours.
         jobs: see `read_results`.
+        place: without an ending; default beside the folder, under its name.
     """
+    place = place or folder
     results = read_results(folder, jobs)
     summary = summarise(results)
     print_tables(results, summary, published or {})
-    picture, numbers = folder.with_suffix(".png"), folder.with_suffix(".summary.json")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # The name may have a dot in it, which is no ending.
+    picture, numbers = (place.with_name(f"{place.name}{end}") for end in (".png", ".summary.json"))
     draw(summary, picture)
     write_atomically(numbers, json.dumps(summary, indent=2) + "\n")
-    print(f"{picture}, {numbers}")
+    say(f"{picture}, {numbers}")
+
+
+def report_place(config: BenchmarkConfig, jobs: Iterable[Job]) -> Path:
+    """Where a report of these jobs goes: beside their results, if it is of all that are there.
+
+    A report of a part must not take the place of the whole one's figure: it goes to the runs.
+    """
+    folder = result_folder(config)
+    there = {path.name for path in folder.glob("*.json")}
+    whole = there <= {job.result.name for job in jobs}
+    return folder if whole else run_folder(config) / "report"
 
 
 def print_tables(

@@ -207,7 +207,9 @@ class Checkpointer:
         """
         candidates = self.steps()[::-1] if step is None else [s for s in self.steps() if s == step]
         if not candidates:
-            wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            steps = ", ".join(map(str, self.steps())) or "none"
+            wanted = "no checkpoint"
+            wanted += "" if step is None else f" of step {step}; it has {steps}"
             raise CheckpointError(f"{self.directory} holds {wanted}")
         problems = []
         for candidate in candidates:

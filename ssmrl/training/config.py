@@ -3,6 +3,7 @@
 YAML files under ``configs/`` only override what is here. A field's metadata may carry ``help`` (one
 line for ``--help``), ``min`` and ``above`` (inclusive and exclusive lower bounds), ``max`` (an
 inclusive upper bound) and ``choices``; `check_ranges` enforces them, for agents and memories too.
+``path=True`` marks text that the command line takes as it is written, spaces and all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def option(default: Any, help: str, **bounds: Any) -> Any:
     Args:
         default: the value; a list or dict is copied for every instance.
         help: one line for ``--help``.
-        bounds: any of ``min``, ``above``, ``max``, ``choices``.
+        bounds: any of ``min``, ``above``, ``max``, ``choices``, ``path``.
     """
     metadata = {"help": help, **bounds}
     if isinstance(default, (list, dict)):
@@ -58,6 +59,17 @@ class WandbConfig(LoggerConfig):
 
 
 @dataclass
+class TensorboardConfig(LoggerConfig):
+    """TensorBoard's event files in the run's folder: ``tensorboard --logdir runs``."""
+
+    name: str = "tensorboard"
+
+
+LOGGER_CONFIGS = {"wandb": WandbConfig, "tensorboard": TensorboardConfig}
+"""Loggers that have options of their own, by name."""
+
+
+@dataclass
 class TrainConfig:
     """A training run. Steps are environment steps, per seed."""
 
@@ -68,7 +80,7 @@ class TrainConfig:
     eval_every: int = option(0, "steps between evaluations; 0: never", min=0)
     eval_episodes: int = option(64, "episodes in each evaluation", min=1)
     resume: bool = option(False, "continue the newest matching run, or the one in run_dir")
-    run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>")
+    run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>", path=True)
     devices: int = option(1, "devices to spread the run over", min=1)
     nonfinite: str = option("stop", "what a NaN or infinite loss does", choices=("stop", "skip"))
     agent: Any = MISSING
@@ -81,7 +93,8 @@ class TrainConfig:
 class EvaluateConfig:
     """An evaluation of a finished or running training run."""
 
-    run: str = option(MISSING, "the run's folder, e.g. runs/<id>")
+    run: str = option(MISSING, "the run's folder, e.g. runs/<id>", path=True)
+    step: int | None = option(None, "the checkpoint of this step; null: the newest", min=0)
     episodes: int = option(256, "episodes; rounded up to a multiple of num_envs", min=1)
     num_envs: int = option(64, "environments stepped side by side", min=1)
     seed: int = option(0, "random seed of the environments and of the draws", min=0, max=2**31 - 1)
@@ -106,10 +119,21 @@ class BenchmarkConfig:
     experiment: str = option("popgym", "shared settings, as train.py takes them")
     overrides: list[str] = option([], "further settings of every run, as train.py takes them")
     parallel: int = option(1, "runs side by side, one core each if there are several", min=1)
-    run_dir: str = option("runs/benchmark", "folder of the runs, which can be taken up again")
-    out: str = option("benchmarks/results/popgym", "folder of the results, a small file a run")
+    run_dir: str | None = option(
+        None,
+        "folder of the runs, which can be taken up again; default runs/benchmark/<suite>",
+        path=True,
+    )
+    out: str | None = option(
+        None,
+        "folder of the results, a small file a run; default <run_dir>/results. Results of other "
+        "machines, e.g. benchmarks/results/popgym of the repository, are read where it says so",
+        path=True,
+    )
     published: str | None = option(
-        "benchmarks/published/popgym_gru.json", "other people's MMER, to print beside ours"
+        "popgym_gru.json",
+        "other people's MMER, to print beside ours: of benchmarks/published/, or a path",
+        path=True,
     )
     report_only: bool = option(False, "train nothing: print and draw what there is")
 
@@ -120,7 +144,9 @@ class DiagnoseConfig:
 
     steps: int = option(400, "updates of training on each task", min=1)
     seed: int = option(0, "of parameters and data", min=0, max=2**31 - 1)
-    out: str | None = option(None, "picture to write; default runs/diagnose-<memory>.png")
+    out: str | None = option(
+        None, "picture to write; default runs/diagnose-<memory>.png", path=True
+    )
     memory: Any = MISSING
 
 

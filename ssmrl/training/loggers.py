@@ -1,4 +1,4 @@
-"""Where metrics go besides metrics.jsonl. The only module that imports wandb."""
+"""Where metrics go besides metrics.jsonl. The only module that imports wandb and tensorboardX."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ssmrl.training.config import LoggerConfig, WandbConfig
+from ssmrl.training.config import LoggerConfig, TensorboardConfig, WandbConfig
 from ssmrl.training.errors import RunError
 
 
@@ -57,17 +57,7 @@ class WandbLogger:
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Numbers as they are; lists over seeds as their mean and one value for each seed."""
-        flat: dict[str, float] = {}
-        for name, value in metrics.items():
-            if isinstance(value, list):
-                # Only seeds with a number: in the others no episode has finished.
-                numbers = {i: v for i, v in enumerate(value) if np.isfinite(v)}
-                if numbers:
-                    flat[name] = float(np.mean(list(numbers.values())))
-                flat |= {f"{name}/seed{i}": v for i, v in numbers.items()}
-            else:
-                flat[name] = value
-        self._run.log(flat, step=step)
+        self._run.log(_per_seed(metrics), step=step)
 
     def close(self) -> None:
         self._run.finish()
@@ -93,6 +83,43 @@ class CallbackLogger:
         self._logger.close()
 
 
+class TensorboardLogger:
+    """TensorBoard's event files, in the folder ``tensorboard`` of the run."""
+
+    def __init__(self, config: TensorboardConfig, run_path: Path):
+        check_logger(config)
+        self._path, self._writer = run_path / "tensorboard", None
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Numbers as they are; lists over seeds as their mean and one value for each seed."""
+        if self._writer is None:
+            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+
+            # A resumed run does the steps after its checkpoint again; theirs of before are dropped.
+            self._writer = SummaryWriter(str(self._path), purge_step=step)
+        for name, value in _per_seed(metrics).items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _per_seed(metrics: dict[str, Any]) -> dict[str, float]:
+    """Lists over seeds as their mean and, under ``name/seed0`` ..., one value for each seed."""
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, list):
+            # Only seeds with a number: in the others no episode has finished.
+            numbers = {i: v for i, v in enumerate(value) if np.isfinite(v)}
+            if numbers:
+                flat[name] = float(np.mean(list(numbers.values())))
+            flat |= {f"{name}/seed{i}": v for i, v in numbers.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 def check_logger(config: LoggerConfig) -> None:
     """Raise RunError if the logger's package is not installed."""
     if isinstance(config, WandbConfig):
@@ -101,6 +128,14 @@ def check_logger(config: LoggerConfig) -> None:
         except ImportError as error:
             raise RunError(
                 'logger=wandb needs the wandb package: pip install "ssmrl[wandb]"'
+            ) from error
+    if isinstance(config, TensorboardConfig):
+        try:
+            import tensorboardX  # noqa: F401
+        except ImportError as error:
+            raise RunError(
+                "logger=tensorboard needs the tensorboardX package: "
+                'pip install "ssmrl[tensorboard]"'
             ) from error
 
 
@@ -112,4 +147,6 @@ def make_logger(config: LoggerConfig, run_path: Path, run_config: dict[str, Any]
     """
     if isinstance(config, WandbConfig):
         return WandbLogger(config, run_path, run_config)
+    if isinstance(config, TensorboardConfig):
+        return TensorboardLogger(config, run_path)
     return NullLogger()

@@ -29,6 +29,9 @@ from ssmrl.training.loggers import Logger, NullLogger
 from ssmrl.training.progress import Reporter
 from ssmrl.training.run import MetricsFile, RunFolder
 
+EPISODE_MEANS = ("episode_", "info/")
+"""How metrics begin that are means over the episodes that ended, which may be none."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -280,7 +283,7 @@ class _Loop:
         bad = [
             name
             for name, value in values.items()
-            if not name.startswith("episode") and not np.all(np.isfinite(value))
+            if not name.startswith(EPISODE_MEANS) and not np.all(np.isfinite(value))
         ]
         if not bad:
             return
@@ -309,7 +312,7 @@ def fetch_metrics(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
     none = values.get("episodes", np.ones(())) == 0
     return {
-        name: np.where(none, np.nan, value) if name.startswith("episode_") else value
+        name: np.where(none, np.nan, value) if name.startswith(EPISODE_MEANS) else value
         for name, value in values.items()
     }
 

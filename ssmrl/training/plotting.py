@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,31 @@ from matplotlib.figure import Figure
 
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import bootstrap
-from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.training.run import CONFIG, RunFolder, flatten, read_metrics
 
+RUNS_OF_A_SWEEP = "runs.txt"
+"""In a sweep's folder: the paths of its runs, one a line."""
+
+RETURNS = ("episode_return", "eval/return")
+"""Metrics of which more is better, so that their maximum over training says something."""
+
+_EPISODE_RETURN = RETURNS[0]
+# What makes no other agent of a run: its seeds, and where, when and how much is written down.
+_NOT_OF_THE_AGENT = ("seed", "seeds", "run_dir", "resume", "logger", "devices", "checkpoint_every")
 _POINTS = 200  # Of the common grid of steps that curves are compared on.
 _BOOTSTRAPS = 1000
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Training returns of one seed: ``steps [P]`` (environment steps), ``returns [P]``."""
+    """Training returns of one seed: ``steps [P]`` (environment steps), ``returns [P]``.
+
+    Or another metric, under the same names. ``seed`` is None where it is not known.
+    """
 
     steps: np.ndarray
     returns: np.ndarray
+    seed: int | None = None
 
     @property
     def mmer(self) -> float:
@@ -41,15 +54,22 @@ class Curve:
 
 @dataclass(frozen=True)
 class Group:
-    """The seeds of one agent and memory on one environment."""
+    """The seeds of one configuration.
+
+    Attributes:
+        env, agent, memory: their names.
+        curves: one for each seed.
+        settings: the whole configuration but for what changes no result, by key.
+    """
 
     env: str
     agent: str
     memory: str
     curves: tuple[Curve, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-def read_curves(path: Path, metric: str = "episode_return") -> list[Curve]:
+def read_curves(path: Path, metric: str = _EPISODE_RETURN) -> list[Curve]:
     """One curve for each seed of a run.
 
     Raises:
@@ -67,18 +87,80 @@ def read_curves(path: Path, metric: str = "episode_return") -> list[Curve]:
     return [Curve(array[:, 0], array[:, 1]) for array in arrays]
 
 
-def group_runs(paths: Iterable[str | Path], metric: str = "episode_return") -> list[Group]:
-    """Runs and their seeds by environment, agent and memory, in the order first met.
+def find_runs(path: str | Path) -> list[Path]:
+    """The run that a path is, the runs of the sweep that it is the folder of, or all runs below it.
+
+    Returns:
+        The path itself where there is no run; reading it says so.
+    """
+    path = Path(path)
+    if RunFolder(path).exists():
+        return [path]
+    listed = path / RUNS_OF_A_SWEEP
+    if listed.is_file():
+        return [Path(line) for line in listed.read_text().splitlines() if line]
+    return sorted(config.parent for config in path.rglob(CONFIG)) or [path]
+
+
+def group_runs(
+    paths: Iterable[str | Path],
+    metric: str = _EPISODE_RETURN,
+    *,
+    warn: Callable[[str], None] | None = None,
+) -> list[Group]:
+    """Runs and their seeds by their whole configuration, in the order first met.
+
+    A seed that a configuration has been trained with already is left out: played twice, it would
+    make intervals too narrow.
+
+    Args:
+        paths: of runs, or of folders with several; see `find_runs`.
+        metric: a key of metrics.jsonl.
+        warn: called with a line for each seed or run that is left out.
 
     Raises:
-        RunError: a path is not a run, or has no finished episodes.
+        RunError: a path is not a run, or none has the metric.
     """
-    groups: dict[tuple[str, str, str], list[Curve]] = {}
-    for path in paths:
-        config = RunFolder(path).record()["config"]
-        key = (config["env"]["name"], config["agent"]["name"], config["memory"]["name"])
-        groups.setdefault(key, []).extend(read_curves(Path(path), metric))
-    return [Group(*key, tuple(curves)) for key, curves in groups.items()]
+    groups: dict[str, Group] = {}
+    for given in paths:
+        found = find_runs(given)
+        for path in found:
+            try:
+                _add_run(groups, path, metric, warn)
+            except RunError as error:
+                # One of several in a folder may have failed before there was anything to draw.
+                if len(found) == 1:
+                    raise
+                if warn:
+                    warn(f"left out: {error}")
+    if not groups:
+        raise RunError(f"no run has {metric} in its metrics yet")
+    return list(groups.values())
+
+
+def _add_run(
+    groups: dict[str, Group], path: Path, metric: str, warn: Callable[[str], None] | None
+) -> None:
+    config = RunFolder(path).record()["config"]
+    curves = read_curves(path, metric)
+    settings = dict(
+        item
+        for name, value in config.items()
+        if name not in _NOT_OF_THE_AGENT and not name.startswith("eval_")
+        for item in flatten(name, value)
+    )
+    key = json.dumps(settings, sort_keys=True, default=str)
+    env, agent, memory = (config[part]["name"] for part in ("env", "agent", "memory"))
+    group = groups.get(key) or Group(env, agent, memory, (), settings)
+    first, known = config.get("seed"), {curve.seed for curve in group.curves}
+    for index, curve in enumerate(curves):
+        seed = None if first is None else first + index
+        if seed is not None and seed in known:
+            if warn:
+                warn(f"left out: seed {seed} of {path}, which another run of the same settings has")
+            continue
+        group = replace(group, curves=(*group.curves, replace(curve, seed=seed)))
+    groups[key] = group
 
 
 def mean_curve(
@@ -102,13 +184,13 @@ def mean_curve(
 
 
 def plot_curves(groups: Sequence[Group], path: Path, *, ylabel: str = "episodic return") -> Path:
-    """One panel for each environment, one line with its interval for each agent and memory.
+    """One panel for each environment, one line with its interval for each configuration.
 
     Raises:
         RunError: the picture cannot be written.
     """
     envs = list(dict.fromkeys(group.env for group in groups))
-    labels = dict.fromkeys(_label(group, groups) for group in groups)
+    labels = dict.fromkeys(label_of(group, groups) for group in groups)
     colours = {label: f"C{i}" for i, label in enumerate(labels)}
     # Without pyplot, whose backend and open figures are the user's, in a notebook above all.
     figure = Figure(figsize=(4.6 * len(envs), 3.4), layout="constrained")
@@ -116,7 +198,7 @@ def plot_curves(groups: Sequence[Group], path: Path, *, ylabel: str = "episodic 
     for axis, env in zip(axes[0], envs, strict=True):
         for group in (g for g in groups if g.env == env):
             steps, mean, low, high = mean_curve(group.curves)
-            label = _label(group, groups)
+            label = label_of(group, groups)
             axis.plot(steps, mean, color=colours[label], label=f"{label} ({len(group.curves)})")
             axis.fill_between(steps, low, high, color=colours[label], alpha=0.2, linewidth=0)
         axis.set(title=env, xlabel="environment steps", ylabel=ylabel)
@@ -129,18 +211,49 @@ def plot_curves(groups: Sequence[Group], path: Path, *, ylabel: str = "episodic 
     return path
 
 
-def _label(group: Group, groups: Sequence[Group]) -> str:
-    """The memory; with the agent before it where agents differ."""
+def label_of(group: Group, groups: Sequence[Group]) -> str:
+    """What tells a group from the others: the memory, the agent, and the settings that differ."""
     several = len({g.agent for g in groups}) > 1
-    return f"{group.agent} {group.memory}" if several else group.memory
+    names = f"{group.agent} {group.memory}" if several else group.memory
+    return " ".join([names, *_differences(group, groups)])
 
 
-def aggregate_table(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """A row for each group: MMER and final return over seeds, with 95% intervals (rliable).
+def _differences(group: Group, groups: Sequence[Group]) -> list[str]:
+    """``lr=0.001`` for each setting in which groups of one agent and memory differ.
+
+    Environments have panels of their own, so that theirs count within one environment only.
+    """
+    alike = [g for g in groups if (g.agent, g.memory) == (group.agent, group.memory)]
+    here = [g for g in alike if g.env == group.env]
+    keys = dict.fromkeys(key for g in alike for key in g.settings)
+    differing = [
+        key
+        for key in keys
+        if len({str(g.settings.get(key)) for g in (here if key.startswith("env") else alike)}) > 1
+    ]
+    last = [key.rpartition(".")[2] for key in differing]
+    # The last part of a key, as long as it says which one is meant.
+    return [
+        f"{short if last.count(short) == 1 else key}={_value(group.settings.get(key))}"
+        for key, short in zip(differing, last, strict=True)
+    ]
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def aggregate_table(groups: Sequence[Group], metric: str = _EPISODE_RETURN) -> list[dict[str, Any]]:
+    """A row for each group: mean over the last tenth of training and, of a return, MMER.
+
+    Args:
+        groups: of curves.
+        metric: what they are of; of a loss no maximum is given.
 
     Returns:
-        Rows of ``env, agent, memory, seeds, mmer_mean, mmer_mean_low, mmer_mean_high, mmer_iqm,
-        mmer_iqm_low, mmer_iqm_high, final_mean, ...``; bounds are None with a single seed.
+        Rows of ``env, agent, memory, label, seeds, mmer_mean, mmer_mean_low, mmer_mean_high,
+        mmer_iqm, mmer_iqm_low, mmer_iqm_high, final_mean, ...`` with 95% intervals over seeds
+        (rliable); bounds are None with a single seed.
     """
     rows = []
     for group in groups:
@@ -148,9 +261,10 @@ def aggregate_table(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "env": group.env,
             "agent": group.agent,
             "memory": group.memory,
+            "label": label_of(group, groups),
             "seeds": len(group.curves),
         }
-        for name in ("mmer", "final"):
+        for name in ("mmer", "final") if metric in RETURNS else ("final",):
             scores = np.array([getattr(curve, name) for curve in group.curves])
             summary = bootstrap(scores[:, None])
             for statistic in ("mean", "iqm"):

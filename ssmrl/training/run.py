@@ -126,8 +126,8 @@ class RunFolder:
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, old, new) for every setting that a resumed run may not change."""
-    flat_old = {k: v for name in _IDENTITY for k, v in _flatten(name, old.get(name))}
-    flat_new = {k: v for name in _IDENTITY for k, v in _flatten(name, new.get(name))}
+    flat_old = {k: v for name in _IDENTITY for k, v in flatten(name, old.get(name))}
+    flat_new = {k: v for name in _IDENTITY for k, v in flatten(name, new.get(name))}
     keys = dict.fromkeys([*flat_new, *flat_old])
     return [
         (key, flat_old.get(key), flat_new.get(key))
@@ -136,10 +136,11 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[s
     ]
 
 
-def _flatten(key: str, value: Any) -> Iterable[tuple[str, Any]]:
+def flatten(key: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """A nested mapping as ``a.b.c`` and value, one after the other."""
     if isinstance(value, dict) and value:
         for name, item in value.items():
-            yield from _flatten(f"{key}.{name}", item)
+            yield from flatten(f"{key}.{name}", item)
     else:
         yield key, value
 

@@ -23,16 +23,17 @@ from ssmrl.training.agent import NotingAgent, PredictingAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
+    LOGGER_CONFIGS,
     EnvConfig,
     EvaluateConfig,
     LoggerConfig,
     TrainConfig,
-    WandbConfig,
     check_ranges,
     structured,
 )
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import EvaluationResult, Evaluator, summarise
+from ssmrl.training.fit import check_size, first_line, out_of_memory, refusals
 from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
 from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
 from ssmrl.training.prediction_video import record_prediction
@@ -115,13 +116,16 @@ def build_agent(components: Components, config: TrainConfig) -> tuple[Any, Any]:
     """
     venv = make_venv(components, config.env, config.agent.num_envs)
     try:
-        agent = components.make_agent(
-            config.agent,
-            config.memory,
-            venv,
-            total_steps=config.total_steps,
-            skip_nonfinite=config.nonfinite == "skip",
-        )
+        with refusals(agent=config.agent.name, memory=config.memory.name):
+            agent = components.make_agent(
+                config.agent,
+                config.memory,
+                venv,
+                total_steps=config.total_steps,
+                skip_nonfinite=config.nonfinite == "skip",
+            )
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"agent={config.agent.name}: {error}") from error
     return agent, venv
@@ -163,6 +167,8 @@ def run_training(
     # Before the folder is made: a run that cannot start leaves nothing behind.
     notes = _training_notes(agent, config)
     check_placement(agent, config, is_host=is_host)
+    with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
+        check_size(abstract_state(agent, config.seed, config.seeds), devices=config.devices)
     check_logger(config.logger)
     run = _open_folder(config, overrides, imports, reporter)
     for note in notes:
@@ -174,15 +180,16 @@ def run_training(
     if config.eval_every:
         evaluate = _training_evaluation(agent, config, components)
     try:
-        result = train(
-            agent,
-            config,
-            run,
-            reporter=reporter,
-            logger=logger,
-            evaluate=evaluate,
-            is_host=is_host,
-        )
+        with out_of_memory():
+            result = train(
+                agent,
+                config,
+                run,
+                reporter=reporter,
+                logger=logger,
+                evaluate=evaluate,
+                is_host=is_host,
+            )
     finally:
         logger.close()
     _draw_curve(run, reporter)
@@ -269,12 +276,13 @@ def one_seed(state: Any, index: int, seeds: int) -> Any:
 
 def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
     """curve.png, if any episode has finished; a picture that fails is not a run that fails."""
-    from ssmrl.training.plotting import group_runs, plot_curves
-
     try:
+        from ssmrl.training.plotting import group_runs, plot_curves
+
         plot_curves(group_runs([run.path]), run.curve)
-    except RunError as error:
-        reporter.message(f"no {run.curve.name}: {error}")
+    except Exception as error:
+        # Whatever it was, a missing package or font: the run is there, and plot.py can be asked.
+        reporter.message(f"no {run.curve.name}: {_reason(error)}")
 
 
 def _say_goodbye(run: RunFolder, result: TrainResult, reporter: Reporter) -> None:
@@ -327,7 +335,7 @@ def config_from_dict(values: dict[str, Any], components: Components, where: str)
             "agent": components.agent_config(values["agent"]["name"]),
             "memory": components.memory_config(values["memory"]["name"]),
             "env": EnvConfig,
-            "logger": WandbConfig if values["logger"]["name"] == "wandb" else LoggerConfig,
+            "logger": LOGGER_CONFIGS.get(values["logger"]["name"], LoggerConfig),
         }
         parts = {name: _typed(kind, values[name]) for name, kind in groups.items()}
         top = {k: v for k, v in values.items() if k not in groups}
@@ -342,26 +350,32 @@ def _typed(kind: Any, values: dict[str, Any]) -> Any:
 
 
 def evaluate_run(
-    config: EvaluateConfig, components: Components, *, warn: Any = None
+    config: EvaluateConfig,
+    components: Components,
+    *,
+    warn: Any = None,
+    show: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the newest whole checkpoint of a run, and append the result to its eval.json.
+    """Evaluate a checkpoint of a run, and append the result to its eval.json.
 
-    Every seed of the run plays ``config.episodes`` episodes.
+    Every seed of the run plays ``config.episodes`` episodes. A video is made afterwards, so that
+    one that fails loses nothing; the record then says why under ``"no_video"``.
 
     Args:
         config: what to evaluate, and how; ``env.name == "run"`` means the run's own environment.
         components: where agents, memories and environments come from.
         warn: called with a line for each damaged checkpoint that was passed over.
+        show: called with the record before a video is made.
 
     Returns:
-        The record that was appended: JSON values.
+        The record that was appended: JSON values. Several seeds have a row each under ``"seeds"``.
 
     Raises:
         RunError: the run cannot be loaded, the environment does not fit it, or eval.json cannot
             be written.
     """
     check_ranges(config)
-    loaded = load_run(config.run, components, warn=warn)
+    loaded = load_run(config.run, components, step=config.step, warn=warn)
     env = _evaluation_env(config.env, loaded.config.env)
     venv = make_venv(components, env, min(config.num_envs, config.episodes))
     check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
@@ -378,24 +392,55 @@ def evaluate_run(
         "greedy": config.greedy,
         **summarise(results),
     }
-    if config.video:
-        one = make_venv(components, env, 1)
-        path = loaded.run.videos / f"{env.name.replace('/', '.')}-{loaded.step}"
-        with _writing(loaded.run.videos):
-            key = streams.video_key(config.seed, loaded.config.seed)
-            state = loaded.seed_state(0)
-            record["video"] = str(
-                record_episode(loaded.agent, state, one, path, key=key, greedy=config.greedy)
-            )
-            if isinstance(loaded.agent, PredictingAgent):
-                path = path.with_name(f"{path.name}-prediction")
-                record["prediction"] = str(
-                    record_prediction(
-                        loaded.agent, state, one, path, key=key, context=config.video_context
-                    )
-                )
+    if len(results) > 1:
+        record["seeds"] = [
+            {"seed": loaded.config.seed + i, **summarise([result])}
+            for i, result in enumerate(results)
+        ]
     _append_record(loaded.run.evaluations, record)
+    if show is not None:
+        show(record)
+    if config.video:
+        record |= _record_videos(config, components, loaded, env)
+        _append_record(loaded.run.evaluations, record, instead=True)
     return record
+
+
+def _record_videos(
+    config: EvaluateConfig, components: Components, loaded: LoadedRun, env: EnvConfig
+) -> dict[str, str]:
+    """The files that were written under ``"video"`` and ``"prediction"``, and under ``"no_video"``
+    what was in the way."""
+    path = loaded.run.videos / f"{env.name.replace('/', '.')}-{loaded.step}"
+    key = streams.video_key(config.seed, loaded.config.seed)
+    state, made = loaded.seed_state(0), {}
+
+    def note(text: str) -> None:
+        made["no_video"] = text
+
+    try:
+        one = make_venv(components, env, 1)
+        greedy = config.greedy
+        file = record_episode(loaded.agent, state, one, path, key=key, greedy=greedy, warn=note)
+        made["video"] = str(file)
+        if isinstance(loaded.agent, PredictingAgent):
+            path, context = path.with_name(f"{path.name}-prediction"), config.video_context
+            file = record_prediction(loaded.agent, state, one, path, key=key, context=context)
+            made["prediction"] = str(file)
+    except Exception as error:
+        # Whatever it was: pygame is missing, a renderer finds no display, the disk is full.
+        what = "no prediction" if "video" in made else "no video"
+        note(f"{what}: {_reason(error)}")
+    return made
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line, with its type unless it is one of ours, whose words suffice."""
+    return (
+        first_line(error)
+        if isinstance(error, RunError)
+        else (f"{type(error).__name__}: {first_line(error)}")
+    )
 
 
 def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
@@ -424,8 +469,14 @@ def _writing(path: Path) -> Iterator[None]:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _append_record(path: Path, record: dict[str, Any]) -> None:
-    """eval.json is a list; a damaged one is refused rather than overwritten."""
+def _append_record(path: Path, record: dict[str, Any], *, instead: bool = False) -> None:
+    """eval.json is a list; a damaged one is refused rather than overwritten.
+
+    Args:
+        path: of eval.json.
+        record: the new entry.
+        instead: it takes the place of the last one.
+    """
     try:
         records = json.loads(path.read_text()) if path.exists() else []
         if not isinstance(records, list):
@@ -433,22 +484,33 @@ def _append_record(path: Path, record: dict[str, Any]) -> None:
     except ValueError as error:
         raise RunError(f"{path} is not a list of evaluations ({error}); move it away") from error
     with _writing(path):
-        write_atomically(path, json.dumps([*records, record], indent=2) + "\n")
+        kept = records[:-1] if instead else records
+        write_atomically(path, json.dumps([*kept, record], indent=2) + "\n")
 
 
 def print_evaluation(record: dict[str, Any]) -> None:
-    """The record as a table."""
+    """The record as a table, with a column for each seed where there are several."""
     table = Table(title=record["env"])
     table.add_column("return")
     table.add_column(f"{record['episodes']} episodes", justify="right")
     for name in ("mean", "iqm"):
-        low, high = record[f"{name}_interval"] or (float("nan"), float("nan"))
-        table.add_row(name, f"{record[name]:.4f}  [{low:.4f}, {high:.4f}]")
+        table.add_row(name, _with_interval(record, name))
     for name in ("median", "min", "max"):
         table.add_row(name, f"{record[name]:.4f}")
     table.add_row("steps an episode", f"{record['length']:.1f}")
+    for row in record.get("seeds", ()):
+        table.add_row(f"seed {row['seed']}, mean", _with_interval(row, "mean"))
     print(f"{record['run']}, step {record['step']:,}")
     Console().print(table)
-    for name in ("video", "prediction"):
+
+
+def _with_interval(record: dict[str, Any], name: str) -> str:
+    low, high = record[f"{name}_interval"] or (float("nan"), float("nan"))
+    return f"{record[name]:.4f}  [{low:.4f}, {high:.4f}]"
+
+
+def print_videos(record: dict[str, Any]) -> None:
+    """The files that a record names, and why one is missing."""
+    for name in ("video", "prediction", "no_video"):
         if name in record:
             print(record[name])

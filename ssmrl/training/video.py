@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ def record_episode(
     greedy: bool = True,
     max_steps: int = 1000,
     frame_seconds: float = 0.1,
+    warn: Callable[[str], None] | None = None,
 ) -> Path:
     """Play one episode and write it down.
 
@@ -39,6 +39,7 @@ def record_episode(
         greedy: the policy's mode rather than a draw.
         max_steps: longer episodes are cut here.
         frame_seconds: how long the GIF shows each step.
+        warn: called with the reason where text is written instead of a GIF.
 
     Returns:
         The file written.
@@ -52,14 +53,21 @@ def record_episode(
     frames: list[np.ndarray] = []
     lines: list[str] = []
 
+    missing = ""
+
     def draw(env_state: Any) -> None:
-        with contextlib.suppress(NotImplementedError):
+        nonlocal missing
+        try:
             frames.append(np.asarray(venv.render(env_state)))
+        except NotImplementedError as error:
+            missing = str(error) or "the environment does not draw itself"
 
     _play(agent, state, venv, key, greedy, max_steps, draw, lines)
     path.parent.mkdir(parents=True, exist_ok=True)
     if frames:
         return write_gif(path.with_name(f"{path.name}.gif"), frames, frame_seconds)
+    if warn is not None:
+        warn(f"text instead of a picture: {missing}")
     path = path.with_name(f"{path.name}.txt")
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ import json, pathlib, sys
 options = dict(a.split("=", 1) for a in sys.argv[1:])
 run = pathlib.Path(options["run_dir"]); run.mkdir(parents=True, exist_ok=True)
 with open(run / "calls", "a") as file: file.write(" ".join(sys.argv[1:]) + "\\n")
-if "fail" in options["env"]: sys.exit(3)
+if "fail" in options["env"]: print("out of luck"); sys.exit(3)
 """
 
 
@@ -77,6 +78,10 @@ def test_finished_runs_are_not_trained_again(tmp_path, train):
     assert benchmark.run_all(jobs, train, 2, said.append) == []
     assert benchmark.run_all(jobs, train, 1, said.append) == []
     assert said[0] == "3 runs to do" and said[-1] == "0 runs to do"
+    assert said[-2] == (
+        f"3 of 3 runs have a result in {tmp_path / 'results'}, which is used again; "
+        "for new ones give another run_dir (and out)"
+    )
     for job in jobs:
         assert json.loads(job.result.read_text())["env"] == job.env
         assert len((job.run / "calls").read_text().splitlines()) == 1
@@ -92,6 +97,10 @@ def test_a_failure_stops_no_other(tmp_path, train):
     failed = benchmark.run_all(jobs, train, 1, said.append)
     assert [job.env for job in failed] == ["popgym/fail"]
     assert any("failed with 3" in line for line in said)
+    # And once more at the end, where it is seen, with the last line of the log.
+    assert said[-2] == "1 of 4 runs failed:"
+    assert said[-1].startswith("  popgym/fail s5: failed with 3, see ")
+    assert said[-1].endswith(".log (out of luck)")
     assert all(job.result.exists() for job in jobs[1:])
 
 
@@ -170,3 +179,46 @@ def test_the_command_line_takes_lists_of_memories(tmp_path, monkeypatch, capsys)
     assert "seeds=many" in capsys.readouterr().err
     assert run("--help", "seeds=5") == 0
     assert "agent=ppo" in capsys.readouterr().out
+
+
+def test_by_default_everything_is_below_runs_by_suite():
+    for suite, env in (("popgym", ENVS[0]), ("bsuite", ENVS[3])):
+        (job,) = benchmark.jobs_of(BenchmarkConfig(memory=["s5"], suite=suite, ids=[env[7:]]), ENVS)
+        assert job.run.parent == Path(f"runs/benchmark/{suite}")
+        assert job.result.parent == Path(f"runs/benchmark/{suite}/results")
+
+
+def test_the_committed_results_are_taken_where_asked_for_and_never_otherwise(monkeypatch, capsys):
+    from ssmrl.experiment import COMPONENTS
+    from ssmrl.training.cli import benchmark_command
+    from tests.test_docs import ROOT
+
+    committed = ROOT / "benchmarks/results/popgym"
+    before = {path: path.stat().st_mtime_ns for path in committed.parent.glob("popgym*")}
+    monkeypatch.setattr(benchmark, "_run", lambda *_: "not in a test")
+    monkeypatch.setattr(benchmark, "draw", lambda summary, path: path.write_text("a picture"))
+    monkeypatch.setattr(benchmark, "summarise", lambda results: {"of": len(results)})
+    monkeypatch.setattr(benchmark, "print_tables", lambda *_: None)
+
+    def run(*arguments):
+        asked = ["memory=[s5]", "ids=[repeat_first_easy]", *arguments]
+        return benchmark_command(asked, COMPONENTS, ROOT / "configs", ROOT)
+
+    assert run() == 1
+    assert "1 runs to do" in capsys.readouterr().out
+    assert run(f"out={committed}") == 0
+    assert f"1 of 1 runs have a result in {committed}" in capsys.readouterr().out
+    # A report of a part goes to the runs, and not over the figure of the whole.
+    assert Path("runs/benchmark/popgym/report.png").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in committed.parent.glob("popgym*")}
+
+
+def test_published_figures_are_found_from_any_folder():
+    from ssmrl.training.cli.commands import _published
+    from tests.test_docs import ROOT
+
+    found = _published(BenchmarkConfig().published, ROOT / "configs")
+    assert benchmark.read_published(found)["popgym/repeat_previous_easy"] == 1.0
+    assert _published(None, ROOT) is None
+    with pytest.raises(RunError, match="published=nothing.json"):
+        benchmark.read_published(_published("nothing.json", ROOT / "configs"))

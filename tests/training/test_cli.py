@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssmrl.training.cli import evaluate_command, train_command
+from ssmrl.training.cli import compose_training, evaluate_command, run_command, train_command
+from ssmrl.training.cli.check import check_arguments
+from ssmrl.training.cli.compose import Composer
+from ssmrl.training.config import TrainConfig
+from ssmrl.training.plotting import find_runs
 from ssmrl.training.run import read_metrics
-from tests.training.stub import STUB
+from tests.training.stub import STUB, StubAgent
 from tests.training.stub_train import CONFIGS, ROOT
 
 QUICK = ["total_steps=100", "checkpoint_every=0"]
@@ -31,7 +38,7 @@ MISTAKES = {
     "memory=tapee": ["memory=tapee", "no such memory", "did you mean tape?", "available: tape"],
     "agent=ppo": ["no such agent", "available: stub"],
     "env=stub/lin": ["unknown environment 'stub/lin'", "did you mean 'stub/line'?"],
-    "logger=wandbb": ["did you mean wandb?", "available: console, none, wandb"],
+    "logger=wandbb": ["did you mean wandb?", "available: console, none, tensorboard, wandb"],
     "experiment=fast": ["no such experiment"],
     "totl_steps=5": ["unknown key totl_steps", "did you mean total_steps?", "top-level keys:"],
     "memory.layerz=2": ["did you mean memory.layers?", "memory keys: features, layers"],
@@ -54,6 +61,7 @@ MISTAKES = {
     "memory=tape,tape": ["several choices are a sweep; add -m"],
     "memory={a:1}": ["memory="],
     "--fast": ["unknown option --fast", "--help"],
+    "total_steps=1.5e-1": ["total_steps=1.5e-1", "Integer"],
 }
 
 
@@ -116,6 +124,153 @@ def test_a_missing_package_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert train("logger=wandb") == 1
     assert 'pip install "ssmrl[wandb]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["omegaconf", "orbax"])
+def test_a_missing_package_of_training_is_named(module):
+    """In a process of its own, where nothing is imported yet."""
+    code = (
+        f"import runpy, sys; sys.modules[{module!r}] = None; "
+        f"runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.stderr == (
+        f'error: this needs {module}, which is not installed: pip install "ssmrl[train]"\n'
+    )
+    assert done.returncode == 1
+    assert not Path("runs").exists()
+
+
+def test_a_module_that_no_extra_brings_keeps_its_traceback(monkeypatch):
+    def lost() -> int:
+        raise ModuleNotFoundError("No module named 'my_module'", name="my_module")
+
+    with pytest.raises(ModuleNotFoundError, match="my_module"):
+        run_command(lost)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_reader_that_has_gone_is_no_traceback(late):
+    """`diagnose.py | head -1`: while it prints, and at the last flush."""
+    text = "'a line'" if late else "'a line', flush=True"
+    code = (
+        "import sys, time; from ssmrl.training.cli.outcome import run_command; time.sleep(0.3); "
+        f"sys.exit(run_command(lambda: print({text}) or 0))"
+    )
+    pipe, buffered = subprocess.PIPE, {**os.environ, "PYTHONUNBUFFERED": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=pipe, stderr=pipe, cwd=ROOT, env=buffered
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    # What was done is done, where only the last line found nobody.
+    assert process.wait(60) == (0 if late else 141)
+
+
+INTEGERS = {
+    # what was typed: what the configuration then says
+    "total_steps=1e2": ("total_steps", 100),
+    "total_steps=1.2E2": ("total_steps", 120),
+    "agent.num_envs=2e0": ("agent.num_envs", 2),
+    "memory.layers=3.0": ("memory.layers", 3),
+    "agent.lr=1e0": ("agent.lr", 1.0),
+    "env.kwargs.length=4": ("env.kwargs.length", 4),
+}
+
+
+@pytest.mark.parametrize("argument", INTEGERS)
+def test_whole_numbers_may_be_written_with_an_exponent(argument):
+    config = compose_training([argument], STUB, CONFIGS)
+    key, expected = INTEGERS[argument]
+    for part in key.split("."):
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    assert config == expected and type(config) is type(expected)
+
+
+def test_whole_numbers_of_a_sweep_and_of_lists():
+    @dataclasses.dataclass
+    class Config:
+        encoder: list[int] = dataclasses.field(default_factory=list)
+        seed: int = 0
+        lr: float = 1.0
+
+    composer = Composer(STUB, CONFIGS, None, Config)
+    line = check_arguments(composer, ["encoder=[1e2,64]", "lr=1e2", "seed=3e1"])
+    assert line.overrides == ["encoder=[100,64]", "lr=1e2", "seed=30"]
+    line = check_arguments(Composer(STUB, CONFIGS, "train", TrainConfig), ["-m", "seed=1e0,2"])
+    assert line.overrides == ["seed=1,2"]
+
+
+PATHS = ["a run é/ü", "it's (1), [2] = 3", "a\\b\\", '"q"', "日本 #1"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_is_taken_as_it_is_written(path):
+    assert compose_training([f"run_dir={path}"], STUB, CONFIGS).run_dir == path.strip('"')
+
+
+def test_runs_in_folders_with_spaces_and_accents(capsys):
+    place = "mes étés, 2 (bis)/it's"
+    assert train(f"run_dir={place}") == 0
+    assert train_command([f"run={place}", "total_steps=200"], STUB, CONFIGS) == 0
+    assert len(read_metrics(Path(place) / "metrics.jsonl")) == 10
+    assert evaluate_command([f"run={place}", "episodes=2", "num_envs=2"], STUB, CONFIGS) == 0
+    assert (Path(place) / "eval.json").exists()
+
+
+def test_a_sweep_of_folders_may_be_written_with_the_settings():
+    assert train("-m", "seed=0,1", "run_dir=runs/seed ${seed}") == 0
+    assert [run.name for run in runs()] == ["seed 0", "seed 1"]
+
+
+def test_a_failed_job_does_not_end_the_sweep(capsys):
+    assert train("-m", "agent.fail_at=2,0,3", "seed=0") == 1
+    assert [len(read_metrics(run / "metrics.jsonl")) for run in runs()] == [1, 5, 2]
+    error = capsys.readouterr().err
+    (sweep,) = Path("runs/sweeps").iterdir()
+    assert sorted(find_runs(sweep)) == runs()
+    summary = error[error.index("2 of 3 jobs failed:") :].splitlines()
+    assert len(summary) == 3
+    assert "agent.fail_at=2 seed=0: step 40: loss/total is nan" in summary[1]
+    assert "agent.fail_at=3 seed=0: step 60: loss/total is nan" in summary[2]
+
+
+def test_a_job_with_a_fault_does_not_end_the_sweep(capsys, monkeypatch):
+    from ssmrl.training import runner
+
+    def run_training(config, *arguments, **options):
+        if config.seed == 0:
+            raise ZeroDivisionError("a fault")
+        return type("Result", (), {"exit_code": 0})
+
+    monkeypatch.setattr(runner, "run_training", run_training)
+    assert train("-m", "seed=0,1") == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.endswith(
+        "1 of 2 jobs failed:\n  total_steps=100 checkpoint_every=0 seed=0: "
+        "ZeroDivisionError: a fault\n"
+    )
+    # Alone, the fault is the caller's to see, without a page of Hydra's in between.
+    with pytest.raises(ZeroDivisionError):
+        train("seed=0")
+
+
+def test_a_job_that_was_told_to_stop_ends_the_sweep(monkeypatch):
+    from ssmrl.training import runner
+
+    seeds = []
+
+    def run_training(config, *arguments, **options):
+        seeds.append(config.seed)
+        return type("Result", (), {"exit_code": 128 + 15})
+
+    monkeypatch.setattr(runner, "run_training", run_training)
+    assert train("-m", "seed=0,1") == 143
+    assert seeds == [0]
 
 
 def test_a_run_leaves_what_is_needed_to_repeat_it():
@@ -196,8 +351,65 @@ def test_evaluate(capsys):
     assert record["mean"] == 6.75
     (video,) = Path("here/video").iterdir()
     assert len(video.read_text().splitlines()) == 5
+    assert "text instead of a picture: the environment does not draw itself" in out
     assert evaluate_command([*arguments, "seed=1"], STUB, CONFIGS) == 0
     assert len(yaml.safe_load(Path("here/eval.json").read_text())) == 2
+
+
+def test_evaluate_takes_the_checkpoint_of_a_step(capsys):
+    assert train("run_dir=here", "checkpoint_every=40") == 0
+    asked = ["run=here", "episodes=2", "num_envs=2"]
+    assert evaluate_command([*asked, "step=8e1"], STUB, CONFIGS) == 0
+    assert evaluate_command(asked, STUB, CONFIGS) == 0
+    assert [r["step"] for r in yaml.safe_load(Path("here/eval.json").read_text())] == [80, 100]
+    assert "here, step 80" in capsys.readouterr().out
+    assert evaluate_command([*asked, "step=41"], STUB, CONFIGS) == 1
+    err = capsys.readouterr().err
+    assert "no checkpoint of step 41; it has 80, 100" in err
+
+
+def test_several_seeds_have_a_row_each(capsys):
+    assert train("run_dir=here", "seeds=2", "seed=5") == 0
+    assert evaluate_command(["run=here", "episodes=4", "num_envs=2"], STUB, CONFIGS) == 0
+    out = capsys.readouterr().out
+    assert "seed 5, mean" in out and "seed 6, mean" in out
+    (record,) = yaml.safe_load(Path("here/eval.json").read_text())
+    # Lengths 5 and 10: returns 1 + 4/2 and 1 + 9/2, whatever the seed.
+    assert [(r["seed"], r["episodes"], r["mean"]) for r in record["seeds"]] == [
+        (5, 4, 4.25),
+        (6, 4, 4.25),
+    ]
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("no pygame"), OSError(28, "disk full")])
+def test_a_video_that_fails_leaves_the_evaluation(error, capsys, monkeypatch):
+    from ssmrl.training import runner
+
+    assert train("run_dir=here") == 0
+
+    def fail(*arguments, **options):
+        # By now the table has been seen and eval.json written.
+        assert "4.2500" in capsys.readouterr().out
+        assert len(yaml.safe_load(Path("here/eval.json").read_text())) == 1
+        raise error
+
+    monkeypatch.setattr(runner, "record_episode", fail)
+    arguments = ["run=here", "episodes=4", "num_envs=2", "video=true"]
+    assert evaluate_command(arguments, STUB, CONFIGS) == 1
+    assert f"no video: {type(error).__name__}: {error}" in capsys.readouterr().out
+    (record,) = yaml.safe_load(Path("here/eval.json").read_text())
+    assert record["mean"] == 4.25 and "video" not in record and "no video" in record["no_video"]
+
+
+def test_a_curve_that_cannot_be_drawn_is_a_line(capsys, monkeypatch):
+    from ssmrl.training import plotting
+
+    def fail(*arguments, **options):
+        raise ValueError("no such font")
+
+    monkeypatch.setattr(plotting, "plot_curves", fail)
+    assert train() == 0
+    assert "no curve.png: ValueError: no such font" in capsys.readouterr().out
 
 
 def test_evaluate_says_what_does_not_fit(capsys):
@@ -210,6 +422,68 @@ def test_evaluate_says_what_does_not_fit(capsys):
     assert "give run=" in capsys.readouterr().err
     assert evaluate_command(["run=here", "episode=3"], STUB, CONFIGS) == 2
     assert "did you mean episodes?" in capsys.readouterr().err
+
+
+def test_what_no_episode_has_said_is_left_out_of_the_metrics(monkeypatch):
+    """An environment's own numbers are NaN where no episode ended, which stops nothing."""
+    plain = StubAgent.iteration
+
+    def iteration(self, state):
+        state, metrics = plain(self, state)
+        return state, metrics | {"info/success": 1 + 0 * metrics["episode_return"]}
+
+    monkeypatch.setattr(StubAgent, "iteration", iteration)
+    assert train("run_dir=here") == 0
+    lines = read_metrics(Path("here/metrics.jsonl"))
+    assert [line.get("info/success") for line in lines] == [None, 1.0, None, 1.0, None]
+
+
+def tensorboard_scalars(folder: str) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) by tag, as TensorBoard reads them.
+
+    A record is its length (8 bytes), a checksum (4), the event, a checksum (4). A session that
+    starts at a step drops what came from there on.
+    """
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    scalars: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(Path(folder).glob("events.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.session_log.status == SessionLog.START:
+                for values in scalars.values():
+                    values[:] = [v for v in values if v[0] < event.step]
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return scalars
+
+
+def test_tensorboard_has_every_line_once(monkeypatch, capsys):
+    arguments = ["logger=tensorboard", "run_dir=here", "seeds=2"]
+    assert train(*arguments, "checkpoint_every=60") == 0
+    # As if it had been stopped after the checkpoint of step 60: what came after is done again.
+    shutil.rmtree("here/checkpoints/100")
+    assert train(*arguments, "resume=true", "total_steps=140") == 0
+    lines, scalars = (
+        read_metrics(Path("here/metrics.jsonl")),
+        tensorboard_scalars("here/tensorboard"),
+    )
+    assert [line["step"] for line in lines] == [20, 40, 60, 80, 100, 120, 140]
+    for name, of in (
+        ("", lambda x: sum(x) / 2),
+        ("/seed0", lambda x: x[0]),
+        ("/seed1", lambda x: x[1]),
+    ):
+        expected = [(line["step"], of(line["loss/total"])) for line in lines]
+        seen = scalars[f"loss/total{name}"]
+        assert [step for step, _ in seen] == [step for step, _ in expected]
+        assert [v for _, v in seen] == pytest.approx([v for _, v in expected], rel=1e-6)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert train("logger=tensorboard") == 1
+    assert 'pip install "ssmrl[tensorboard]"' in capsys.readouterr().err
 
 
 def test_wandb_needs_no_network(monkeypatch):

@@ -11,13 +11,23 @@ import pytest
 
 from ssmrl.training.cli import plot_command
 from ssmrl.training.errors import RunError
-from ssmrl.training.plotting import aggregate_table, group_runs, mean_curve, read_curves
+from ssmrl.training.plotting import (
+    aggregate_table,
+    find_runs,
+    group_runs,
+    label_of,
+    mean_curve,
+    read_curves,
+)
 from ssmrl.training.run import RunFolder
 
 
-def write_run(path: str, memory: str, lines: list[dict], env: str = "stub/line") -> Path:
+def write_run(
+    path: str, memory: str, lines: list[dict], env: str = "stub/line", **settings: object
+) -> Path:
     run = RunFolder(path)
-    config = {"agent": {"name": "ppo"}, "memory": {"name": memory}, "env": {"name": env}}
+    agent = {"name": "ppo", "lr": settings.pop("lr", 1e-3), "clip": settings.pop("clip", 0.2)}
+    config = {"agent": agent, "memory": {"name": memory}, "env": {"name": env}, **settings}
     run.create(config)
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run.path
@@ -89,3 +99,77 @@ def test_what_cannot_be_drawn(paths, capsys):
     assert "cannot write nowhere/picture.png: No such file" in capsys.readouterr().err
     with pytest.raises(RunError):
         read_curves(write_run("runs/d", "s5", []))
+
+
+ALONE = [{"step": s, "episode_return": float(s), "loss/total": 50.0 - s} for s in (10, 20, 40)]
+
+
+def test_other_settings_are_another_curve_and_named():
+    paths = [
+        write_run("runs/a", "s5", ALONE, lr=1e-3, seed=0),
+        write_run("runs/b", "s5", ALONE, lr=3e-4, seed=0),
+        write_run("runs/c", "s5", ALONE, lr=1e-3, seed=1, run_dir="elsewhere", eval_every=10),
+        write_run("runs/d", "gru", ALONE, lr=1e-3, seed=0),
+        write_run("runs/e", "s5", ALONE, lr=1e-3, seed=0, env="stub/wide"),
+    ]
+    groups = group_runs(paths)
+    assert [(label_of(group, groups), len(group.curves)) for group in groups] == [
+        ("s5 lr=0.001", 2),
+        ("s5 lr=0.0003", 1),
+        ("gru", 1),
+        ("s5 lr=0.001", 1),
+    ]
+    assert [row["label"] for row in aggregate_table(groups)][1] == "s5 lr=0.0003"
+
+
+def test_settings_that_share_their_last_name_are_named_in_full():
+    more = {"replay": {"lr": 0.5}}
+    paths = [
+        write_run("runs/a", "s5", ALONE, lr=1e-3, **more),
+        write_run("runs/b", "s5", ALONE, lr=3e-4, replay={"lr": None}),
+    ]
+    groups = group_runs(paths)
+    assert label_of(groups[0], groups) == "s5 agent.lr=0.001 replay.lr=0.5"
+    assert label_of(groups[1], groups) == "s5 agent.lr=0.0003 replay.lr=null"
+
+
+def test_a_seed_counts_once():
+    pair = [{"step": 10, "episode_return": [1.0, 2.0]}]
+    paths = [
+        write_run("runs/a", "s5", pair, seed=0),
+        write_run("runs/b", "s5", pair, seed=1),
+    ]
+    said = []
+    (group,) = group_runs([*paths, paths[0]], warn=said.append)
+    assert [curve.seed for curve in group.curves] == [0, 1, 2]
+    assert [line.split(",")[0] for line in said] == [
+        "left out: seed 1 of runs/b",
+        "left out: seed 0 of runs/a",
+        "left out: seed 1 of runs/a",
+    ]
+
+
+def test_a_loss_has_no_maximum(capsys):
+    path = write_run("runs/a", "s5", ALONE)
+    assert plot_command([str(path), "--metric", "loss/total"]) == 0
+    out = capsys.readouterr().out
+    assert "10.000" in out and "MMER" not in out and "40.000" not in out
+    (row,) = json.loads((path / "curve-loss-total.json").read_text())
+    assert row["final_mean"] == 10.0
+    assert not any(name.startswith("mmer") for name in row)
+    assert not (path / "curve.png").exists()
+
+
+def test_the_folder_of_a_sweep_is_its_runs(capsys):
+    for name, lr in (("a", 1e-3), ("b", 3e-4), ("c", 1e-2)):
+        write_run(f"runs/{name}", "s5", ALONE if name != "c" else [], lr=lr)
+    sweep = Path("runs/sweeps/today")
+    sweep.mkdir(parents=True)
+    (sweep / "runs.txt").write_text("runs/a\nruns/b\nruns/c\n")
+    write_run("runs/other", "gru", ALONE)
+    assert plot_command([str(sweep)]) == 0
+    assert "left out: runs/c has no episode_return" in capsys.readouterr().out
+    rows = json.loads((sweep / "comparison.json").read_text())
+    assert [row["label"] for row in rows] == ["s5 lr=0.001", "s5 lr=0.0003"]
+    # A folder with no list is all that is below it.
+    assert [path.name for path in find_runs("runs")] == ["a", "b", "c", "other"]

@@ -146,7 +146,8 @@ class HostVectorEnv(VectorEnv):
         picture = env.render() if env.render_mode == "rgb_array" else None
         if not isinstance(picture, np.ndarray):
             raise NotImplementedError(
-                f"{self.name} gives no picture; make it with render_mode='rgb_array'"
+                f"{self.name} gives no picture; make it with render_mode='rgb_array' "
+                "(env.kwargs.render_mode=rgb_array)"
             )
         return picture
 

@@ -11,9 +11,9 @@ from ssmrl.training.cli.commands import (
     diagnose_command,
     evaluate_command,
     plot_command,
-    run_command,
     train_command,
 )
+from ssmrl.training.cli.outcome import run_command
 
 __all__ = [
     "benchmark_command",

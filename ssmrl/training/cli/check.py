@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, IntegerNode, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ssmrl.training.cli.compose import Composer
@@ -46,14 +49,16 @@ def check_arguments(composer: Composer, arguments: Sequence[str]) -> CommandLine
                 f"unknown option {flag}; options are -h, --help, -m, --multirun, --import MODULE; "
                 "settings are written key=value"
             )
+    paths = {f.name for f in dataclasses.fields(composer.kind) if f.metadata.get("path")}
     texts = [_open_kwargs(a) for a in arguments if not a.startswith("-")]
-    parsed = [_parse(text) for text in texts]
+    parsed = [_parse(_literal_path(text, paths, multirun)) for text in texts]
     normalised = [
         _check_choice(composer, override, multirun)
         if override.key_or_group in composer.groups
         else override.input_line or ""
         for override in parsed
     ]
+    parsed, normalised = _whole_numbers(composer, parsed, normalised)
     _check_keys(composer, parsed, normalised, multirun)
     return CommandLine(normalised, multirun, flags)
 
@@ -61,6 +66,86 @@ def check_arguments(composer: Composer, arguments: Sequence[str]) -> CommandLine
 def _open_kwargs(text: str) -> str:
     # env.kwargs is a free mapping, where adding a key is the normal thing to do.
     return f"++{text}" if text.startswith("env.kwargs.") else text
+
+
+def quote(path: str) -> str:
+    """A path as Hydra's grammar takes it, whatever characters it has."""
+    # Only before a quote is a backslash anything but itself.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), path)
+    return f"'{escaped}'"
+
+
+def unquote(text: str) -> str:
+    """A path as it was written on the command line, out of its quotes if it has any."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in ("'", '"'):
+        # What is not whole in its quotes has them in its name.
+        with contextlib.suppress(HydraException):
+            return str(OverridesParser.create().parse_override(f"path={text}").value())
+    return os.path.expanduser(text)
+
+
+def _literal_path(text: str, paths: set[str], multirun: bool) -> str:
+    """An override of a path with the path in quotes, so that spaces, accents and all do no harm.
+
+    With ``-m`` commas go on to mean several values.
+    """
+    key, equals, value = text.partition("=")
+    if key not in paths or not equals or value in ("", "null", "None"):
+        return text
+    if multirun and "," in value:
+        return text
+    return f"{key}={quote(unquote(value))}"
+
+
+def _whole_numbers(
+    composer: Composer, parsed: Sequence[Override], normalised: Sequence[str]
+) -> tuple[list[Override], list[str]]:
+    """Overrides of integers with 1e6 written out; all else as it is.
+
+    What an option takes is read from the first choice of every group.
+    """
+    if not any(map(_has_whole_floats, parsed)):
+        return list(parsed), list(normalised)
+    choices = [
+        text.split(",")[0]
+        for override, text in zip(parsed, normalised, strict=True)
+        if override.key_or_group in composer.groups
+    ]
+    try:
+        base = composer.compose(choices)
+    except (HydraException, OmegaConfBaseException):
+        return list(parsed), list(normalised)  # which is said where the jobs are checked
+    texts = [_written_out(base, *pair) for pair in zip(parsed, normalised, strict=True)]
+    changed = zip(parsed, normalised, texts, strict=True)
+    return [old if text == new else _parse(new) for old, text, new in changed], texts
+
+
+def _written_out(base: DictConfig, override: Override, text: str) -> str:
+    node: Any = base
+    for part in override.key_or_group.split("."):
+        node = node._get_node(part) if isinstance(node, DictConfig) and part in list(node) else None
+    integers = isinstance(node, ListConfig) and node._metadata.element_type is int
+    if not (isinstance(node, IntegerNode) or integers) or not _has_whole_floats(override):
+        return text
+    written = ",".join(_whole(number) for number in _numbers(override))
+    value = f"[{written}]" if isinstance(override.value(), list) else written
+    return f"{override.key_or_group}={value}"
+
+
+def _has_whole_floats(override: Override) -> bool:
+    return any(isinstance(value, float) and value.is_integer() for value in _numbers(override))
+
+
+def _numbers(override: Override) -> list[Any]:
+    """The values of an override: of a list, of a sweep over choices, or the only one."""
+    value = override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else value
+    return values if isinstance(values, list) else [values]
+
+
+def _whole(number: Any) -> str:
+    whole = isinstance(number, float) and number.is_integer()
+    return str(int(number)) if whole else _choice_text(number)
 
 
 def _check_choice(composer: Composer, override: Override, multirun: bool) -> str:

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
-
-from ssmrl.training.cli.check import CommandLine, check_arguments
-from ssmrl.training.cli.compose import Composer
-from ssmrl.training.cli.help import help_text
+from ssmrl.training.cli.outcome import Outcome, attempt, run_command, say
 from ssmrl.training.components import Components
-from ssmrl.training.config import BenchmarkConfig, DiagnoseConfig, EvaluateConfig, TrainConfig
-from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.errors import UsageError
 from ssmrl.training.imports import import_modules, import_recorded, take_imports
 
+# Hydra and all that is heavy is imported inside the commands: a package that is missing is then
+# named in a line, and an answer to a misspelt key does not wait for JAX.
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-def run_command(action: Callable[[], int]) -> int:
-    """Run a command: errors a user can act on become a line on stderr and an exit code.
-
-    2 for a wrong command line, 1 for a run that cannot start or go on, 130 for a Ctrl-C before
-    there was anything to keep.
-    """
-    try:
-        return action()
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    from ssmrl.training.cli.check import CommandLine
+    from ssmrl.training.cli.compose import Composer
+    from ssmrl.training.config import DiagnoseConfig, TrainConfig
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
@@ -56,6 +42,9 @@ def _composed(composer: Composer, arguments: Sequence[str], *, usage: str, one: 
     Raises:
         UsageError: an argument is wrong.
     """
+    from ssmrl.training.cli.check import check_arguments
+    from ssmrl.training.cli.help import help_text
+
     if _asks_for_help(arguments):
         print(help_text(composer, arguments, usage))
         return None
@@ -78,52 +67,134 @@ def compose_training(
     Raises:
         UsageError: an override is wrong.
     """
-    composer = Composer(components, config_dir, "train", TrainConfig)
+    from ssmrl.training.cli.check import check_arguments
+
+    composer = _composer(components, config_dir, "train")
     line = check_arguments(composer, overrides)
     return composer.build(composer.compose(line.overrides))
 
 
+def _composer(components: Components, config_dir: Path, name: str | None) -> Composer:
+    """The composer of train, evaluate or diagnose; None for benchmark, which has no YAML file."""
+    from ssmrl.training import config
+    from ssmrl.training.cli.compose import Composer
+
+    kind = getattr(config, f"{(name or 'benchmark').capitalize()}Config")
+    return Composer(components, config_dir, name, kind)
+
+
 def _train(arguments: list[str], components: Components, config_dir: Path) -> int:
+    from ssmrl.training.cli.check import check_arguments
+    from ssmrl.training.cli.help import help_text
+
     # First, as the composer asks the registries what there is to choose from.
     names, arguments = take_imports(arguments)
     imports = _import_with(names, arguments)
-    composer = Composer(components, config_dir, "train", TrainConfig)
+    composer = _composer(components, config_dir, "train")
     if _asks_for_help(arguments):
         print(help_text(composer, arguments, "Train an agent: train.py [key=value ...] [-m]"))
         return 0
     line = check_arguments(composer, _expand_run(arguments))
-    # Only now: importing jax-heavy modules must not delay an answer to a misspelt key.
     from ssmrl.training.runner import run_training
 
-    codes: list[int] = []
+    sweep = _Sweep(line)
 
     def job(config: DictConfig) -> None:
-        code = run_command(
-            lambda: (
-                run_training(
-                    composer.build(config),
-                    components,
-                    overrides=_task_overrides(line),
-                    imports=imports,
-                ).exit_code
-            )
-        )
-        codes.append(code)
-        if code:
-            raise _JobEnded
+        def one() -> int:
+            settings = sweep.place(composer.build(config))
+            options: dict[str, Any] = {"overrides": sweep.overrides(), "imports": imports}
+            return run_training(settings, components, **options).exit_code
 
-    # A job that was stopped or has failed ends the sweep.
-    with contextlib.suppress(_JobEnded):
+        sweep.attempt(one)
+
+    with contextlib.suppress(_SweepEnded):
         _launch(job, line, config_dir)
-    return max(codes, default=0)
+    return sweep.close()
 
 
-class _JobEnded(BaseException):
+class _SweepEnded(BaseException):
     """Passes through Hydra, which meets every Exception with a page of its own."""
+
+
+class _Sweep:
+    """The jobs of a command line: one, or with ``-m`` all combinations.
+
+    A job that fails is remembered, and the next one begins; one that was told to stop, by Ctrl-C or
+    SIGTERM, ends them all.
+    """
+
+    def __init__(self, line: CommandLine):
+        self._line, self._process = line, os.getpid()
+        self._outcomes: list[tuple[str, Outcome]] = []
+        self._bug: Exception | None = None
+
+    def overrides(self) -> tuple[str, ...]:
+        """This job's, to record; those that only say where and whether to resume stay out."""
+        places = ("resume", "run_dir")
+        return tuple(o for o in self._task() if o.partition("=")[0] not in places)
+
+    def _task(self) -> list[str]:
+        if not self._line.multirun:
+            return self._line.overrides
+        from hydra.core.hydra_config import HydraConfig
+
+        return list(HydraConfig.get().overrides.task)
+
+    def place(self, config: TrainConfig) -> TrainConfig:
+        """Gives a job of a sweep its folder, and lists it in the sweep's, for scripts/plot.py."""
+        if not self._line.multirun:
+            return config
+        from hydra.core.hydra_config import HydraConfig
+
+        from ssmrl.training.plotting import RUNS_OF_A_SWEEP
+        from ssmrl.training.run import new_run_path, run_label
+        from ssmrl.training.runner import RUNS, as_dict
+
+        if config.run_dir is None and not config.resume:
+            path = new_run_path(RUNS, run_label(as_dict(config)))
+            config = dataclasses.replace(config, run_dir=str(path))
+        if config.run_dir is not None:
+            with (Path(HydraConfig.get().sweep.dir) / RUNS_OF_A_SWEEP).open("a") as file:
+                file.write(f"{config.run_dir}\n")
+        return config
+
+    def attempt(self, action: Callable[[], int]) -> None:
+        """Run one job."""
+        try:
+            outcome = attempt(action)
+        except Exception as error:
+            if not self._line.multirun:
+                # Not from in here: Hydra would put a page of its own in place of the traceback.
+                self._bug = error
+                raise _SweepEnded from None
+            traceback.print_exc()
+            outcome = Outcome(1, f"{type(error).__name__}: {error}")
+        self._outcomes.append((" ".join(self._task()), outcome))
+        # A launcher that runs jobs elsewhere must hear of a failure there, as nobody else does.
+        elsewhere = os.getpid() != self._process
+        if outcome.code > 128 or (elsewhere and outcome.code):
+            raise _SweepEnded
+
+    def close(self) -> int:
+        """Say which jobs failed and why; returns the exit code of all.
+
+        Raises:
+            Exception: what the only job raised, if it is not for the user to act on.
+        """
+        if self._bug is not None:
+            raise self._bug
+        failed = [(task, outcome) for task, outcome in self._outcomes if outcome.code]
+        if failed and self._line.multirun:
+            print(f"{len(failed)} of {len(self._outcomes)} jobs failed:", file=sys.stderr)
+            for task, outcome in failed:
+                reason = outcome.message.partition("\n")[0] or f"ended with {outcome.code}"
+                print(f"  {task}: {reason}", file=sys.stderr)
+        return max((outcome.code for _, outcome in self._outcomes), default=0)
 
 
 def _launch(job: Callable[[DictConfig], None], line: CommandLine, config_dir: Path) -> None:
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     before = sys.argv
@@ -134,17 +205,6 @@ def _launch(job: Callable[[DictConfig], None], line: CommandLine, config_dir: Pa
         )()
     finally:
         sys.argv = before
-
-
-def _task_overrides(line: CommandLine) -> tuple[str, ...]:
-    """This job's overrides, to record; those that only say where and whether to resume stay out."""
-    overrides = line.overrides
-    if line.multirun:
-        from hydra.core.hydra_config import HydraConfig
-
-        overrides = list(HydraConfig.get().overrides.task)
-    places = ("resume", "run_dir")
-    return tuple(o for o in overrides if o.partition("=")[0] not in places)
 
 
 def _import_with(names: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
@@ -166,8 +226,13 @@ def _import_with(names: Sequence[str], arguments: Sequence[str]) -> tuple[str, .
 
 
 def _run_path(arguments: Sequence[str]) -> str | None:
+    """The folder of ``run=PATH``, in quotes or not; None where no run is named."""
     paths = [a.partition("=")[2] for a in arguments if a.startswith("run=")]
-    return paths[-1] if paths else None
+    if not paths:
+        return None
+    from ssmrl.training.cli.check import unquote
+
+    return os.path.normpath(unquote(paths[-1]))
 
 
 def _expand_run(arguments: list[str]) -> list[str]:
@@ -179,17 +244,12 @@ def _expand_run(arguments: list[str]) -> list[str]:
     path = _run_path(arguments)
     if path is None:
         return arguments
+    from ssmrl.training.cli.check import quote
     from ssmrl.training.run import RunFolder
 
     recorded = RunFolder(path).record().get("overrides", [])
     rest = [a for a in arguments if not a.startswith("run=")]
-    return [*recorded, *rest, f"run_dir={_quote(path)}", "resume=true"]
-
-
-def _quote(path: str) -> str:
-    """A path as Hydra's grammar takes it, whatever characters it has."""
-    escaped = os.path.normpath(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return [*recorded, *rest, f"run_dir={quote(path)}", "resume=true"]
 
 
 def evaluate_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
@@ -203,17 +263,19 @@ def _evaluate(arguments: list[str], components: Components, config_dir: Path) ->
         raise UsageError("which run? give run=runs/<id>")
     _import_with(names, arguments)
     config = _composed(
-        Composer(components, config_dir, "evaluate", EvaluateConfig),
+        _composer(components, config_dir, "evaluate"),
         arguments,
         usage="Evaluate a run: evaluate.py run=runs/<id> [key=value ...]",
         one="evaluate.py takes one run at a time",
     )
     if config is None:
         return 0
-    from ssmrl.training.runner import evaluate_run, print_evaluation
+    from ssmrl.training.runner import evaluate_run, print_evaluation, print_videos
 
-    print_evaluation(evaluate_run(config, components, warn=print))
-    return 0
+    record = evaluate_run(config, components, warn=say, show=print_evaluation)
+    print_videos(record)
+    # Text in place of a picture is a video still.
+    return 1 if config.video and "video" not in record else 0
 
 
 def diagnose_command(
@@ -235,7 +297,7 @@ def _diagnose(
     names, arguments = take_imports(arguments)
     import_modules(names)
     config = _composed(
-        Composer(components, config_dir, "diagnose", DiagnoseConfig),
+        _composer(components, config_dir, "diagnose"),
         arguments,
         usage="Look at a memory: diagnose.py memory=<name> [key=value ...]",
         one="diagnose.py takes one memory at a time",
@@ -254,7 +316,7 @@ def benchmark_command(
 
 def _benchmark(arguments: list[str], components: Components, config_dir: Path, train: Path) -> int:
     config = _composed(
-        Composer(components, config_dir, None, BenchmarkConfig),
+        _composer(components, config_dir, None),
         arguments,
         usage="Train memories on a suite: benchmark.py suite=popgym memory=[s5,gru] ...",
         one="benchmark.py runs everything that it is given; write memory=[s5,gru]",
@@ -270,9 +332,20 @@ def _benchmark(arguments: list[str], components: Components, config_dir: Path, t
     # A wrong memory or setting is told before the first run, and not after hours of others.
     for job in {job.memory: job for job in jobs}.values():
         compose_training(job.overrides, components, config_dir)
+    published = benchmark.read_published(_published(config.published, config_dir))
     failed = [] if config.report_only else benchmark.run_all(jobs, train, config.parallel)
-    benchmark.report(Path(config.out), benchmark.read_published(config.published), jobs)
+    if len(failed) < len(jobs):
+        place = benchmark.report_place(config, jobs)
+        benchmark.report(benchmark.result_folder(config), published, jobs, place)
     return 1 if failed else 0
+
+
+def _published(name: str | None, config_dir: Path) -> Path | None:
+    """A file of the repository's benchmarks/published/ by its name, from whatever folder."""
+    if name is None or Path(name).exists():
+        return None if name is None else Path(name)
+    known = config_dir.resolve().parent / "benchmarks" / "published" / name
+    return known if known.exists() else Path(name)
 
 
 def plot_command(arguments: Sequence[str]) -> int:
@@ -285,30 +358,47 @@ def _plot(arguments: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="plot.py",
-        description="Learning curves and aggregate tables, over seeds and runs grouped by "
-        "environment, agent and memory, with bootstrap intervals.",
+        description="Learning curves and tables with bootstrap intervals. Runs of one "
+        "configuration are seeds of one curve; what configurations differ in is written beside it.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders: runs/<id> ...")
-    parser.add_argument("--metric", default="episode_return", help="a key of metrics.jsonl")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        help="run folders, runs/<id> ..., or folders of several: of a sweep, runs/sweeps/<date>, "
+        "or of a benchmark",
+    )
+    parser.add_argument(
+        "--metric", default="episode_return", help="a key of metrics.jsonl, e.g. loss/total"
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        help="picture to write; tables go beside it (default: curve.png "
-        "in the run, or runs/comparison.png for several)",
+        help="picture to write; tables go beside it (default: curve.png in a run, comparison.png "
+        "in a folder of several, or runs/comparison.png)",
     )
     options = parser.parse_args(arguments)
     from ssmrl.training.plotting import aggregate_table, group_runs, plot_curves, write_table
-    from ssmrl.training.run import CURVE
 
-    groups = group_runs(options.runs, options.metric)
-    default = options.runs[0] / CURVE if len(options.runs) == 1 else Path("runs/comparison.png")
-    path = options.out or default
-    rows = aggregate_table(groups)
+    groups = group_runs(options.runs, options.metric, warn=say)
+    path = options.out or _default_picture(options.runs, options.metric)
+    rows = aggregate_table(groups, options.metric)
     plot_curves(groups, path, ylabel=options.metric.replace("_", " "))
     write_table(rows, path)
     _print_aggregates(rows)
     print(f"{path}, {path.with_suffix('.csv')}, {path.with_suffix('.json')}")
     return 0
+
+
+def _default_picture(runs: Sequence[Path], metric: str) -> Path:
+    from ssmrl.training.run import CURVE, RunFolder
+
+    # A run's own curve.png is of its returns, and is not replaced by that of a loss.
+    suffix = "" if metric == "episode_return" else f"-{metric.replace('/', '-')}"
+    if len(runs) > 1:
+        return Path("runs") / f"comparison{suffix}.png"
+    name = Path(CURVE).stem if RunFolder(runs[0]).exists() else "comparison"
+    return runs[0] / f"{name}{suffix}.png"
 
 
 def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:
@@ -317,9 +407,13 @@ def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:
 
     from ssmrl.training.plotting import format_value
 
-    table = Table("environment", "agent", "memory", "seeds", "MMER IQM", "MMER mean", "final mean")
+    titles = {"mmer_iqm": "MMER IQM", "mmer_mean": "MMER mean", "final_mean": "last tenth, mean"}
+    shown = [name for name in titles if name in rows[0]]
+    table = Table("environment", "agent", "memory", "seeds", *(titles[name] for name in shown))
     for row in rows:
-        values = [format_value(row, name) for name in ("mmer_iqm", "mmer_mean", "final_mean")]
-        table.add_row(row["env"], row["agent"], row["memory"], str(row["seeds"]), *values)
+        # The label begins with the agent's name where agents differ; here it has its own column.
+        label = row["label"].removeprefix(f"{row['agent']} ")
+        values = [format_value(row, name) for name in shown]
+        table.add_row(row["env"], row["agent"], label, str(row["seeds"]), *values)
     # Without a terminal rich would fold the table into 80 columns.
     Console(width=None if sys.stdout.isatty() else 160).print(table)

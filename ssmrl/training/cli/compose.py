@@ -18,11 +18,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssmrl.training.cli.messages import first_line, near_match
 from ssmrl.training.components import Components
-from ssmrl.training.config import EnvConfig, LoggerConfig, WandbConfig, check_ranges, structured
+from ssmrl.training.config import (
+    EnvConfig,
+    LoggerConfig,
+    TensorboardConfig,
+    WandbConfig,
+    check_ranges,
+    structured,
+)
 from ssmrl.training.errors import UsageError
 
 GROUPS = ("agent", "memory", "env", "logger", "experiment")
-LOGGERS = {"none": LoggerConfig, "console": lambda: LoggerConfig("console"), "wandb": WandbConfig}
+LOGGERS = {
+    "none": LoggerConfig,
+    "console": lambda: LoggerConfig("console"),
+    "tensorboard": TensorboardConfig,
+    "wandb": WandbConfig,
+}
 
 
 class Composer:

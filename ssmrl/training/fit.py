@@ -1,0 +1,141 @@
+"""Whether a run can be had at all: its parts fit together, and its state into memory.
+
+Everything is found out from shapes, before a folder is made or a number computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssmrl.training.errors import RunError, UsageError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_GIB = 2**30
+
+
+@contextlib.contextmanager
+def refusals(**chosen: str) -> Iterator[None]:
+    """Around the tracing of a user's choices: what the library refuses becomes a line.
+
+    A memory's or agent's own ValueError says what was expected. One that JAX raises from within,
+    or a user's own code, is a fault that its traceback explains.
+
+    Args:
+        chosen: the choice by the folder of this package that refuses it, e.g. ``memory="s5"``;
+            the line begins with it.
+
+    Raises:
+        UsageError: an option is refused.
+        RunError: the sizes chosen are beyond what a machine can hold.
+    """
+    try:
+        yield
+    except UsageError:
+        raise  # It says all already.
+    except MemoryError as error:
+        raise RunError(f"{_culprit(error, chosen)}too large: {first_line(error)}") from error
+    except ValueError as error:
+        if _room(error) is None:
+            raise
+        raise UsageError(f"{_culprit(error, chosen)}{first_line(error)}") from error
+
+
+def check_size(state: Any, *, devices: int = 1) -> None:
+    """Raise RunError if a state is larger than the memory of the devices that are to hold it.
+
+    Args:
+        state: arrays or shapes; of several devices each holds an equal part at best.
+        devices: how many there are.
+    """
+    sizes = {
+        jax.tree_util.keystr(path): (leaf, _bytes(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    needed, available = sum(size for _, size in sizes.values()), memory_of_a_device()
+    if available is None or needed <= devices * available:
+        return
+    name, (largest, size) = max(sizes.items(), key=lambda item: item[1][1])
+    on = f"the {devices} devices have" if devices > 1 else "there is"
+    raise RunError(
+        f"parameters, optimiser and all that a run keeps would take {format_bytes(needed)}, and "
+        f"{on} {format_bytes(devices * available)}; the largest part is {name}, "
+        f"{largest.dtype}{list(largest.shape)}, {format_bytes(size)}: choose smaller sizes"
+    )
+
+
+@contextlib.contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Around compiling and running: says in a line that the device's memory was not enough.
+
+    Raises:
+        RunError: in place of JAX's RESOURCE_EXHAUSTED.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        asked = re.search(r"allocat\w* (\d+) bytes", str(error))
+        size = f" allocating {format_bytes(int(asked[1]))}" if asked else ""
+        available = memory_of_a_device()
+        there = f" of {format_bytes(available)}" if available else ""
+        raise RunError(
+            f"out of memory{there}{size}: choose fewer agent.num_envs, shorter windows, a smaller "
+            "memory or network, or fewer seeds in one program"
+        ) from error
+
+
+def memory_of_a_device() -> int | None:
+    """Bytes of the first device's memory, of the machine's for a CPU; None where it is not told."""
+    device = jax.devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    if device.platform != "cpu":
+        return None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def format_bytes(size: int | float) -> str:
+    """``1.9 GiB``, ``320 PiB``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = next((i for i in range(len(units)) if size < 1000 * 1024**i), len(units) - 1)
+    scaled = size / 1024**power
+    return f"{scaled:.3g} {units[power]}" if scaled < 1000 else f"{scaled:,.0f} {units[power]}"
+
+
+def _bytes(leaf: Any) -> int:
+    # A key's dtype has no bytes of its own; keys are few.
+    size = 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+    return int(leaf.size) * int(size)
+
+
+def _room(error: BaseException) -> str | None:
+    """The folder of this package whose code raised an error; None for other people's code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    path = Path(trace.tb_frame.f_code.co_filename) if trace else Path()
+    return path.relative_to(_PACKAGE).parts[0] if path.is_relative_to(_PACKAGE) else None
+
+
+def _culprit(error: BaseException, chosen: dict[str, str]) -> str:
+    """``memory=s5: `` where a memory raised it."""
+    room = {"envs": "env", "agents": "agent"}.get(_room(error) or "", _room(error))
+    return f"{room}={chosen[room]}: " if room in chosen else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

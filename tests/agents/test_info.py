@@ -1,0 +1,76 @@
+"""What an environment says of itself in `info` is among the metrics of both agents."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssmrl.agents import agent_config, make_agent
+from ssmrl.agents.rollout import episode_metrics
+from ssmrl.envs import EpisodeStatistics, JaxVectorEnv
+from ssmrl.memory import memory_config
+from tests.envs.counting import Counting
+
+
+class Telling(Counting):
+    """Success is whether action 1 ended the episode; the rest must not become metrics."""
+
+    def step_env(self, key, state, action, params):
+        *rest, _ = super().step_env(key, state, action, params)
+        info = {
+            "success": action == 1,
+            "time": rest[1].time,
+            "discount": jnp.float32(1),
+            "position": jnp.zeros(2),
+            "phase": jnp.complex64(0),
+        }
+        return *rest, info
+
+
+def test_scalars_are_those_of_the_last_step_of_the_episodes_that_ended():
+    venv = EpisodeStatistics(JaxVectorEnv(Telling(), None, 2))
+    # The first is truncated at its third step, the second terminates at its second.
+    actions = jnp.array([[0, 0], [0, 1], [0, 0]])
+
+    @jax.jit
+    def play(key):
+        _, state = venv.reset(key)
+
+        def step(state, action):
+            _, state, *_, info = venv.step(state, action)
+            return state, info["episode"]
+
+        return jax.lax.scan(step, state, actions)[1]
+
+    episode = play(jax.random.key(0))
+    assert {name for name in episode if "/" in name} == {"info/success", "info/time"}
+    metrics = episode_metrics(episode)
+    assert float(metrics["info/success"]) == 0.5
+    assert float(metrics["info/time"]) == 2.5
+    none = episode_metrics(jax.tree.map(lambda x: x[:1], episode))
+    assert np.isnan(none["info/success"])
+
+
+SIZES = {
+    "ppo": {"num_envs": 2, "rollout_length": 4, "minibatches": 1, "epochs": 1},
+    "dreamer": {
+        "size": "pico",
+        "num_envs": 2,
+        "rollout_length": 4,
+        "batch_size": 2,
+        "batch_length": 4,
+        "train_ratio": 1.0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_both_agents_report_them(name):
+    venv = EpisodeStatistics(JaxVectorEnv(Telling(), None, 2))
+    config, memory = agent_config(name)(**SIZES[name]), memory_config("gru")()
+    agent = make_agent(config, memory, venv, total_steps=100)
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    _, metrics = jax.eval_shape(agent.iteration, state)
+    reported = {key: value for key, value in metrics.items() if key.startswith("info/")}
+    assert set(reported) == {"info/success", "info/time"}
+    assert all((value.shape, value.dtype) == ((), jnp.float32) for value in reported.values())

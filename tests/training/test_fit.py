@@ -1,0 +1,89 @@
+"""What cannot be had is said from shapes, before anything is begun."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ssmrl.experiment import COMPONENTS
+from ssmrl.training import fit
+from ssmrl.training.cli import train_command
+from ssmrl.training.errors import RunError, UsageError
+from tests.training.stub_train import ROOT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["memory.norm=foo"], 2, "memory=gru: unknown norm 'foo'; choose one of none, pre, post"),
+        # U is [1e8, 3e8] of 4 bytes each: 1.2e17 / 2^50.
+        (["memory.features=100000000"], 1, "float32[100000000, 300000000], 107 PiB: choose"),
+        # A matrix of that size is computed while S5 is made: 8e16 / 2^50.
+        (["memory=s5", "memory.features=1e8"], 1, "memory=s5: too large: Unable to allocate 71.1"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_a_line(arguments, code, line, capsys):
+    usual = ["memory=gru", "env=popgym/repeat_first_easy", "run_dir=here"]
+    assert train_command([*usual, *arguments], COMPONENTS, ROOT / "configs") == code
+    err = capsys.readouterr().err
+    assert line in err and err.startswith("error: ") and len(err.splitlines()) == 1
+    assert not Path("here").exists()
+
+
+def test_dreamer_says_the_same(capsys):
+    arguments = ["agent=dreamer", "agent.size=pico", "memory=s5", "memory.state_size=7"]
+    assert train_command(arguments, COMPONENTS, ROOT / "configs") == 2
+    assert "error: memory=s5: S5: state_size 7 must be a positive" in capsys.readouterr().err
+
+
+def test_a_users_own_fault_keeps_its_traceback():
+    with pytest.raises(ValueError, match="my own"), fit.refusals(memory="mine"):
+        raise ValueError("my own")
+    with pytest.raises(TypeError), fit.refusals(memory="mine"):
+        jax.eval_shape(lambda x: jnp.ones(3) @ x, jnp.ones(4))
+
+
+def test_a_state_must_fit_into_the_devices(monkeypatch):
+    monkeypatch.setattr(fit, "memory_of_a_device", lambda: 100)
+    state = {"a": jax.ShapeDtypeStruct((19,), "float32"), "b": jax.ShapeDtypeStruct((24,), "int8")}
+    fit.check_size(state)
+    state["a"] = jax.ShapeDtypeStruct((20,), "float32")
+    expected = (
+        r"would take 104 B, and there is 100 B; the largest part is \['a'\], float32\[20\], 80"
+    )
+    with pytest.raises(RunError, match=expected):
+        fit.check_size(state)
+    fit.check_size(state, devices=2)
+    monkeypatch.setattr(fit, "memory_of_a_device", lambda: None)
+    fit.check_size(state)
+
+
+def test_keys_have_a_size():
+    fit.check_size(jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def test_memory_that_runs_out_while_training(monkeypatch):
+    monkeypatch.setattr(fit, "memory_of_a_device", lambda: 8 * 2**30)
+    expected = r"^out of memory of 8 GiB allocating 47\.7 GiB: choose fewer agent\.num_envs"
+    with pytest.raises(RunError, match=expected), fit.out_of_memory():
+        text = "RESOURCE_EXHAUSTED: Out of memory allocating 51200000000 bytes."
+        raise jax.errors.JaxRuntimeError(text)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), fit.out_of_memory():
+        raise jax.errors.JaxRuntimeError("INTERNAL: another fault")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "0.999 KiB"), (2048, "2 KiB"), (1.5 * 2**30, "1.5 GiB"), (2**60, "1,024")],
+)
+def test_sizes_are_readable(size, text):
+    assert fit.format_bytes(size).startswith(text)
+
+
+def test_refusals_name_the_part_that_refuses():
+    from ssmrl.memory import make_memory
+
+    expected = "^memory=s5: memory 's5' has no option 'x'"
+    with pytest.raises(UsageError, match=expected), fit.refusals(memory="s5", agent="ppo"):
+        make_memory("s5", x=1)
