@@ -67,6 +67,12 @@ class TrainConfig:
     checkpoint_every: int = option(100_000, "steps between checkpoints; 0: only at the end", min=0)
     eval_every: int = option(0, "steps between evaluations; 0: never", min=0)
     eval_episodes: int = option(64, "episodes in each evaluation", min=1)
+    eval_max_steps: int | None = option(
+        None,
+        "steps after which an evaluation cuts an episode; null: ten times the longest known, "
+        "at least 10,000",
+        min=1,
+    )
     resume: bool = option(False, "continue the newest matching run, or the one in run_dir")
     run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>")
     devices: int = option(1, "devices to spread the run over", min=1)
@@ -84,6 +90,11 @@ class EvaluateConfig:
     run: str = option(MISSING, "the run's folder, e.g. runs/<id>")
     episodes: int = option(256, "episodes; rounded up to a multiple of num_envs", min=1)
     num_envs: int = option(64, "environments stepped side by side", min=1)
+    max_steps: int | None = option(
+        None,
+        "steps after which an episode is cut; null: ten times the longest known, at least 10,000",
+        min=1,
+    )
     seed: int = option(0, "random seed of the environments and of the draws", min=0, max=2**31 - 1)
     greedy: bool = option(True, "take the most likely action rather than a draw")
     video: bool = option(False, "record one episode as a GIF (or as text) under video/")

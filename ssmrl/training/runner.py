@@ -34,13 +34,21 @@ from ssmrl.training.config import (
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import EvaluationResult, Evaluator, summarise
 from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
-from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
+from ssmrl.training.loop import (
+    Evaluate,
+    TrainResult,
+    abstract_state,
+    check_placement,
+    longest_episode,
+    train,
+)
 from ssmrl.training.prediction_video import record_prediction
 from ssmrl.training.progress import Reporter, make_reporter
 from ssmrl.training.run import (
     RunFolder,
     find_resumable,
     new_run_path,
+    read_metrics,
     run_label,
     write_atomically,
 )
@@ -172,7 +180,7 @@ def run_training(
         logger = CallbackLogger(logger, callback)
     evaluate = None
     if config.eval_every:
-        evaluate = _training_evaluation(agent, config, components)
+        evaluate = _training_evaluation(agent, config, components, reporter)
     try:
         result = train(
             agent,
@@ -186,7 +194,7 @@ def run_training(
     finally:
         logger.close()
     _draw_curve(run, reporter)
-    _say_goodbye(run, result, reporter)
+    _say_goodbye(run, config, result, reporter)
     return RunResult(run, result)
 
 
@@ -220,20 +228,34 @@ def _open_folder(
     return run
 
 
-def _training_evaluation(agent: Any, config: TrainConfig, components: Components) -> Any:
-    """``(state, step) -> metrics`` on environments of its own, the same draws at each resume."""
+def _training_evaluation(
+    agent: Any, config: TrainConfig, components: Components, reporter: Reporter
+) -> Evaluate:
+    """What the loop calls, on environments of its own: the same draws at each resume."""
     # Never on the training environments: a host environment has one state, which is in use.
     venv = make_venv(components, config.env, min(config.eval_episodes, config.agent.num_envs))
-    evaluator = Evaluator(agent, venv, episodes=config.eval_episodes)
+    evaluator = Evaluator(
+        agent, venv, episodes=config.eval_episodes, max_steps=config.eval_max_steps
+    )
 
-    def evaluate(state: Any, step: int) -> dict[str, Any]:
+    def evaluate(
+        state: Any, step: int, *, longest_seen: float, should_stop: Callable[[], bool]
+    ) -> dict[str, Any]:
         def key_of(trained_seed: int) -> jax.Array:
             return streams.evaluation_while_training_key(trained_seed, step)
 
-        results = evaluate_seeds(evaluator, config, state, key_of)
+        play = partial(evaluator, longest_seen=longest_seen, should_stop=should_stop)
+        results = evaluate_seeds(play, config, state, key_of)
+        if unfinished := sum(result.unfinished for result in results):
+            total, limit = sum(r.returns.size for r in results), evaluator.limit(longest_seen)
+            reporter.message(
+                f"step {step:,}: {unfinished} of {total} evaluation episodes had not ended after "
+                f"{limit:,} steps (eval_max_steps); they count with their return up to there"
+            )
         metrics = {
             "eval/return": [float(r.returns.mean()) for r in results],
             "eval/length": [float(r.lengths.mean()) for r in results],
+            "eval/unfinished": [r.unfinished for r in results],
         }
         return metrics if config.seeds > 1 else {name: v[0] for name, v in metrics.items()}
 
@@ -241,12 +263,15 @@ def _training_evaluation(agent: Any, config: TrainConfig, components: Components
 
 
 def evaluate_seeds(
-    evaluator: Evaluator, config: TrainConfig, state: Any, key_of: Callable[[int], jax.Array]
+    evaluator: Callable[[Any, jax.Array], EvaluationResult],
+    config: TrainConfig,
+    state: Any,
+    key_of: Callable[[int], jax.Array],
 ) -> list[EvaluationResult]:
     """Evaluate every seed of a run on episodes of its own.
 
     Args:
-        evaluator: plays them.
+        evaluator: plays them, an `Evaluator`.
         config: of the run; says which seeds.
         state: of all seeds, as the loop has it.
         key_of: a trained seed's key. With one key for all, the seeds would meet the same episodes,
@@ -277,7 +302,9 @@ def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
         reporter.message(f"no {run.curve.name}: {error}")
 
 
-def _say_goodbye(run: RunFolder, result: TrainResult, reporter: Reporter) -> None:
+def _say_goodbye(
+    run: RunFolder, config: TrainConfig, result: TrainResult, reporter: Reporter
+) -> None:
     if result.nonfinite:
         reporter.message(f"{result.nonfinite} iterations had a non-finite metric and were skipped")
     reporter.message(
@@ -287,6 +314,8 @@ def _say_goodbye(run: RunFolder, result: TrainResult, reporter: Reporter) -> Non
     if result.stopped_by is not None:
         name = signal.Signals(result.stopped_by).name
         reporter.message(f"stopped by {name}; the same command with run={run.path} continues")
+    elif result.step >= config.total_steps:
+        reporter.message(f"finished: {run.path}")
 
 
 def load_run(
@@ -365,9 +394,19 @@ def evaluate_run(
     env = _evaluation_env(config.env, loaded.config.env)
     venv = make_venv(components, env, min(config.num_envs, config.episodes))
     check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
-    evaluator = Evaluator(loaded.agent, venv, episodes=config.episodes, greedy=config.greedy)
+    evaluator = Evaluator(
+        loaded.agent,
+        venv,
+        episodes=config.episodes,
+        greedy=config.greedy,
+        max_steps=config.max_steps,
+    )
+    longest = longest_episode(read_metrics(loaded.run.metrics))
     results = evaluate_seeds(
-        evaluator, loaded.config, loaded.state, partial(streams.evaluation_key, config.seed)
+        partial(evaluator, longest_seen=longest),
+        loaded.config,
+        loaded.state,
+        partial(streams.evaluation_key, config.seed),
     )
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -376,6 +415,7 @@ def evaluate_run(
         "env": env.name,
         "seed": config.seed,
         "greedy": config.greedy,
+        "max_steps": evaluator.limit(longest),
         **summarise(results),
     }
     if config.video:
@@ -447,6 +487,8 @@ def print_evaluation(record: dict[str, Any]) -> None:
     for name in ("median", "min", "max"):
         table.add_row(name, f"{record[name]:.4f}")
     table.add_row("steps an episode", f"{record['length']:.1f}")
+    if record["unfinished"]:
+        table.add_row(f"not ended after {record['max_steps']:,} steps", str(record["unfinished"]))
     print(f"{record['run']}, step {record['step']:,}")
     Console().print(table)
     for name in ("video", "prediction"):
