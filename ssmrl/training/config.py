@@ -48,12 +48,20 @@ class LoggerConfig:
 
 @dataclass
 class WandbConfig(LoggerConfig):
-    """Weights & Biases. Offline unless asked: ``wandb sync`` uploads such a run later."""
+    """Weights & Biases. Offline unless asked: ``wandb sync`` uploads such a run later.
+
+    A resumed run goes on in the wandb run that it began; offline it leaves one folder for each
+    process, all of one id, which ``wandb sync`` puts together.
+    """
 
     name: str = "wandb"
     project: str = option("ssmrl", "wandb project")
     entity: str | None = option(None, "wandb user or team; null is the account's default")
-    mode: str = option("offline", "offline needs no network", choices=("offline", "online"))
+    mode: str | None = option(
+        None,
+        "offline needs no network, disabled writes nothing; null: WANDB_MODE, or else offline",
+        choices=("offline", "online", "disabled"),
+    )
     tags: list[str] = option([], "wandb tags")
 
 
@@ -74,6 +82,8 @@ class TrainConfig:
         min=1,
     )
     resume: bool = option(False, "continue the newest matching run, or the one in run_dir")
+    init_from: str | None = option(None, "begin with the parameters of this run, runs/<id>")
+    init_parts: list[str] = option([], "of these only: e.g. [memory]; []: all parts")
     run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>")
     devices: int = option(1, "devices to spread the run over", min=1)
     nonfinite: str = option("stop", "what a NaN or infinite loss does", choices=("stop", "skip"))

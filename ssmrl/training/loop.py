@@ -125,6 +125,7 @@ def train(
     reporter: Reporter,
     logger: Logger | None = None,
     evaluate: Evaluate | None = None,
+    initialize: Callable[[Any], Any] | None = None,
     is_host: bool = False,
 ) -> TrainResult:
     """Train until ``config.total_steps``, from the newest whole checkpoint if ``config.resume``.
@@ -136,6 +137,7 @@ def train(
         reporter: where progress is shown.
         logger: receives every line of metrics.
         evaluate: called every ``config.eval_every`` steps.
+        initialize: what is done to the state before the first iteration; not called on a resume.
         is_host: the environment lives outside the state and starts afresh on a resume.
 
     Raises:
@@ -149,18 +151,24 @@ def train(
         checkpoints = stack.enter_context(contextlib.closing(Checkpointer(run.checkpoints)))
         loop = _Loop(agent, config, checkpoints, reporter, logger, evaluate)
         signals = stack.enter_context(StopSignals(loop.announce_stop))
-        state, step = _start(agent, config, checkpoints, reporter, is_host)
+        state, step = _start(agent, config, checkpoints, reporter, is_host, initialize)
         metrics_file = MetricsFile(run.metrics, keep_until=step)
         stack.enter_context(contextlib.closing(metrics_file))
         return loop.run(state, step, metrics_file, signals)
 
 
 def _start(
-    agent: Agent, config: TrainConfig, checkpoints: Checkpointer, reporter: Reporter, is_host: bool
+    agent: Agent,
+    config: TrainConfig,
+    checkpoints: Checkpointer,
+    reporter: Reporter,
+    is_host: bool,
+    initialize: Callable[[Any], Any] | None,
 ) -> tuple[Any, int]:
     """The state and step to go on from."""
     if not (config.resume and checkpoints.steps()):
-        return init_state(agent, config.seed, config.seeds), 0
+        state = init_state(agent, config.seed, config.seeds)
+        return state if initialize is None else initialize(state), 0
     if is_host:
         # Creates the environment in this process; its arrays are then overwritten.
         jax.block_until_ready(init_state(agent, config.seed, config.seeds))

@@ -28,7 +28,8 @@ CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 CURVE, EVALUATIONS, VIDEOS, LOCK = "curve.png", "eval.json", "video", "lock"
 
 # What decides the state's shape or its bits: a run is resumed only with these unchanged.
-_IDENTITY = ("agent", "memory", "env", "seed", "seeds")
+_IDENTITY = ("agent", "memory", "env", "seed", "seeds", "init_from", "init_parts")
+_IDENTITY_BEFORE = {"init_from": None, "init_parts": []}  # Of runs older than these settings.
 _VERSIONS = (
     *("ssmrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "distrax", "flashbax"),
     "numpy",
@@ -65,6 +66,10 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether this folder holds a run."""
         return (self.path / CONFIG).is_file()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from; a half-written one does not count."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
 
     def create(
         self, config: dict[str, Any], overrides: Iterable[str] = (), imports: Iterable[str] = ()
@@ -171,6 +176,7 @@ class RunFolder:
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, old, new) for every setting that a resumed run may not change."""
+    old, new = _IDENTITY_BEFORE | old, _IDENTITY_BEFORE | new
     flat_old = {k: v for name in _IDENTITY for k, v in _flatten(name, old.get(name))}
     flat_new = {k: v for name in _IDENTITY for k, v in _flatten(name, new.get(name))}
     keys = dict.fromkeys([*flat_new, *flat_old])

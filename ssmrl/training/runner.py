@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import operator
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,7 @@ from ssmrl.training.run import (
     run_label,
     write_atomically,
 )
+from ssmrl.training.transfer import covers, make_transfer, same_kind, same_scale
 from ssmrl.training.video import record_episode
 
 RUNS = Path("runs")
@@ -172,7 +174,14 @@ def run_training(
     notes = _training_notes(agent, config)
     check_placement(agent, config, is_host=is_host)
     check_logger(config.logger)
-    run = _open_folder(config, overrides, imports, reporter)
+    begun = _find_begun(config)
+    initialize = None
+    if config.init_from and not (begun and begun.has_checkpoint()):
+        initialize = _prepare_transfer(config, agent, venv, components, reporter)
+    if config.resume and begun is None:
+        reporter.message("nothing to resume: starting a new run")
+    run = begun or _make_folder(config, overrides, imports)
+    reporter.message(f"run: {run.path}")
     for note in notes:
         reporter.message(note)
     logger = make_logger(config.logger, run.path, as_dict(config))
@@ -189,6 +198,7 @@ def run_training(
             reporter=reporter,
             logger=logger,
             evaluate=evaluate,
+            initialize=initialize,
             is_host=is_host,
         )
     finally:
@@ -208,24 +218,62 @@ def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
         raise UsageError(f"agent={config.agent.name}: {error}") from error
 
 
-def _open_folder(
-    config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...], reporter: Reporter
-) -> RunFolder:
-    """The folder to train in: the one to resume, or a new one."""
+def _find_begun(config: TrainConfig) -> RunFolder | None:
+    """The run that ``config`` continues; None where it begins a new one."""
+    if not config.resume:
+        return None
     settings = as_dict(config)
-    path = Path(config.run_dir) if config.run_dir else None
-    if config.resume:
-        found = path if path is not None else find_resumable(RUNS, settings)
-        if found is not None and RunFolder(found).exists():
-            run = RunFolder(found)
-            run.check_resumable(settings)
-            reporter.message(f"run: {run.path}")
-            return run
-        reporter.message("nothing to resume: starting a new run")
-    run = RunFolder(path or new_run_path(RUNS, run_label(settings)))
-    run.create(settings, overrides, imports)
-    reporter.message(f"run: {run.path}")
+    path = Path(config.run_dir) if config.run_dir else find_resumable(RUNS, settings)
+    run = None if path is None else RunFolder(path)
+    if run is None or not run.exists():
+        return None
+    run.check_resumable(settings)
     return run
+
+
+def _make_folder(
+    config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...]
+) -> RunFolder:
+    """A new folder, as named or under ``runs/``."""
+    settings = as_dict(config)
+    run = RunFolder(config.run_dir or new_run_path(RUNS, run_label(settings)))
+    run.create(settings, overrides, imports)
+    return run
+
+
+def _prepare_transfer(
+    config: TrainConfig, agent: Any, venv: Any, components: Components, reporter: Reporter
+) -> Callable[[Any], Any]:
+    """What puts the parameters of ``config.init_from`` into a new state; says what they are.
+
+    Raises:
+        RunError: that run cannot be loaded, or does not fit.
+    """
+    where = str(config.init_from)
+    source = load_run(where, components, warn=reporter.message)
+    if not config.init_parts:
+        there = make_venv(components, source.config.env, 1)
+        # The new agent scales to its own bounds: the same parameters would do something else.
+        fits = {"observation": same_scale, "action": operator.eq}
+        for what, fit in fits.items():
+            ours, theirs = getattr(venv, f"{what}_space"), getattr(there, f"{what}_space")
+            if not fit(ours, theirs):
+                raise RunError(
+                    f"init_from={where}: its {what}s are {theirs}, and here they are {ours}; "
+                    "load what does not depend on them, e.g. init_parts=[memory]"
+                )
+    initialize, text = make_transfer(
+        source.agent,
+        source.state,
+        source.config.seeds,
+        agent,
+        abstract_state(agent, config.seed, config.seeds),
+        config.seeds,
+        config.init_parts,
+        where,
+    )
+    reporter.message(f"from {where}, step {source.step:,}: {text}")
+    return initialize
 
 
 def _training_evaluation(
@@ -449,11 +497,21 @@ def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
 
 
 def check_spaces(venv: Any, trained: Any, name: str) -> None:
-    """Raise UsageError unless two environments have the same observations and actions."""
+    """Raise UsageError unless what was trained in one environment can act in another.
+
+    Observations and actions must be of the same kind (`same_kind`). An environment may show numbers
+    beyond the bounds that the run knew, and may allow actions that the run never takes; but it must
+    allow all those that the run can take, which are squashed into the bounds it was trained with.
+    """
     for what in ("observation", "action"):
         there, here = getattr(venv, f"{what}_space"), getattr(trained, f"{what}_space")
-        if there != here:
+        if not same_kind(there, here):
             raise UsageError(f"env={name}: its {what}s are {there}, the run's are {here}")
+    there, here = venv.action_space, trained.action_space
+    if not covers(there, here):
+        raise UsageError(
+            f"env={name}: its actions are {there}, and the run's reach beyond them: {here}"
+        )
 
 
 @contextlib.contextmanager
