@@ -25,7 +25,8 @@ except ImportError:  # pragma: no cover  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
-CURVE, EVALUATIONS, VIDEOS, LOCK = "curve.png", "eval.json", "video", "lock"
+CURVE, EVALUATIONS, VIDEOS = "curve.png", "eval.json", "video"
+LOCK, TRACEBACK = "lock", "traceback.txt"
 
 # What decides the state's shape or its bits: a run is resumed only with these unchanged.
 _IDENTITY = ("agent", "memory", "env", "seed", "seeds", "init_from", "init_parts")
@@ -60,6 +61,10 @@ class RunFolder:
         return self.path / EVALUATIONS
 
     @property
+    def traceback(self) -> Path:
+        return self.path / TRACEBACK
+
+    @property
     def videos(self) -> Path:
         return self.path / VIDEOS
 
@@ -67,9 +72,9 @@ class RunFolder:
         """Whether this folder holds a run."""
         return (self.path / CONFIG).is_file()
 
-    def has_checkpoint(self) -> bool:
-        """Whether there is a checkpoint to go on from; a half-written one does not count."""
-        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the checkpoints, oldest first; a half-written one does not count."""
+        return sorted(int(p.name) for p in self.checkpoints.glob("*") if p.name.isdigit())
 
     def create(
         self, config: dict[str, Any], overrides: Iterable[str] = (), imports: Iterable[str] = ()

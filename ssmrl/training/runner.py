@@ -8,6 +8,7 @@ import json
 import operator
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -176,7 +177,7 @@ def run_training(
     check_logger(config.logger)
     begun = _find_begun(config)
     initialize = None
-    if config.init_from and not (begun and begun.has_checkpoint()):
+    if config.init_from and not (begun and begun.checkpoint_steps()):
         initialize = _prepare_transfer(config, agent, venv, components, reporter)
     if config.resume and begun is None:
         reporter.message("nothing to resume: starting a new run")
@@ -189,23 +190,49 @@ def run_training(
         logger = CallbackLogger(logger, callback)
     evaluate = None
     if config.eval_every:
-        evaluate = _training_evaluation(agent, config, components, reporter)
+        evaluate = _training_evaluation(agent, config, components, run, reporter)
     try:
-        result = train(
-            agent,
-            config,
-            run,
-            reporter=reporter,
-            logger=logger,
-            evaluate=evaluate,
-            initialize=initialize,
-            is_host=is_host,
-        )
+        with explained_failures(venv, run):
+            result = train(
+                agent,
+                config,
+                run,
+                reporter=reporter,
+                logger=logger,
+                evaluate=evaluate,
+                initialize=initialize,
+                is_host=is_host,
+            )
     finally:
         logger.close()
     _draw_curve(run, reporter)
     _say_goodbye(run, config, result, reporter)
     return RunResult(run, result)
+
+
+@contextlib.contextmanager
+def explained_failures(venv: Any, run: RunFolder) -> Iterator[None]:
+    """Where a Python environment fails within a compiled program, say what it said itself.
+
+    JAX raises what a callback raised as an error of its own, at the end of several tracebacks.
+
+    Raises:
+        RunError: one line with the environment's message, its index and step, and where to go on.
+    """
+    try:
+        yield
+    except Exception as error:
+        failure = getattr(venv, "failure", None)
+        if failure is None or isinstance(error, RunError):
+            raise
+        steps = run.checkpoint_steps()
+        kept = (
+            f"the last checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint"
+        )
+        with contextlib.suppress(OSError):
+            write_atomically(run.traceback, "".join(traceback.format_exception(failure)))
+            kept += f"; the traceback is in {run.traceback}"
+        raise RunError(f"{failure}; {kept}") from error
 
 
 def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
@@ -277,7 +304,7 @@ def _prepare_transfer(
 
 
 def _training_evaluation(
-    agent: Any, config: TrainConfig, components: Components, reporter: Reporter
+    agent: Any, config: TrainConfig, components: Components, run: RunFolder, reporter: Reporter
 ) -> Evaluate:
     """What the loop calls, on environments of its own: the same draws at each resume."""
     # Never on the training environments: a host environment has one state, which is in use.
@@ -293,7 +320,8 @@ def _training_evaluation(
             return streams.evaluation_while_training_key(trained_seed, step)
 
         play = partial(evaluator, longest_seen=longest_seen, should_stop=should_stop)
-        results = evaluate_seeds(play, config, state, key_of)
+        with explained_failures(venv, run):
+            results = evaluate_seeds(play, config, state, key_of)
         if unfinished := sum(result.unfinished for result in results):
             total, limit = sum(r.returns.size for r in results), evaluator.limit(longest_seen)
             reporter.message(

@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ssmrl.training.errors import RunError
 from ssmrl.training.progress import LiveReporter, PlainReporter, format_duration
 from ssmrl.training.run import MetricsFile, RunFolder, new_run_path, read_metrics, write_atomically
+from ssmrl.training.runner import explained_failures, run_training
+from tests.training.stub import STUB, StubVectorEnv
 from tests.training.stub_train import ROOT
 
 
@@ -189,3 +192,70 @@ def test_durations():
         "0:00",
         "?",
     ]
+
+
+# ------------------------------------------------------------------- environments that raise
+
+
+def failed_venv() -> SimpleNamespace:
+    try:
+        try:
+            raise ValueError("the motor is on fire")
+        except ValueError as error:
+            raise RuntimeError(
+                "the motor is on fire; raised by e, environment 3, step 45"
+            ) from error
+    except RuntimeError as failure:
+        return SimpleNamespace(failure=failure)
+
+
+def test_what_an_environment_raised_comes_first_and_its_traceback_is_kept():
+    run = RunFolder("r")
+    run.create({})
+    for step in (40, 1000):
+        (run.checkpoints / str(step)).mkdir(parents=True)
+    (run.checkpoints / "2000.orbax-checkpoint-tmp").mkdir()
+    with pytest.raises(RunError) as error, explained_failures(failed_venv(), run):
+        raise RuntimeError("INTERNAL: pages\nof it")
+    assert str(error.value) == (
+        "the motor is on fire; raised by e, environment 3, step 45; the last checkpoint is of step "
+        "1,000; the traceback is in r/traceback.txt"
+    )
+    text = run.traceback.read_text()
+    assert "ValueError: the motor is on fire" in text
+    assert "failed_venv" in text
+
+
+def test_without_a_checkpoint_or_a_place_for_the_traceback(monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ssmrl.training.runner.write_atomically", full)
+    message = r"step 45; there is no checkpoint$"
+    with pytest.raises(RunError, match=message), explained_failures(failed_venv(), RunFolder("r")):
+        raise RuntimeError("INTERNAL: pages\nof it")
+
+
+@pytest.mark.parametrize(
+    ("venv", "raised"),
+    [
+        (SimpleNamespace(), RuntimeError("a bug of ours")),
+        (SimpleNamespace(failure=None), RuntimeError("a bug of ours")),
+        (failed_venv(), RunError("loss/total is nan")),
+    ],
+)
+def test_other_errors_are_left_alone(venv, raised):
+    with pytest.raises(type(raised)) as error, explained_failures(venv, RunFolder("r")):
+        raise raised
+    assert error.value is raised
+    assert not Path("r").exists()
+
+
+def test_a_training_is_explained(make_config, record, monkeypatch):
+    def train(*arguments, **options):
+        raise RuntimeError("INTERNAL: pages\nof it")
+
+    monkeypatch.setattr(StubVectorEnv, "failure", failed_venv().failure, raising=False)
+    monkeypatch.setattr("ssmrl.training.runner.train", train)
+    with pytest.raises(RunError, match="^the motor is on fire; raised by e"):
+        run_training(make_config(), STUB, reporter=record)
