@@ -104,6 +104,24 @@ class NotingAgent(Protocol):
 
 
 @runtime_checkable
+class TransferableAgent(Protocol):
+    """An agent that can begin with what another has learned (optional; ``init_from``)."""
+
+    def parts(self, state: State) -> dict[str, Any]:
+        """What was learned, by the part of the agent that it belongs to, ``memory`` among them.
+
+        A part is everything that makes its parameters the function that they were learned as: the
+        encoder's observation statistics, the units of the critic's values. Optimisers, replay and
+        environments are no part. Only selects from ``state``, whose leaves may have leading axes.
+        """
+        ...
+
+    def with_parts(self, state: State, parts: dict[str, Any]) -> State:
+        """``state`` with some of its parts replaced by others of the same structure."""
+        ...
+
+
+@runtime_checkable
 class PredictingAgent(Protocol):
     """An agent with a world model that can be watched predicting (optional)."""
 

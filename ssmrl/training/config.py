@@ -49,12 +49,20 @@ class LoggerConfig:
 
 @dataclass
 class WandbConfig(LoggerConfig):
-    """Weights & Biases. Offline unless asked: ``wandb sync`` uploads such a run later."""
+    """Weights & Biases. Offline unless asked: ``wandb sync`` uploads such a run later.
+
+    A resumed run goes on in the wandb run that it began; offline it leaves one folder for each
+    process, all of one id, which ``wandb sync`` puts together.
+    """
 
     name: str = "wandb"
     project: str = option("ssmrl", "wandb project")
     entity: str | None = option(None, "wandb user or team; null is the account's default")
-    mode: str = option("offline", "offline needs no network", choices=("offline", "online"))
+    mode: str | None = option(
+        None,
+        "offline needs no network, disabled writes nothing; null: WANDB_MODE, or else offline",
+        choices=("offline", "online", "disabled"),
+    )
     tags: list[str] = option([], "wandb tags")
 
 
@@ -79,7 +87,17 @@ class TrainConfig:
     checkpoint_every: int = option(100_000, "steps between checkpoints; 0: only at the end", min=0)
     eval_every: int = option(0, "steps between evaluations; 0: never", min=0)
     eval_episodes: int = option(64, "episodes in each evaluation", min=1)
+    eval_max_steps: int | None = option(
+        None,
+        "steps after which an evaluation cuts an episode; null: ten times the longest known, "
+        "at least 10,000",
+        min=1,
+    )
     resume: bool = option(False, "continue the newest matching run, or the one in run_dir")
+    init_from: str | None = option(
+        None, "begin with the parameters of this run, runs/<id>", path=True
+    )
+    init_parts: list[str] = option([], "of these only: e.g. [memory]; []: all parts")
     run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>", path=True)
     devices: int = option(1, "devices to spread the run over", min=1)
     nonfinite: str = option("stop", "what a NaN or infinite loss does", choices=("stop", "skip"))
@@ -97,6 +115,11 @@ class EvaluateConfig:
     step: int | None = option(None, "the checkpoint of this step; null: the newest", min=0)
     episodes: int = option(256, "episodes; rounded up to a multiple of num_envs", min=1)
     num_envs: int = option(64, "environments stepped side by side", min=1)
+    max_steps: int | None = option(
+        None,
+        "steps after which an episode is cut; null: ten times the longest known, at least 10,000",
+        min=1,
+    )
     seed: int = option(0, "random seed of the environments and of the draws", min=0, max=2**31 - 1)
     greedy: bool = option(True, "take the most likely action rather than a draw")
     video: bool = option(False, "record one episode as a GIF (or as text) under video/")

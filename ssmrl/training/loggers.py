@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,6 +12,7 @@ import numpy as np
 
 from ssmrl.training.config import LoggerConfig, TensorboardConfig, WandbConfig
 from ssmrl.training.errors import RunError
+from ssmrl.training.run import write_atomically
 
 
 @runtime_checkable
@@ -32,7 +35,11 @@ class NullLogger:
 
 
 class WandbLogger:
-    """Weights & Biases, its files kept inside the run's folder."""
+    """Weights & Biases, its files kept inside the run's folder.
+
+    The run's id there is drawn once and kept in the folder, so that a resumed run goes on in the
+    same wandb run, and a folder of the same name elsewhere does not.
+    """
 
     def __init__(self, config: WandbConfig, run_path: Path, run_config: dict[str, Any]):
         check_logger(config)
@@ -42,12 +49,11 @@ class WandbLogger:
             self._run = wandb.init(
                 project=config.project,
                 entity=config.entity,
-                mode=config.mode,  # type: ignore[arg-type]
+                mode=wandb_mode(config),  # type: ignore[arg-type]
                 tags=list(config.tags),
                 name=run_path.name,
-                # A resumed run continues the same wandb run.
-                id=run_path.name,
-                resume="allow" if config.mode == "online" else None,
+                id=_wandb_id(run_path),
+                resume="allow" if wandb_mode(config) == "online" else None,
                 dir=str(run_path),
                 config=run_config,
             )
@@ -118,6 +124,25 @@ def _per_seed(metrics: dict[str, Any]) -> dict[str, float]:
         else:
             flat[name] = value
     return flat
+
+
+def wandb_mode(config: WandbConfig) -> str:
+    """What the configuration says, else the environment variable, else ``offline``."""
+    return config.mode or os.environ.get("WANDB_MODE") or "offline"
+
+
+def _wandb_id(run_path: Path) -> str:
+    """The id in the run's folder; drawn and written there the first time."""
+    path = run_path / "wandb-id"
+    if path.exists():
+        return path.read_text().strip()
+    # Runs from before ids were drawn go by their folder's name.
+    name = run_path.name if (run_path / "wandb").is_dir() else uuid.uuid4().hex[:12]
+    try:
+        write_atomically(path, f"{name}\n")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    return name
 
 
 def check_logger(config: LoggerConfig) -> None:

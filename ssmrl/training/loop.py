@@ -2,19 +2,19 @@
 
 It never waits for the device to read a metric: iteration ``i + 1`` is dispatched before the metrics
 of iteration ``i`` are fetched. The one exception is a checkpoint or an evaluation, which must know
-that the state it is about to keep came with finite metrics.
+that the state it is about to keep came with finite metrics. Both come after the metrics have been
+written, and the evaluation last: whatever becomes of it, nothing is lost.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -25,9 +25,11 @@ from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.config import TrainConfig
 from ssmrl.training.devices import compiler_options, make_mesh, state_shardings
 from ssmrl.training.errors import NonFiniteError, RunError, StopTraining
+from ssmrl.training.evaluation import EvaluationStoppedError
 from ssmrl.training.loggers import Logger, NullLogger
-from ssmrl.training.progress import Reporter
+from ssmrl.training.progress import Reporter, is_learning
 from ssmrl.training.run import MetricsFile, RunFolder
+from ssmrl.training.signals import StopSignals
 
 EPISODE_MEANS = ("episode_", "info/")
 """How metrics begin that are means over the episodes that ended, which may be none."""
@@ -54,30 +56,25 @@ class TrainResult:
     nonfinite: int
 
 
-class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the iteration.
+@runtime_checkable
+class Evaluate(Protocol):
+    """What the loop calls every ``config.eval_every`` steps."""
 
-    A second SIGINT interrupts at once. Outside the main thread, where Python allows no handlers,
-    it does nothing.
-    """
+    def __call__(
+        self, state: Any, step: int, *, longest_seen: float, should_stop: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """Metrics of ``state``; names begin with ``eval/``.
 
-    received: signal.Signals | None = None
+        Args:
+            state: of all seeds.
+            step: environment steps taken.
+            longest_seen: length of the longest episodes in training so far, in steps.
+            should_stop: asked now and then.
 
-    def __enter__(self) -> StopSignals:
-        self._previous: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        Raises:
+            EvaluationStoppedError: ``should_stop`` said so.
+        """
+        ...
 
 
 def seed_keys(seed: int, seeds: int) -> jax.Array:
@@ -96,8 +93,9 @@ def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` of one seed as one program over a leading axis of seeds.
 
     Accelerators run the seeds side by side (`vmap`). A CPU is full with one, and its batched small
-    matrix products are slow, so there they follow each other (`lax.map`), which is faster and makes
-    seed k bit for bit what it is alone.
+    matrix products are slow, so there they follow each other (`lax.map`), which is faster. Either
+    way seed k draws what it draws alone; its numbers are those of another program, and differ from
+    those of seed k alone by rounding.
     """
     if jax.default_backend() == "cpu" and jax.device_count() == 1:
         return lambda batch: jax.lax.map(function, batch)
@@ -129,7 +127,8 @@ def train(
     *,
     reporter: Reporter,
     logger: Logger | None = None,
-    evaluate: Callable[[Any, int], dict[str, Any]] | None = None,
+    evaluate: Evaluate | None = None,
+    initialize: Callable[[Any], Any] | None = None,
     is_host: bool = False,
 ) -> TrainResult:
     """Train until ``config.total_steps``, from the newest whole checkpoint if ``config.resume``.
@@ -140,34 +139,39 @@ def train(
         run: an existing run folder; metrics.jsonl and checkpoints/ are written in it.
         reporter: where progress is shown.
         logger: receives every line of metrics.
-        evaluate: ``(state, step) -> metrics``, called every ``config.eval_every`` steps.
+        evaluate: called every ``config.eval_every`` steps.
+        initialize: what is done to the state before the first iteration; not called on a resume.
         is_host: the environment lives outside the state and starts afresh on a resume.
 
     Raises:
         NonFiniteError: a metric became NaN or infinite, and ``config.nonfinite`` is ``stop``.
-        RunError: a checkpoint or metric cannot be written, or the resume cannot be done.
+        RunError: a checkpoint or metric cannot be written, the resume cannot be done, or another
+            process trains in the folder.
     """
     check_placement(agent, config, is_host=is_host)
-    checkpoints = Checkpointer(run.checkpoints)
-    metrics_file = None
-    try:
-        with StopSignals() as signals:
-            state, step = _start(agent, config, checkpoints, reporter, is_host)
-            metrics_file = MetricsFile(run.metrics, keep_until=step)
-            loop = _Loop(agent, config, checkpoints, metrics_file, reporter, logger, evaluate)
-            return loop.run(state, step, signals)
-    finally:
-        if metrics_file is not None:
-            metrics_file.close()
-        checkpoints.close()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run.lock())
+        checkpoints = stack.enter_context(contextlib.closing(Checkpointer(run.checkpoints)))
+        loop = _Loop(agent, config, checkpoints, reporter, logger, evaluate)
+        signals = stack.enter_context(StopSignals(loop.announce_stop))
+        state, step = _start(agent, config, checkpoints, reporter, is_host, initialize)
+        metrics_file = MetricsFile(run.metrics, keep_until=step)
+        stack.enter_context(contextlib.closing(metrics_file))
+        return loop.run(state, step, metrics_file, signals)
 
 
 def _start(
-    agent: Agent, config: TrainConfig, checkpoints: Checkpointer, reporter: Reporter, is_host: bool
+    agent: Agent,
+    config: TrainConfig,
+    checkpoints: Checkpointer,
+    reporter: Reporter,
+    is_host: bool,
+    initialize: Callable[[Any], Any] | None,
 ) -> tuple[Any, int]:
     """The state and step to go on from."""
     if not (config.resume and checkpoints.steps()):
-        return init_state(agent, config.seed, config.seeds), 0
+        state = init_state(agent, config.seed, config.seeds)
+        return state if initialize is None else initialize(state), 0
     if is_host:
         # Creates the environment in this process; its arrays are then overwritten.
         jax.block_until_ready(init_state(agent, config.seed, config.seeds))
@@ -188,53 +192,90 @@ class _Loop:
         agent: Agent,
         config: TrainConfig,
         checkpoints: Checkpointer,
-        metrics_file: MetricsFile,
         reporter: Reporter,
         logger: Logger | None,
-        evaluate: Callable[[Any, int], dict[str, Any]] | None,
+        evaluate: Evaluate | None,
     ):
         self.agent, self.config, self.checkpoints = agent, config, checkpoints
-        self.metrics_file, self.reporter = metrics_file, reporter
-        self.logger = logger or NullLogger()
+        self.reporter, self.logger = reporter, logger or NullLogger()
         self.evaluate = evaluate if config.eval_every else None
         self.nonfinite = 0
-        self.busy_seconds = 0.0
-        self.rate = 0.0
         self.told_to_stop = False
+        self.gave_up_evaluation = False
+        self.busy_seconds = self.iteration_seconds = 0.0
+        self.rate = _Rate()
 
-    def run(self, state: Any, step: int, signals: StopSignals) -> TrainResult:
-        config, size = self.config, self.agent.steps_per_iteration
+    def run(
+        self, state: Any, step: int, metrics_file: MetricsFile, signals: StopSignals
+    ) -> TrainResult:
+        config = self.config
+        self.metrics_file, self.signals = metrics_file, signals
+        self.longest_episode = longest_episode(metrics_file.kept)
+        if self._is_owed_evaluation(step):
+            self._evaluate(step, state)
         if step >= config.total_steps:
             self.reporter.message(f"nothing to do: step {step:,} of {config.total_steps:,} is done")
             return TrainResult(state, step, 0.0, 0.0, None, 0)
         iteration, state, compile_seconds = self._compile(state)
-        self.reporter.start(f"compiled in {compile_seconds:.1f} s", step, config.total_steps)
-        first_step, pending = step, None
+        self._announce_start(step, compile_seconds)
+        first_step = step
         try:
-            self._mark = time.monotonic()
-            while step < config.total_steps and not (signals.received or self.told_to_stop):
-                state, metrics = iteration(state)
-                step += size
-                # The device is now busy with this iteration while the last one's metrics are read.
-                if pending is not None:
-                    self._finish(*pending)
-                pending = (step, metrics)
-                save = _crosses(step, size, config.checkpoint_every)
-                test = self.evaluate is not None and _crosses(step, size, config.eval_every)
-                if save or test:
-                    self._finish(*pending, state=state if test else None)
-                    pending = None
-                if save:
-                    self.checkpoints.save(step, state)
-            if pending is not None:
-                self._finish(*pending)
+            state, step = self._iterate(iteration, state, step)
             # The last state is always kept: what a run learned must never depend on divisibility.
             self.checkpoints.save(step, state)
             self.checkpoints.wait()
         finally:
             self.reporter.stop()
         rate = (step - first_step) * config.seeds / max(self.busy_seconds, 1e-9)
-        return TrainResult(state, step, compile_seconds, rate, signals.received, self.nonfinite)
+        # A signal that came when everything was done has stopped nothing.
+        is_done = step >= config.total_steps and not self.gave_up_evaluation
+        stopped_by = None if is_done else signals.received
+        return TrainResult(state, step, compile_seconds, rate, stopped_by, self.nonfinite)
+
+    def _iterate(self, iteration: Callable[..., Any], state: Any, step: int) -> tuple[Any, int]:
+        """Train until the steps are done or a signal has come."""
+        config, size = self.config, self.agent.steps_per_iteration
+        pending = None
+        self._mark = time.monotonic()
+        while step < config.total_steps and not (self.signals.received or self.told_to_stop):
+            state, metrics = iteration(state)
+            step += size
+            done_at = _time_if_ready(metrics)
+            # The device is now busy with this iteration while the last one's metrics are read.
+            if pending is not None:
+                self._finish(*pending)
+            pending = (step, metrics, done_at)
+            save = _crosses(step, size, config.checkpoint_every)
+            test = self.evaluate is not None and _crosses(step, size, config.eval_every)
+            if save or test:
+                self._finish(*pending)
+                pending = None
+            if save:
+                self.checkpoints.save(step, state)
+            if test and (line := self._evaluate(step, state)):
+                self.reporter.update(step, line, self.rate.value)
+        if pending is not None:
+            self._finish(*pending)
+        return state, step
+
+    def _announce_start(self, step: int, compile_seconds: float) -> None:
+        """Say what the whole iterations add up to, where that is not the number asked for."""
+        size, total = self.agent.steps_per_iteration, self.config.total_steps
+        last = step + math.ceil((total - step) / size) * size
+        if last != total:
+            self.reporter.message(
+                f"total_steps={total:,} ends within an iteration of {size:,} steps: training goes "
+                f"on to its end, step {last:,}"
+            )
+        self.reporter.start(f"compiled in {compile_seconds:.1f} s", step, last)
+
+    def announce_stop(self, number: signal.Signals) -> None:
+        """Called from another thread: the main one may be waiting for the device."""
+        wait = f" (one takes {self.iteration_seconds:.0f} s)" if self.iteration_seconds > 2 else ""
+        self.reporter.message(
+            f"{number.name}: the iteration under way is finished{wait} and a checkpoint written, "
+            "then this stops"
+        )
 
     def _compile(self, state: Any) -> tuple[Callable[..., Any], Any, float]:
         """Compile the iteration ahead of time, so that rates need not guess what compiling cost."""
@@ -256,28 +297,62 @@ class _Loop:
         compiled = jax.jit(step, donate_argnums=0, **options).lower(state).compile()
         return compiled, state, time.monotonic() - started
 
-    def _finish(self, step: int, metrics: dict[str, jax.Array], state: Any = None) -> None:
-        """Fetch an iteration's metrics, judge them, and write them where they go."""
+    def _finish(self, step: int, metrics: dict[str, jax.Array], done_at: float | None) -> None:
+        """Fetch an iteration's metrics, judge them, and write them where they go.
+
+        Args:
+            step: environment steps taken with the iteration.
+            metrics: on the device, perhaps still to be computed.
+            done_at: when the iteration had ended, if that is known already.
+        """
         values = {name: value.tolist() for name, value in fetch_metrics(metrics).items()}
-        now = time.monotonic()
-        seconds, self._mark = now - self._mark, now
-        self.busy_seconds += seconds
+        now = done_at or time.monotonic()
+        self.iteration_seconds, self._mark = now - self._mark, now
+        self.busy_seconds += self.iteration_seconds
         self._judge(step, values)
         line = {name: value for name, value in values.items() if not _is_missing(value)}
-        if state is not None and self.evaluate is not None:
-            line |= self.evaluate(state, step)
-        rate = self.agent.steps_per_iteration / max(seconds, 1e-9)
+        self.longest_episode = max(self.longest_episode, longest_episode([line]))
+        rate = self.agent.steps_per_iteration / max(self.iteration_seconds, 1e-9)
         line["time/steps_per_second"] = round(rate * self.config.seeds, 1)
+        self._write(step, line)
+        self.reporter.update(step, line, self.rate.update(rate, is_learning(line)))
+
+    def _write(self, step: int, line: dict[str, Any]) -> None:
         self.metrics_file.write(step, line)
         try:
             self.logger.log(step, line)
         except StopTraining:
             self.told_to_stop = True
-        self.rate = 0.8 * self.rate + 0.2 * rate if self.rate else rate
-        self.reporter.update(step, line, self.rate)
-        # What evaluating and reporting took is not the training loop's.
-        if state is not None:
-            self._mark = time.monotonic()
+
+    def _evaluate(self, step: int, state: Any) -> dict[str, Any] | None:
+        """Evaluate, in a line of its own; what it takes is not the training loop's time.
+
+        Returns:
+            The line, or None where a signal came first.
+        """
+        assert self.evaluate is not None
+        try:
+            line = self.evaluate(
+                state,
+                step,
+                longest_seen=self.longest_episode,
+                should_stop=lambda: self.signals.received is not None,
+            )
+        except EvaluationStoppedError:
+            self.gave_up_evaluation = True
+            self.reporter.message(f"step {step:,}: evaluation given up; it is made up on a resume")
+            return None
+        self._write(step, line)
+        self._mark = time.monotonic()
+        return line
+
+    def _is_owed_evaluation(self, step: int) -> bool:
+        """Whether the evaluation at the step of a resume was due, and is not in its metrics."""
+        size, every = self.agent.steps_per_iteration, self.config.eval_every
+        if self.evaluate is None or step == 0 or not _crosses(step, size, every):
+            return False
+        own = [line for line in self.metrics_file.kept if line["step"] == step]
+        return not any(name.startswith("eval/") for line in own for name in line)
 
     def _judge(self, step: int, values: dict[str, Any]) -> None:
         bad = [
@@ -315,6 +390,40 @@ def fetch_metrics(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:
         name: np.where(none, np.nan, value) if name.startswith(EPISODE_MEANS) else value
         for name, value in values.items()
     }
+
+
+class _Rate:
+    """Environment steps per second and seed, smoothed over iterations.
+
+    Collecting before the first update, to fill a replay buffer, is many times faster than what
+    comes after: the two are not mixed.
+    """
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._learning: bool | None = None
+
+    def update(self, rate: float, learning: bool) -> float:
+        fresh = learning != self._learning
+        self._learning = learning
+        self.value = rate if fresh else 0.8 * self.value + 0.2 * rate
+        return self.value
+
+
+def longest_episode(lines: Iterable[dict[str, Any]]) -> float:
+    """The greatest mean length of the episodes of an iteration, in steps; 0 where none ended."""
+    lengths = [line["episode_length"] for line in lines if "episode_length" in line]
+    numbers = [n for length in lengths for n in np.atleast_1d(np.asarray(length, float))]
+    return max([0.0, *(float(n) for n in numbers if math.isfinite(n))])
+
+
+def _time_if_ready(metrics: dict[str, jax.Array]) -> float | None:
+    """Now, if an iteration has ended by the time that its call returns.
+
+    Host environments are stepped within the call. Counted from when its metrics are read, which is
+    after the next one, the last iteration would have taken no time at all.
+    """
+    return time.monotonic() if all(x.is_ready() for x in metrics.values()) else None
 
 
 def _crosses(step: int, size: int, every: int) -> bool:

@@ -56,10 +56,33 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def is_learning(metrics: dict[str, Any]) -> bool:
+    """Whether parameters were updated: ``updates``, where an agent counts them, is not 0."""
+    return "updates" not in metrics or bool(np.any(np.asarray(metrics["updates"], float) > 0))
+
+
+def format_time_left(steps: int, metrics: dict[str, Any], rate: float) -> str:
+    """How long ``steps`` more steps take; unknown before learning has begun, which is slower."""
+    if not is_learning(metrics):
+        return "unknown before learning begins"
+    return format_duration(steps / rate if rate > 0 else float("inf"))
+
+
 def _mean(value: Any) -> float:
     """The mean over seeds, of those that have a number."""
     numbers = [v for v in np.atleast_1d(np.asarray(value, dtype=float)) if np.isfinite(v)]
     return float(np.mean(numbers)) if numbers else float("nan")
+
+
+def _newest(metrics: dict[str, Any], name: str, before: float) -> float:
+    """The mean of a metric over seeds, or what it was before where it has no number now."""
+    latest = _mean(metrics.get(name, float("nan")))
+    return latest if np.isfinite(latest) else before
+
+
+def _is_evaluation(metrics: dict[str, Any]) -> bool:
+    """Evaluations come in lines of their own, which say nothing of learning."""
+    return any(name.startswith("eval/") for name in metrics)
 
 
 class PlainReporter:
@@ -68,21 +91,27 @@ class PlainReporter:
     def __init__(self, interval: float = 5.0):
         self._interval, self._last, self._total = interval, -float("inf"), 0
         self._pending: str | None = None
-        self._return = float("nan")
+        self._return, self._loss, self._eta = float("nan"), float("nan"), "?"
 
     def start(self, title: str, step: int, total: int) -> None:
         self._total = total
         self.message(f"{title}: steps {step:,} to {total:,}")
 
     def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
-        latest = _mean(metrics.get("episode_return", float("nan")))
-        self._return = latest if np.isfinite(latest) else self._return
-        eta = format_duration((self._total - step) / rate if rate > 0 else float("inf"))
-        loss = _mean(metrics.get("loss/total", float("nan")))
-        self._pending = (
-            f"step {step:,}/{self._total:,}  {rate:,.0f} steps/s per seed  "
-            f"return {self._return:.3f}  loss {loss:.4g}  eta {eta}"
-        )
+        self._return = _newest(metrics, "episode_return", self._return)
+        self._loss = _newest(metrics, "loss/total", self._loss)
+        if not _is_evaluation(metrics):
+            self._eta = format_time_left(self._total - step, metrics, rate)
+        # A NaN would look like a fault where it is only early.
+        ended = np.isfinite(self._return)
+        parts = [
+            f"step {step:,}/{self._total:,}",
+            f"{rate:,.0f} steps/s per seed",
+            f"return {self._return:.3f}" if ended else "no episode has ended yet",
+            *([f"loss {self._loss:.4g}"] if np.isfinite(self._loss) else []),
+            f"eta {self._eta}",
+        ]
+        self._pending = "  ".join(parts)
         if time.monotonic() - self._last >= self._interval:
             self._flush()
 
@@ -116,6 +145,7 @@ class LiveReporter:
         self._live: Live | None = None
         self._title, self._total, self._step, self._rate = "", 1, 0, 0.0
         self._shown: dict[str, float] = {}
+        self._eta = "?"
 
     def start(self, title: str, step: int, total: int) -> None:
         self._title, self._total, self._step = title, total, step
@@ -124,6 +154,8 @@ class LiveReporter:
 
     def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
         self._step, self._rate = step, rate
+        if not _is_evaluation(metrics):
+            self._eta = format_time_left(self._total - step, metrics, rate)
         for name, value in metrics.items():
             mean = _mean(value)
             # An iteration in which no episode ended keeps the last return on show.
@@ -134,12 +166,11 @@ class LiveReporter:
 
     def _render(self) -> Panel:
         self._bar.update(self._task, total=self._total, completed=self._step)
-        left = (self._total - self._step) / self._rate if self._rate > 0 else float("inf")
         table = Table.grid(padding=(0, 2), expand=True)
         table.add_row(
             "steps", f"{self._step:,} / {self._total:,}", "steps/s per seed", f"{self._rate:,.0f}"
         )
-        table.add_row("eta", format_duration(left), "", "")
+        table.add_row("eta", self._eta, "", "")
         items = [(name, f"{value:.4g}") for name, value in self._shown.items()]
         for left_item, right_item in zip(items[::2], [*items[1::2], ("", "")], strict=False):
             table.add_row(*left_item, *right_item)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -17,11 +19,18 @@ import yaml
 
 from ssmrl.training.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 CURVE, EVALUATIONS, VIDEOS = "curve.png", "eval.json", "video"
+LOCK, TRACEBACK = "lock", "traceback.txt"
 
 # What decides the state's shape or its bits: a run is resumed only with these unchanged.
-_IDENTITY = ("agent", "memory", "env", "seed", "seeds")
+_IDENTITY = ("agent", "memory", "env", "seed", "seeds", "init_from", "init_parts")
+_IDENTITY_BEFORE = {"init_from": None, "init_parts": []}  # Of runs older than these settings.
 _VERSIONS = (
     *("ssmrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "distrax", "flashbax"),
     "numpy",
@@ -52,12 +61,20 @@ class RunFolder:
         return self.path / EVALUATIONS
 
     @property
+    def traceback(self) -> Path:
+        return self.path / TRACEBACK
+
+    @property
     def videos(self) -> Path:
         return self.path / VIDEOS
 
     def exists(self) -> bool:
         """Whether this folder holds a run."""
         return (self.path / CONFIG).is_file()
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the checkpoints, oldest first; a half-written one does not count."""
+        return sorted(int(p.name) for p in self.checkpoints.glob("*") if p.name.isdigit())
 
     def create(
         self, config: dict[str, Any], overrides: Iterable[str] = (), imports: Iterable[str] = ()
@@ -91,9 +108,47 @@ class RunFolder:
         }
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # Of two processes that begin in one folder at the same moment, one comes first.
+            (self.path / CONFIG).touch(exist_ok=False)
             write_atomically(self.path / CONFIG, yaml.safe_dump(record, sort_keys=False))
+        except FileExistsError as error:
+            raise RunError(f"{self.path} has just been taken by another run") from error
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only process that writes in this folder, which must exist.
+
+        The operating system holds the lock for the process and lets go of it however the process
+        ends; the file stays behind and means nothing by itself.
+
+        Raises:
+            RunError: another process has it, or the file cannot be written.
+        """
+        if fcntl is None:  # pragma: no cover  # Windows
+            yield
+            return
+        path = self.path / LOCK
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RunError(
+                    f"{self.path} is being trained by {file.read().strip() or 'another process'}; "
+                    "wait for it or stop it, or choose another run_dir"
+                ) from None
+            except OSError as error:
+                raise RunError(f"cannot lock {path}: {error.strerror or error}") from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
 
     def record(self) -> dict[str, Any]:
         """What `create` wrote.
@@ -126,6 +181,7 @@ class RunFolder:
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, old, new) for every setting that a resumed run may not change."""
+    old, new = _IDENTITY_BEFORE | old, _IDENTITY_BEFORE | new
     flat_old = {k: v for name in _IDENTITY for k, v in flatten(name, old.get(name))}
     flat_new = {k: v for name in _IDENTITY for k, v in flatten(name, new.get(name))}
     keys = dict.fromkeys([*flat_new, *flat_old])
@@ -188,15 +244,18 @@ class MetricsFile:
         keep_until: drop the lines after this step first: they belong to iterations that a resumed
             run does again. A last line cut short by a crash goes too.
 
+    Attributes:
+        kept: the lines that were there before and have stayed.
+
     Raises:
         RunError: it cannot be written.
     """
 
     def __init__(self, path: Path, *, keep_until: int = 0):
         self.path = path
+        self.kept = [line for line in read_metrics(path) if line["step"] <= keep_until]
         try:
-            kept = [line for line in read_metrics(path) if line["step"] <= keep_until]
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.kept))
             self._file: IO[str] = path.open("a", buffering=1)
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror or error}") from error

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import operator
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -35,16 +37,25 @@ from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import EvaluationResult, Evaluator, summarise
 from ssmrl.training.fit import check_size, first_line, out_of_memory, refusals
 from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
-from ssmrl.training.loop import TrainResult, abstract_state, check_placement, train
+from ssmrl.training.loop import (
+    Evaluate,
+    TrainResult,
+    abstract_state,
+    check_placement,
+    longest_episode,
+    train,
+)
 from ssmrl.training.prediction_video import record_prediction
 from ssmrl.training.progress import Reporter, make_reporter
 from ssmrl.training.run import (
     RunFolder,
     find_resumable,
     new_run_path,
+    read_metrics,
     run_label,
     write_atomically,
 )
+from ssmrl.training.transfer import covers, make_transfer, same_kind, same_scale
 from ssmrl.training.video import record_episode
 
 RUNS = Path("runs")
@@ -170,7 +181,14 @@ def run_training(
     with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
         check_size(abstract_state(agent, config.seed, config.seeds), devices=config.devices)
     check_logger(config.logger)
-    run = _open_folder(config, overrides, imports, reporter)
+    begun = _find_begun(config)
+    initialize = None
+    if config.init_from and not (begun and begun.checkpoint_steps()):
+        initialize = _prepare_transfer(config, agent, venv, components, reporter)
+    if config.resume and begun is None:
+        reporter.message("nothing to resume: starting a new run")
+    run = begun or _make_folder(config, overrides, imports)
+    reporter.message(f"run: {run.path}")
     for note in notes:
         reporter.message(note)
     logger = make_logger(config.logger, run.path, as_dict(config))
@@ -178,9 +196,9 @@ def run_training(
         logger = CallbackLogger(logger, callback)
     evaluate = None
     if config.eval_every:
-        evaluate = _training_evaluation(agent, config, components)
+        evaluate = _training_evaluation(agent, config, components, run, reporter)
     try:
-        with out_of_memory():
+        with out_of_memory(), explained_failures(venv, run):
             result = train(
                 agent,
                 config,
@@ -188,13 +206,39 @@ def run_training(
                 reporter=reporter,
                 logger=logger,
                 evaluate=evaluate,
+                initialize=initialize,
                 is_host=is_host,
             )
     finally:
         logger.close()
     _draw_curve(run, reporter)
-    _say_goodbye(run, result, reporter)
+    _say_goodbye(run, config, result, reporter)
     return RunResult(run, result)
+
+
+@contextlib.contextmanager
+def explained_failures(venv: Any, run: RunFolder) -> Iterator[None]:
+    """Where a Python environment fails within a compiled program, say what it said itself.
+
+    JAX raises what a callback raised as an error of its own, at the end of several tracebacks.
+
+    Raises:
+        RunError: one line with the environment's message, its index and step, and where to go on.
+    """
+    try:
+        yield
+    except Exception as error:
+        failure = getattr(venv, "failure", None)
+        if failure is None or isinstance(error, RunError):
+            raise
+        steps = run.checkpoint_steps()
+        kept = (
+            f"the last checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint"
+        )
+        with contextlib.suppress(OSError):
+            write_atomically(run.traceback, "".join(traceback.format_exception(failure)))
+            kept += f"; the traceback is in {run.traceback}"
+        raise RunError(f"{failure}; {kept}") from error
 
 
 def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
@@ -207,40 +251,93 @@ def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
         raise UsageError(f"agent={config.agent.name}: {error}") from error
 
 
-def _open_folder(
-    config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...], reporter: Reporter
-) -> RunFolder:
-    """The folder to train in: the one to resume, or a new one."""
+def _find_begun(config: TrainConfig) -> RunFolder | None:
+    """The run that ``config`` continues; None where it begins a new one."""
+    if not config.resume:
+        return None
     settings = as_dict(config)
-    path = Path(config.run_dir) if config.run_dir else None
-    if config.resume:
-        found = path if path is not None else find_resumable(RUNS, settings)
-        if found is not None and RunFolder(found).exists():
-            run = RunFolder(found)
-            run.check_resumable(settings)
-            reporter.message(f"run: {run.path}")
-            return run
-        reporter.message("nothing to resume: starting a new run")
-    run = RunFolder(path or new_run_path(RUNS, run_label(settings)))
-    run.create(settings, overrides, imports)
-    reporter.message(f"run: {run.path}")
+    path = Path(config.run_dir) if config.run_dir else find_resumable(RUNS, settings)
+    run = None if path is None else RunFolder(path)
+    if run is None or not run.exists():
+        return None
+    run.check_resumable(settings)
     return run
 
 
-def _training_evaluation(agent: Any, config: TrainConfig, components: Components) -> Any:
-    """``(state, step) -> metrics`` on environments of its own, the same draws at each resume."""
+def _make_folder(
+    config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...]
+) -> RunFolder:
+    """A new folder, as named or under ``runs/``."""
+    settings = as_dict(config)
+    run = RunFolder(config.run_dir or new_run_path(RUNS, run_label(settings)))
+    run.create(settings, overrides, imports)
+    return run
+
+
+def _prepare_transfer(
+    config: TrainConfig, agent: Any, venv: Any, components: Components, reporter: Reporter
+) -> Callable[[Any], Any]:
+    """What puts the parameters of ``config.init_from`` into a new state; says what they are.
+
+    Raises:
+        RunError: that run cannot be loaded, or does not fit.
+    """
+    where = str(config.init_from)
+    source = load_run(where, components, warn=reporter.message)
+    if not config.init_parts:
+        there = make_venv(components, source.config.env, 1)
+        # The new agent scales to its own bounds: the same parameters would do something else.
+        fits = {"observation": same_scale, "action": operator.eq}
+        for what, fit in fits.items():
+            ours, theirs = getattr(venv, f"{what}_space"), getattr(there, f"{what}_space")
+            if not fit(ours, theirs):
+                raise RunError(
+                    f"init_from={where}: its {what}s are {theirs}, and here they are {ours}; "
+                    "load what does not depend on them, e.g. init_parts=[memory]"
+                )
+    initialize, text = make_transfer(
+        source.agent,
+        source.state,
+        source.config.seeds,
+        agent,
+        abstract_state(agent, config.seed, config.seeds),
+        config.seeds,
+        config.init_parts,
+        where,
+    )
+    reporter.message(f"from {where}, step {source.step:,}: {text}")
+    return initialize
+
+
+def _training_evaluation(
+    agent: Any, config: TrainConfig, components: Components, run: RunFolder, reporter: Reporter
+) -> Evaluate:
+    """What the loop calls, on environments of its own: the same draws at each resume."""
     # Never on the training environments: a host environment has one state, which is in use.
     venv = make_venv(components, config.env, min(config.eval_episodes, config.agent.num_envs))
-    evaluator = Evaluator(agent, venv, episodes=config.eval_episodes)
+    evaluator = Evaluator(
+        agent, venv, episodes=config.eval_episodes, max_steps=config.eval_max_steps
+    )
 
-    def evaluate(state: Any, step: int) -> dict[str, Any]:
+    def evaluate(
+        state: Any, step: int, *, longest_seen: float, should_stop: Callable[[], bool]
+    ) -> dict[str, Any]:
         def key_of(trained_seed: int) -> jax.Array:
             return streams.evaluation_while_training_key(trained_seed, step)
 
-        results = evaluate_seeds(evaluator, config, state, key_of)
+        play = partial(evaluator, longest_seen=longest_seen, should_stop=should_stop)
+        with explained_failures(venv, run):
+            results = evaluate_seeds(play, config, state, key_of)
+        if unfinished := sum(result.unfinished for result in results):
+            total, limit = sum(r.returns.size for r in results), evaluator.limit(longest_seen)
+            reporter.message(
+                f"step {step:,}: {unfinished} of {total} evaluation episodes had not ended after "
+                f"{limit:,} steps (eval_max_steps); they count with their return up to there"
+            )
         metrics = {
             "eval/return": [float(r.returns.mean()) for r in results],
             "eval/length": [float(r.lengths.mean()) for r in results],
+            "eval/unfinished": [r.unfinished for r in results],
         }
         return metrics if config.seeds > 1 else {name: v[0] for name, v in metrics.items()}
 
@@ -248,12 +345,15 @@ def _training_evaluation(agent: Any, config: TrainConfig, components: Components
 
 
 def evaluate_seeds(
-    evaluator: Evaluator, config: TrainConfig, state: Any, key_of: Callable[[int], jax.Array]
+    evaluator: Callable[[Any, jax.Array], EvaluationResult],
+    config: TrainConfig,
+    state: Any,
+    key_of: Callable[[int], jax.Array],
 ) -> list[EvaluationResult]:
     """Evaluate every seed of a run on episodes of its own.
 
     Args:
-        evaluator: plays them.
+        evaluator: plays them, an `Evaluator`.
         config: of the run; says which seeds.
         state: of all seeds, as the loop has it.
         key_of: a trained seed's key. With one key for all, the seeds would meet the same episodes,
@@ -285,7 +385,9 @@ def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
         reporter.message(f"no {run.curve.name}: {_reason(error)}")
 
 
-def _say_goodbye(run: RunFolder, result: TrainResult, reporter: Reporter) -> None:
+def _say_goodbye(
+    run: RunFolder, config: TrainConfig, result: TrainResult, reporter: Reporter
+) -> None:
     if result.nonfinite:
         reporter.message(f"{result.nonfinite} iterations had a non-finite metric and were skipped")
     reporter.message(
@@ -295,6 +397,8 @@ def _say_goodbye(run: RunFolder, result: TrainResult, reporter: Reporter) -> Non
     if result.stopped_by is not None:
         name = signal.Signals(result.stopped_by).name
         reporter.message(f"stopped by {name}; the same command with run={run.path} continues")
+    elif result.step >= config.total_steps:
+        reporter.message(f"finished: {run.path}")
 
 
 def load_run(
@@ -379,9 +483,19 @@ def evaluate_run(
     env = _evaluation_env(config.env, loaded.config.env)
     venv = make_venv(components, env, min(config.num_envs, config.episodes))
     check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
-    evaluator = Evaluator(loaded.agent, venv, episodes=config.episodes, greedy=config.greedy)
+    evaluator = Evaluator(
+        loaded.agent,
+        venv,
+        episodes=config.episodes,
+        greedy=config.greedy,
+        max_steps=config.max_steps,
+    )
+    longest = longest_episode(read_metrics(loaded.run.metrics))
     results = evaluate_seeds(
-        evaluator, loaded.config, loaded.state, partial(streams.evaluation_key, config.seed)
+        partial(evaluator, longest_seen=longest),
+        loaded.config,
+        loaded.state,
+        partial(streams.evaluation_key, config.seed),
     )
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -390,6 +504,7 @@ def evaluate_run(
         "env": env.name,
         "seed": config.seed,
         "greedy": config.greedy,
+        "max_steps": evaluator.limit(longest),
         **summarise(results),
     }
     if len(results) > 1:
@@ -454,11 +569,21 @@ def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
 
 
 def check_spaces(venv: Any, trained: Any, name: str) -> None:
-    """Raise UsageError unless two environments have the same observations and actions."""
+    """Raise UsageError unless what was trained in one environment can act in another.
+
+    Observations and actions must be of the same kind (`same_kind`). An environment may show numbers
+    beyond the bounds that the run knew, and may allow actions that the run never takes; but it must
+    allow all those that the run can take, which are squashed into the bounds it was trained with.
+    """
     for what in ("observation", "action"):
         there, here = getattr(venv, f"{what}_space"), getattr(trained, f"{what}_space")
-        if there != here:
+        if not same_kind(there, here):
             raise UsageError(f"env={name}: its {what}s are {there}, the run's are {here}")
+    there, here = venv.action_space, trained.action_space
+    if not covers(there, here):
+        raise UsageError(
+            f"env={name}: its actions are {there}, and the run's reach beyond them: {here}"
+        )
 
 
 @contextlib.contextmanager
@@ -500,6 +625,8 @@ def print_evaluation(record: dict[str, Any]) -> None:
     table.add_row("steps an episode", f"{record['length']:.1f}")
     for row in record.get("seeds", ()):
         table.add_row(f"seed {row['seed']}, mean", _with_interval(row, "mean"))
+    if record["unfinished"]:
+        table.add_row(f"not ended after {record['max_steps']:,} steps", str(record["unfinished"]))
     print(f"{record['run']}, step {record['step']:,}")
     Console().print(table)
 

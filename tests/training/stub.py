@@ -122,6 +122,12 @@ class StubAgent:
         episode = jnp.where(count % 2 == 0, -loss, jnp.nan)
         return new, {"loss/total": loss, "episode_return": episode, "episodes": (count + 1) % 2}
 
+    def parts(self, state: dict[str, Any]) -> dict[str, Any]:
+        return {"model": {"w": state["w"]}, "memory": {"eigenvalues": state["eigenvalues"]}}
+
+    def with_parts(self, state: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+        return state | {name: x for part in parts.values() for name, x in part.items()}
+
     def initialize_carry(self, batch_size: int) -> jax.Array:
         return jnp.zeros(batch_size)
 

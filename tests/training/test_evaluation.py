@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmrl.training.errors import RunError
-from ssmrl.training.evaluation import EvaluationResult, Evaluator, bootstrap, evaluate, summarise
+from ssmrl.training.evaluation import (
+    EvaluationResult,
+    EvaluationStoppedError,
+    Evaluator,
+    bootstrap,
+    default_max_steps,
+    evaluate,
+    summarise,
+)
 from ssmrl.training.runner import build_agent
 from tests.training.stub import STUB, StubVectorEnv
 
@@ -34,13 +44,82 @@ def test_episodes_longer_than_a_chunk_of_steps(agent):
     assert result.lengths.tolist() == [150, 300]
 
 
-def test_an_environment_that_never_ends_is_given_up(agent):
+class Patience(StubVectorEnv):
+    """Environment 0 ends after 5 steps, environment 1 never does."""
+
+    def reset(self, key):
+        observation, state = super().reset(key)
+        return observation, state | {"endless": jnp.array([False, True])}
+
+    def step(self, state, action):
+        observation, new, reward, done, truncated, info = super().step(state, action)
+        done = done & ~state["endless"]
+        episode = info["episode"]
+        # Undo the base's own end of an episode that goes on.
+        new["time"] = jnp.where(done, 0, episode["length"])
+        new["return"] = jnp.where(done, 0.0, episode["return"])
+        return (
+            observation,
+            new | {"endless": state["endless"]},
+            reward,
+            done,
+            truncated,
+            info | {"episode": episode | {"done": done}},
+        )
+
+
+def test_an_episode_that_does_not_end_counts_up_to_its_limit(agent):
+    state = agent.init(jax.random.key(0))
+    evaluator = Evaluator(agent, Patience(2), episodes=4, max_steps=300)
+    result = evaluator(state, jax.random.key(1))
+    # Two episodes of each environment; the carry starts afresh where a new one is begun.
+    assert result.lengths.tolist() == [5, 300, 5, 300]
+    assert result.returns.tolist() == [3.0, 150.5, 3.0, 150.5]
+    assert result.finished.tolist() == [True, False, True, False]
+    assert summarise([result, result])["unfinished"] == 4
+
+
+def test_an_episode_that_ends_after_its_limit_makes_room_for_the_next(agent):
+    venv = StubVectorEnv(2, length=40)
+    evaluator = Evaluator(agent, venv, episodes=4, max_steps=50)
+    result = evaluator(agent.init(jax.random.key(0)), jax.random.key(1))
+    # Environment 1 ends after 80 steps: cut at 50, and what follows is an episode of its own.
+    assert result.lengths.tolist() == [40, 50, 40, 50]
+    assert result.finished.tolist() == [True, False, True, False]
+    assert result.unfinished == 2
+
+
+def test_an_episode_as_long_as_the_limit_is_finished(agent):
+    evaluator = Evaluator(agent, StubVectorEnv(1, length=50), episodes=1, max_steps=50)
+    result = evaluator(agent.init(jax.random.key(0)), jax.random.key(1))
+    assert (result.lengths.tolist(), result.unfinished) == ([50], 0)
+
+
+def test_an_evaluation_stops_within_a_chunk(agent):
+    asked = []
+
+    def should_stop():
+        asked.append(None)
+        return len(asked) == 3
+
     venv = StubVectorEnv(2, length=10**6)
-    evaluator = Evaluator(agent, venv, episodes=2, max_steps=300)
-    with pytest.raises(RunError, match="finished 0 of 1 episodes in 300 steps"):
-        evaluator(agent.init(jax.random.key(0)), jax.random.key(1))
-    with pytest.raises(ValueError, match="episodes=0"):
-        Evaluator(agent, venv, episodes=0)
+    with pytest.raises(EvaluationStoppedError):
+        Evaluator(agent, venv, episodes=2)(
+            agent.init(jax.random.key(0)), jax.random.key(1), should_stop=should_stop
+        )
+    assert len(asked) == 3
+
+
+def test_the_default_limit_is_ten_times_the_longest_episode_known(agent):
+    venv = StubVectorEnv(2)
+    assert default_max_steps(venv) == 10_000
+    assert default_max_steps(venv, 999.5) == 10_000
+    assert default_max_steps(venv, 1500.2) == 15_010
+    venv.params = SimpleNamespace(max_steps_in_episode=np.int32(27_000))
+    assert default_max_steps(venv, 1500.0) == 270_000
+    for wrong in ({"episodes": 0}, {"episodes": 1, "max_steps": 0}):
+        with pytest.raises(ValueError, match="=0: must be at least 1"):
+            Evaluator(agent, venv, **wrong)
 
 
 def test_the_summary():

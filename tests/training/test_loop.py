@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,9 @@ import pytest
 from ssmrl.training import loop as loop_module
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.errors import NonFiniteError, RunError
+from ssmrl.training.evaluation import EvaluationStoppedError
 from ssmrl.training.loop import TrainResult, train
+from ssmrl.training.progress import format_time_left
 from ssmrl.training.run import RunFolder, read_metrics
 from ssmrl.training.runner import build_agent
 from tests.training.stub import STUB, StubAgent
@@ -151,6 +155,17 @@ def test_a_damaged_newest_checkpoint_costs_one_interval(make_config, record):
     assert saved_steps(run) == [180, 200]
 
 
+def test_two_trainings_in_one_folder(make_config, record):
+    config = make_config()
+    run = RunFolder(config.run_dir)
+    run.create({})
+    with run.lock(), pytest.raises(RunError, match="runs/test is being trained by process"):
+        run_loop(config, record)
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "lock"]
+    # It was only that: the folder is as good as new.
+    assert run_loop(config, record)[1].step == 200
+
+
 def test_resuming_a_finished_run_changes_nothing(make_config, record):
     run, first = run_loop(make_config(), record)
     before = run.metrics.read_bytes()
@@ -259,17 +274,222 @@ def test_a_signal_finishes_the_iteration_saves_and_stops(make_config, record, nu
     assert signal.getsignal(number) == before
 
 
-def test_evaluations_come_in_the_line_of_their_step(make_config, record):
+def test_a_signal_that_comes_when_all_is_done_has_stopped_nothing(make_config, record):
+    def evaluate(state, step, *, longest_seen, should_stop):
+        if step == 200:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    _, result = run_loop(make_config(eval_every=40), record, evaluate=evaluate)
+    assert (result.step, result.stopped_by) == (200, None)
+
+
+def test_whoever_sends_a_signal_is_answered_while_the_iteration_lasts(make_config, record):
+    """The main thread waits for the device, where Python runs no handlers."""
+    answers = []
+
+    class Waits(StubAgent):
+        def iteration(self, state):
+            def send(count):
+                if count == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    for _ in range(1000):
+                        if any("SIGTERM" in message for message in record.messages):
+                            break
+                        time.sleep(0.01)
+                    answers.extend(record.messages[-1:])
+
+            jax.debug.callback(send, state["count"])
+            return super().iteration(state)
+
+    config = make_config()
+    agent = Waits(config.agent, config.memory, build_agent(STUB, config)[1], False)
+    _, result = run_loop(config, record, agent)
+    assert result.stopped_by == signal.SIGTERM
+    assert answers == [
+        "SIGTERM: the iteration under way is finished and a checkpoint written, then this stops"
+    ]
+    # The watching thread ends with the training.
+    assert not [thread for thread in threading.enumerate() if thread.name == "signals"]
+
+
+def test_steps_that_no_iteration_ends_on_are_explained(make_config, record):
+    totals = []
+    record.start = lambda title, step, total: totals.append((step, total))
+    run_loop(make_config(total_steps=50), record)
+    run_loop(make_config(total_steps=130, resume=True), record)
+    run_loop(make_config(total_steps=200, resume=True), record)
+    assert totals == [(0, 60), (60, 140), (140, 200)]
+    explained = [message for message in record.messages if "total_steps" in message]
+    assert explained == [
+        f"total_steps={total} ends within an iteration of 20 steps: training goes on to its end, "
+        f"step {last}"
+        for total, last in ((50, 60), (130, 140))
+    ]
+
+
+# ------------------------------------------------------------------------------------- rates
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the test moves."""
+    now = [0.0]
+    monkeypatch.setattr(loop_module.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("waits_in_call", [True, False])
+def test_every_iteration_is_timed_whole(make_config, record, clock, monkeypatch, waits_in_call):
+    """Each takes 2 s: within its call (a host environment) or until its metrics are there.
+
+    Timed from one reading of metrics to the next, the first would take 4 s and the last none.
+    """
+    compile_, fetch = loop_module._Loop._compile, jax.device_get
+
+    def compile_and_wait(self, state):
+        iteration, state, seconds = compile_(self, state)
+
+        def slow(state):
+            clock[0] += 2.0 * waits_in_call
+            return iteration(state)
+
+        return slow, state, seconds
+
+    def slow_fetch(x):
+        clock[0] += 2.0 * (not waits_in_call)
+        return fetch(x)
+
+    monkeypatch.setattr(loop_module._Loop, "_compile", compile_and_wait)
+    monkeypatch.setattr(jax, "device_get", slow_fetch)
+    monkeypatch.setattr(
+        loop_module, "_time_if_ready", lambda metrics: clock[0] if waits_in_call else None
+    )
+    run, result = run_loop(make_config(total_steps=5 * SIZE), record)
+    rates = [line["time/steps_per_second"] for line in read_metrics(run.metrics)]
+    assert rates == [SIZE / 2] * 5
+    assert [rate for _, _, rate in record.updates] == [SIZE / 2] * 5
+    assert result.steps_per_second == SIZE / 2
+
+
+def test_whether_an_iteration_has_ended_is_asked_of_its_metrics(clock):
+    clock[0] = 3.0
+    ended = jax.block_until_ready(jnp.zeros(()))
+    assert loop_module._time_if_ready({"a": ended}) == 3.0
+
+    class Computed:
+        def is_ready(self):
+            return False
+
+    assert loop_module._time_if_ready({"a": ended, "b": Computed()}) is None
+
+
+def test_the_rate_begins_anew_where_learning_begins(make_config, record, clock, monkeypatch):
+    """Collecting takes 1 s an iteration, from the fourth on learning makes it 100 s."""
+
+    class Learns(StubAgent):
+        def iteration(self, state):
+            state, metrics = super().iteration(state)
+            return state, metrics | {"updates": jnp.where(state["count"] < 4, 0.0, 8.0)}
+
+    durations = iter([1, 1, 1, 100, 100, 100])
+    fetch = jax.device_get
+    monkeypatch.setattr(loop_module, "_time_if_ready", lambda metrics: None)
+
+    def slow_fetch(x):
+        clock[0] += next(durations)
+        return fetch(x)
+
+    monkeypatch.setattr(jax, "device_get", slow_fetch)
+    config = make_config(total_steps=6 * SIZE, checkpoint_every=0)
+    agent = Learns(config.agent, config.memory, build_agent(STUB, config)[1], False)
+    run_loop(config, record, agent)
+    rates = [rate for _, _, rate in record.updates]
+    assert rates == pytest.approx([SIZE, SIZE, SIZE, SIZE / 100, SIZE / 100, SIZE / 100])
+    left = [format_time_left(20_000, metrics, rate) for _, metrics, rate in record.updates]
+    assert left[:3] == ["unknown before learning begins"] * 3
+    # 100,000 s; smoothing rounds.
+    assert {text[:6] for text in left[3:]} == {"27:46:"}
+
+
+# ------------------------------------------------------------------------------- evaluations
+
+
+def test_evaluations_have_lines_of_their_own_after_those_of_their_steps(make_config, record):
     seen = []
 
-    def evaluate(state, step):
-        seen.append((step, int(state["count"])))
+    def evaluate(state, step, *, longest_seen, should_stop):
+        assert not should_stop()
+        seen.append((step, int(state["count"]), read_metrics(run.metrics)[-1]["step"]))
         return {"eval/return": 1.5}
 
     config = make_config(eval_every=80, checkpoint_every=0)
-    run, _ = run_loop(config, record, evaluate=evaluate)
-    assert seen == [(80, 4), (160, 8)]
-    assert [line["step"] for line in lines_of(run) if "eval/return" in line] == [80, 160]
+    run = RunFolder(config.run_dir)
+    run_loop(config, record, evaluate=evaluate)
+    assert seen == [(80, 4, 80), (160, 8, 160)]
+    steps = [line["step"] for line in lines_of(run)]
+    assert steps == [20, 40, 60, 80, 80, 100, 120, 140, 160, 160, 180, 200]
+    assert [line for line in lines_of(run) if "eval/return" in line] == [
+        {"step": 80, "eval/return": 1.5},
+        {"step": 160, "eval/return": 1.5},
+    ]
+
+
+def test_an_evaluation_that_fails_costs_nothing_that_was_done(make_config, record):
+    def evaluate(state, step, *, longest_seen, should_stop):
+        raise RuntimeError("the environment has gone")
+
+    with pytest.raises(RuntimeError, match="has gone"):
+        run_loop(make_config(eval_every=80, checkpoint_every=80), record, evaluate=evaluate)
+    run = RunFolder("runs/test")
+    assert [line["step"] for line in lines_of(run)] == [20, 40, 60, 80]
+    assert saved_steps(run) == [80]
+
+
+def test_a_signal_ends_an_evaluation_which_a_resume_makes_up(make_config, record):
+    """SIGTERM in the evaluation of step 80, which would last for ever: it comes after a resume."""
+
+    def endless(state, step, *, longest_seen, should_stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not should_stop():
+            pass
+        raise EvaluationStoppedError
+
+    def evaluate(state, step, *, longest_seen, should_stop):
+        return {"eval/return": float(state["count"])}
+
+    whole, _ = run_loop(make_config(eval_every=80, run_dir="runs/whole"), record, evaluate=evaluate)
+    config = make_config(eval_every=80)
+    run, result = run_loop(config, record, evaluate=endless)
+    assert (result.step, result.stopped_by) == (80, signal.SIGTERM)
+    assert saved_steps(run) == [60, 80]
+    assert "step 80: evaluation given up; it is made up on a resume" in record.messages
+    for _ in range(2):
+        # The second resume finds everything done.
+        run_loop(make_config(eval_every=80, resume=True), record, evaluate=evaluate)
+        assert lines_of(run) == lines_of(whole)
+    assert {"step": 80, "eval/return": 4.0} in lines_of(run)
+
+
+def test_an_evaluation_is_told_of_the_longest_episodes_in_training(make_config, record):
+    class Longer(StubAgent):
+        def iteration(self, state):
+            state, metrics = super().iteration(state)
+            length = jnp.where(state["count"] == 3, 70.0, jnp.nan)
+            return state, metrics | {"episode_length": length}
+
+    seen = []
+
+    def evaluate(state, step, *, longest_seen, should_stop):
+        seen.append(longest_seen)
+        return {}
+
+    for total in (120, 200):
+        config = make_config(total_steps=total, eval_every=40, resume=True)
+        agent = Longer(config.agent, config.memory, build_agent(STUB, config)[1], False)
+        run_loop(config, record, agent, evaluate=evaluate)
+    # The last two belong to the resumed process, which read of the third iteration.
+    assert seen == [0, 70, 70, 70, 70, 70]
 
 
 def test_host_environments_take_one_seed(make_config, record):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ssmrl.training.errors import RunError
 from ssmrl.training.progress import LiveReporter, PlainReporter, format_duration
 from ssmrl.training.run import MetricsFile, RunFolder, new_run_path, read_metrics, write_atomically
+from ssmrl.training.runner import explained_failures, run_training
+from tests.training.stub import STUB, StubVectorEnv
+from tests.training.stub_train import ROOT
 
 
 def test_numbers_that_json_does_not_have_become_null():
@@ -75,6 +83,50 @@ def test_runs_begun_within_a_second_get_names_of_their_own():
     assert len(names) == 3
 
 
+HOLD = """
+import sys
+from ssmrl.training.run import RunFolder
+
+with RunFolder("r").lock():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_belongs_to_one_process_until_it_ends(tmp_path):
+    Path("r").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD], env=environment, text=True, **pipes) as it:
+        assert it.stdout.readline() == "locked\n"
+        with pytest.raises(RunError) as error, RunFolder("r").lock():
+            pass
+        assert str(error.value) == (
+            f"r is being trained by process {it.pid} on {socket.gethostname()}; wait for it or "
+            "stop it, or choose another run_dir"
+        )
+        # A crash leaves the file, and not the lock.
+        it.kill()
+        it.wait()
+    assert Path("r/lock").exists()
+    for _ in range(2):
+        with RunFolder("r").lock():
+            assert str(os.getpid()) in Path("r/lock").read_text()
+            with pytest.raises(RunError, match="is being trained"), RunFolder("r").lock():
+                pass
+
+
+def test_of_two_runs_that_begin_in_one_folder_one_is_refused(monkeypatch):
+    """The second looked before the first had written its configuration."""
+    RunFolder("r").create({"first": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "exists", lambda self: False)
+        patch.setattr(Path, "iterdir", lambda self: iter(()))
+        with pytest.raises(RunError, match="r has just been taken by another run"):
+            RunFolder("r").create({"second": 2})
+    assert RunFolder("r").record()["config"] == {"first": 1}
+
+
 def test_plain_lines_are_few_and_the_last_is_not_lost(capsys):
     reporter = PlainReporter(interval=1000.0)
     reporter.start("title", 0, 300)
@@ -88,6 +140,25 @@ def test_plain_lines_are_few_and_the_last_is_not_lost(capsys):
         "step 100/300  50 steps/s per seed  return 0.500  loss 0.1  eta 0:04"
     )
     assert lines[2].startswith("step 300/300")
+
+
+def test_a_line_says_that_no_episode_has_ended_yet(capsys):
+    """Instead of a NaN, which looks like a fault; and the time left is not guessed too early."""
+    reporter = PlainReporter(interval=0.0)
+    reporter.start("title", 0, 400)
+    reporter.update(100, {"loss/total": 0.0, "updates": 0.0}, 50.0)
+    reporter.update(200, {"loss/total": 0.5, "updates": 8.0, "episode_return": 2.0}, 50.0)
+    reporter.update(200, {"eval/return": 3.0}, 50.0)
+    reporter.update(300, {"updates": [8.0, 8.0]}, 50.0)
+    reporter.stop()
+    prefix = "50 steps/s per seed"
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"step 100/400  {prefix}  no episode has ended yet  loss 0  "
+        "eta unknown before learning begins",
+        f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
+        f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
+        f"step 300/400  {prefix}  return 2.000  loss 0.5  eta 0:02",
+    ]
 
 
 def test_a_reader_that_has_gone_does_not_stop_training(monkeypatch):
@@ -121,3 +192,70 @@ def test_durations():
         "0:00",
         "?",
     ]
+
+
+# ------------------------------------------------------------------- environments that raise
+
+
+def failed_venv() -> SimpleNamespace:
+    try:
+        try:
+            raise ValueError("the motor is on fire")
+        except ValueError as error:
+            raise RuntimeError(
+                "the motor is on fire; raised by e, environment 3, step 45"
+            ) from error
+    except RuntimeError as failure:
+        return SimpleNamespace(failure=failure)
+
+
+def test_what_an_environment_raised_comes_first_and_its_traceback_is_kept():
+    run = RunFolder("r")
+    run.create({})
+    for step in (40, 1000):
+        (run.checkpoints / str(step)).mkdir(parents=True)
+    (run.checkpoints / "2000.orbax-checkpoint-tmp").mkdir()
+    with pytest.raises(RunError) as error, explained_failures(failed_venv(), run):
+        raise RuntimeError("INTERNAL: pages\nof it")
+    assert str(error.value) == (
+        "the motor is on fire; raised by e, environment 3, step 45; the last checkpoint is of step "
+        "1,000; the traceback is in r/traceback.txt"
+    )
+    text = run.traceback.read_text()
+    assert "ValueError: the motor is on fire" in text
+    assert "failed_venv" in text
+
+
+def test_without_a_checkpoint_or_a_place_for_the_traceback(monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ssmrl.training.runner.write_atomically", full)
+    message = r"step 45; there is no checkpoint$"
+    with pytest.raises(RunError, match=message), explained_failures(failed_venv(), RunFolder("r")):
+        raise RuntimeError("INTERNAL: pages\nof it")
+
+
+@pytest.mark.parametrize(
+    ("venv", "raised"),
+    [
+        (SimpleNamespace(), RuntimeError("a bug of ours")),
+        (SimpleNamespace(failure=None), RuntimeError("a bug of ours")),
+        (failed_venv(), RunError("loss/total is nan")),
+    ],
+)
+def test_other_errors_are_left_alone(venv, raised):
+    with pytest.raises(type(raised)) as error, explained_failures(venv, RunFolder("r")):
+        raise raised
+    assert error.value is raised
+    assert not Path("r").exists()
+
+
+def test_a_training_is_explained(make_config, record, monkeypatch):
+    def train(*arguments, **options):
+        raise RuntimeError("INTERNAL: pages\nof it")
+
+    monkeypatch.setattr(StubVectorEnv, "failure", failed_venv().failure, raising=False)
+    monkeypatch.setattr("ssmrl.training.runner.train", train)
+    with pytest.raises(RunError, match="^the motor is on fire; raised by e"):
+        run_training(make_config(), STUB, reporter=record)

@@ -205,6 +205,27 @@ class Dreamer:
         """`state` with new episodes in all environments; for those that no checkpoint can hold."""
         return state.replace(acting=self._begin_episodes(key))
 
+    def parts(self, state: TrainState) -> dict[str, Any]:
+        """What was learned; see `ssmrl.training.agent.TransferableAgent`.
+
+        The world model's modules one by one, the memory among them; the critic with its slow copy
+        and the range of returns.
+        """
+        critic = {
+            "params": state.params["critic"],
+            "slow": state.slow_critic,
+            "returns": state.returns,
+        }
+        heads = {"actor": state.params["actor"], "critic": critic}
+        return {**state.params["world"]["params"], **heads}
+
+    def with_parts(self, state: TrainState, parts: dict[str, Any]) -> TrainState:
+        """`state` with these parts of another."""
+        world = self.parts(state) | parts
+        actor, critic = world.pop("actor"), world.pop("critic")
+        params = {"world": {"params": world}, "actor": actor, "critic": critic["params"]}
+        return state.replace(params=params, slow_critic=critic["slow"], returns=critic["returns"])
+
     # ........................................................................ one iteration
 
     def iteration(self, state: TrainState) -> tuple[TrainState, Metrics]:

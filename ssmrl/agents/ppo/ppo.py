@@ -383,6 +383,36 @@ class PPO:
         )
         return state.replace(acting=acting)
 
+    def parts(self, state: TrainState) -> dict[str, Any]:
+        """What was learned; see `ssmrl.training.agent.TransferableAgent`.
+
+        Statistics of observations belong to the encoder, which reads what they standardise; units
+        of values and rewards to the critic, which predicts in them.
+        """
+        params, statistics = state.params["params"], state.normalizers
+        groups = {"memory": ("memory",), "actor": ("actor", "log_std"), "critic": ("critic",)}
+        known = {name for names in groups.values() for name in names}
+        groups["encoder"] = tuple(sorted(set(params) - known))
+        parts = {
+            part: {"params": {name: params[name] for name in names if name in params}}
+            for part, names in groups.items()
+        }
+        parts["encoder"]["observation"] = statistics.observation
+        parts["critic"]["value"] = statistics.value
+        parts["critic"]["discounted_return"] = statistics.discounted_return
+        return parts
+
+    def with_parts(self, state: TrainState, parts: dict[str, Any]) -> TrainState:
+        """`state` with these parts of another."""
+        parts = self.parts(state) | parts
+        normalizers = Normalizers(
+            observation=parts["encoder"]["observation"],
+            discounted_return=parts["critic"]["discounted_return"],
+            value=parts["critic"]["value"],
+        )
+        params = {name: x for part in parts.values() for name, x in part["params"].items()}
+        return state.replace(params={"params": params}, normalizers=normalizers)
+
     def shardings(self, mesh: Mesh, state: TrainState) -> TrainState:
         """Where the leaves of `state` live on a mesh with axis "data": environments are split."""
         shared, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))

@@ -1,0 +1,88 @@
+"""Which leaves of an agent's state go with which part of it (``init_from``)."""
+
+import jax
+import pytest
+
+from ssmrl.agents import agent_config, make_agent
+from ssmrl.envs import make_vector
+from ssmrl.memory import memory_config
+from ssmrl.training.agent import TransferableAgent
+
+SMALL = {
+    "ppo": {"encoder": [8], "actor": [8], "critic": [8], "minibatches": 1},
+    "dreamer": {},
+}
+NET, WORLD = ".params['params']", ".params['world']['params']"
+# The leaves of each part, by how their paths begin.
+PARTS = {
+    "ppo": {
+        "encoder": (f"{NET}['ObservationEncoder_0']", ".normalizers.observation"),
+        "memory": (f"{NET}['memory']",),
+        "actor": (f"{NET}['actor']", f"{NET}['log_std']"),
+        "critic": (
+            f"{NET}['critic']",
+            ".normalizers.value",
+            ".normalizers.discounted_return",
+        ),
+    },
+    "dreamer": {
+        name: (f"{WORLD}['{name}']",)
+        for name in (
+            *("encoder", "decoder", "input", "memory"),
+            *("posterior", "prior", "reward", "going_on"),
+        )
+    }
+    | {
+        "actor": (".params['actor']",),
+        "critic": (".params['critic']", ".slow_critic", ".returns"),
+    },
+}
+# What stays the new agent's own whatever is taken over.
+OWN = {
+    "ppo": (".optimizer", ".acting", ".iteration"),
+    "dreamer": (".optimizer", ".acting", ".replay", ".key"),
+}
+
+
+@pytest.fixture(scope="module", params=["ppo", "dreamer"])
+def agent(request):
+    name = request.param
+    env = make_vector("gymnax/pendulum", 2)
+    config = agent_config(name)(num_envs=2, **SMALL[name])
+    memory = memory_config("gru")()
+    made = make_agent(config, memory, env, total_steps=1000, skip_nonfinite=False)
+    return name, made, jax.eval_shape(made.init, jax.random.key(0))
+
+
+def named(state, label):
+    """The state with every leaf replaced by whose it is and where."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: f"{label} {jax.tree_util.keystr(path)}", state
+    )
+
+
+def owners(state):
+    """Where a leaf is: whose it is. Leaves never change places."""
+    flat = jax.tree_util.tree_flatten_with_path(state)[0]
+    assert all(leaf.split(" ", 1)[1] == jax.tree_util.keystr(path) for path, leaf in flat)
+    return {jax.tree_util.keystr(path): leaf.split(" ", 1)[0] for path, leaf in flat}
+
+
+def test_all_that_was_learned_is_part_of_something(agent):
+    name, made, state = agent
+    assert isinstance(made, TransferableAgent)
+    old, new = named(state, "old"), named(state, "new")
+    assert set(made.parts(old)) == set(PARTS[name])
+    for path, owner in owners(made.with_parts(new, made.parts(old))).items():
+        assert owner == ("new" if path.startswith(OWN[name]) else "old"), path
+
+
+def test_a_part_comes_with_what_belongs_to_it_and_no_more(agent):
+    name, made, state = agent
+    old, new = named(state, "old"), named(state, "new")
+    for part, prefixes in PARTS[name].items():
+        mixed = owners(made.with_parts(new, {part: made.parts(old)[part]}))
+        taken = {path for path, owner in mixed.items() if owner == "old"}
+        assert taken == {path for path in mixed if path.startswith(prefixes)}
+        for prefix in prefixes:
+            assert any(path.startswith(prefix) for path in taken), prefix

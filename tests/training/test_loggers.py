@@ -1,0 +1,56 @@
+"""What wandb is asked for: its mode, and one run for one run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ssmrl.training.config import WandbConfig, check_ranges
+from ssmrl.training.loggers import make_logger
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `wandb.init` was called with, each time."""
+    calls = []
+    fake = SimpleNamespace(
+        init=lambda **options: (calls.append(options), SimpleNamespace(finish=lambda: None))[1]
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    return calls
+
+
+def start(path: str, **options) -> None:
+    Path(path).mkdir(parents=True, exist_ok=True)
+    make_logger(WandbConfig(**options), Path(path), {}).close()
+
+
+def test_the_mode_is_the_configurations_then_the_environments_then_offline(started, monkeypatch):
+    start("r")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    start("r")
+    start("r", mode="online")
+    assert [call["mode"] for call in started] == ["offline", "disabled", "online"]
+    assert [call["resume"] for call in started] == [None, None, "allow"]
+    check_ranges(WandbConfig(mode="disabled"))
+    with pytest.raises(ValueError, match="mode=off: must be one of offline, online, disabled"):
+        check_ranges(WandbConfig(mode="off"))
+
+
+def test_a_resumed_run_goes_on_and_a_namesake_does_not(started):
+    for path in ("a/run", "a/run", "b/run"):
+        start(path)
+    first, again, other = (call["id"] for call in started)
+    assert first == again != other
+    assert [call["name"] for call in started] == ["run"] * 3
+
+
+def test_a_run_begun_before_ids_were_kept_goes_on_by_its_name(started):
+    Path("old/wandb").mkdir(parents=True)
+    start("old")
+    start("old")
+    assert [call["id"] for call in started] == ["old", "old"]
