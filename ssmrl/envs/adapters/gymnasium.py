@@ -215,7 +215,9 @@ class HostVectorEnv(VectorEnv):
         obs = self._empty_observations()
         scalars = []
         for i, env in enumerate(self._envs):
-            result = self._call(i, env.step, _one(self._act_space, action, i))
+            is_array = isinstance(action, np.ndarray)  # as most are, and indexed at once
+            own = action[i] if is_array else _one(self._act_space, action, i)
+            result = self._call(i, env.step, own)
             if type(result) is not tuple or len(result) != 5:
                 expected = "observation, reward, terminated, truncated, info"
                 hint = " (four are gym's old form)" if length(result) == 4 else ""
