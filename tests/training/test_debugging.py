@@ -94,8 +94,9 @@ def test_training_under(mode, name, record, monkeypatch):
     with MODES[mode]():
         evaluator = Evaluator(agent, agent.env, episodes=2)
 
-        def evaluate(state, step):
-            return {"eval/length": evaluator(state, jax.random.key(step)).lengths.tolist()}
+        def evaluate(state, step, **options):
+            played = evaluator(state, jax.random.key(step), **options)
+            return {"eval/length": played.lengths.tolist()}
 
         result = train(agent, config, run, reporter=record, evaluate=evaluate)
         saved = Checkpointer(run.checkpoints, read_only=True)
@@ -104,9 +105,9 @@ def test_training_under(mode, name, record, monkeypatch):
     assert step == result.step == 8
     for x, y in zip(jax.tree.leaves(restored), jax.tree.leaves(result.state), strict=True):
         assert x.dtype == y.dtype
-    first, second = read_metrics(run.metrics)
+    first, second, evaluated = read_metrics(run.metrics)
     assert first["episodes"] == 0 and "episode_return" not in first
     assert second["episodes"] == 2 and np.isfinite(second["episode_return"])
     assert second["episode_length"] == 3.5
-    assert second["eval/length"] == [3, 4]
+    assert evaluated["eval/length"] == [3, 4]
     assert np.isfinite(second["loss/total"]) and second["loss/total"] != 0
