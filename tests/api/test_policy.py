@@ -214,7 +214,7 @@ def check_agreement(agent, memory):
     seen, reset = observations(200, 3)
     policy = Policy(agent, state, venv, num_envs=3)
     expected = np.stack([policy(at(seen, t), reset=reset[t]) for t in range(len(reset))])
-    assert expected.std() > 0.1  # or anything would agree
+    assert expected.std() > 0.05  # or anything would agree
     actual = play_program(program_of(policy), seen, reset)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
