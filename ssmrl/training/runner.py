@@ -334,7 +334,7 @@ def _training_evaluation(
                 f"step {step:,}: {unfinished} of {total} evaluation episodes had not ended after "
                 f"{limit:,} steps (eval_max_steps); they count with their return up to there"
             )
-        metrics = {
+        metrics: dict[str, list[Any]] = {
             "eval/return": [float(r.returns.mean()) for r in results],
             "eval/length": [float(r.lengths.mean()) for r in results],
             "eval/unfinished": [r.unfinished for r in results],
