@@ -491,12 +491,10 @@ def evaluate_run(
         max_steps=config.max_steps,
     )
     longest = longest_episode(read_metrics(loaded.run.metrics))
-    results = evaluate_seeds(
-        partial(evaluator, longest_seen=longest),
-        loaded.config,
-        loaded.state,
-        partial(streams.evaluation_key, config.seed),
-    )
+    play = partial(evaluator, longest_seen=longest)
+    key_of = partial(streams.evaluation_key, config.seed)
+    with explained_failures(venv, loaded.run):
+        results = evaluate_seeds(play, loaded.config, loaded.state, key_of)
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "run": str(config.run),

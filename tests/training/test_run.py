@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.errors import RunError
 from ssmrl.training.progress import LiveReporter, PlainReporter, format_duration
 from ssmrl.training.run import MetricsFile, RunFolder, new_run_path, read_metrics, write_atomically
-from ssmrl.training.runner import explained_failures, run_training
+from ssmrl.training.runner import evaluate_run, explained_failures, run_training
 from tests.training.stub import STUB, StubVectorEnv
 from tests.training.stub_train import ROOT
 
@@ -259,3 +260,16 @@ def test_a_training_is_explained(make_config, record, monkeypatch):
     monkeypatch.setattr("ssmrl.training.runner.train", train)
     with pytest.raises(RunError, match="^the motor is on fire; raised by e"):
         run_training(make_config(), STUB, reporter=record)
+
+
+def test_an_evaluation_is_explained(make_config, record, monkeypatch):
+    run_training(make_config(total_steps=20), STUB, reporter=record)
+
+    def evaluate_seeds(*arguments):
+        raise RuntimeError("INTERNAL: pages\nof it")
+
+    monkeypatch.setattr(StubVectorEnv, "failure", failed_venv().failure, raising=False)
+    monkeypatch.setattr("ssmrl.training.runner.evaluate_seeds", evaluate_seeds)
+    config = EvaluateConfig(run="runs/test", env=EnvConfig(name="run"))
+    with pytest.raises(RunError, match="^the motor is on fire; raised by e, .* is of step 20; "):
+        evaluate_run(config, STUB)
