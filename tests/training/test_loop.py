@@ -482,7 +482,7 @@ def test_an_evaluation_is_told_of_the_longest_episodes_in_training(make_config, 
         def iteration(self, state):
             state, metrics = super().iteration(state)
             length = jnp.where(state["count"] == 3, 70.0, jnp.nan)
-            return state, metrics | {"episode_length": length}
+            return state, metrics | {"episode_length": length, "episodes": jnp.ones(())}
 
     seen = []
 
