@@ -56,6 +56,9 @@ class TrainResult:
     nonfinite: int
 
 
+_LONG_ITERATION = 30.0  # Seconds that nobody expects to wait for an answer.
+
+
 @runtime_checkable
 class Evaluate(Protocol):
     """What the loop calls every ``config.eval_every`` steps."""
@@ -201,7 +204,7 @@ class _Loop:
         self.evaluate = evaluate if config.eval_every else None
         self.nonfinite = 0
         self.told_to_stop = False
-        self.gave_up_evaluation = False
+        self.gave_up_evaluation = self.has_warned = False
         self.busy_seconds = self.iteration_seconds = 0.0
         self.rate = _Rate()
 
@@ -309,6 +312,7 @@ class _Loop:
         now = done_at or time.monotonic()
         self.iteration_seconds, self._mark = now - self._mark, now
         self.busy_seconds += self.iteration_seconds
+        self._warn_of_long_iterations()
         self._judge(step, values)
         line = {name: value for name, value in values.items() if not _is_missing(value)}
         self.longest_episode = max(self.longest_episode, longest_episode([line]))
@@ -316,6 +320,14 @@ class _Loop:
         line["time/steps_per_second"] = round(rate * self.config.seeds, 1)
         self._write(step, line)
         self.reporter.update(step, line, self.rate.update(rate, is_learning(line)))
+
+    def _warn_of_long_iterations(self) -> None:
+        if self.iteration_seconds > _LONG_ITERATION and not self.has_warned:
+            self.has_warned = True
+            self.reporter.message(
+                f"an iteration takes {self.iteration_seconds:.0f} s, and metrics, checkpoints and "
+                "signals wait for its end; a smaller agent.rollout_length makes it shorter"
+            )
 
     def _write(self, step: int, line: dict[str, Any]) -> None:
         self.metrics_file.write(step, line)

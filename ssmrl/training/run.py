@@ -30,7 +30,10 @@ LOCK, TRACEBACK = "lock", "traceback.txt"
 
 # What decides the state's shape or its bits: a run is resumed only with these unchanged.
 _IDENTITY = ("agent", "memory", "env", "seed", "seeds", "init_from", "init_parts")
-_IDENTITY_BEFORE = {"init_from": None, "init_parts": []}  # Of runs older than these settings.
+_IDENTITY_BEFORE: dict[str, Any] = {
+    "init_from": None,
+    "init_parts": [],
+}  # Of runs older than these settings.
 _VERSIONS = (
     *("ssmrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "distrax", "flashbax"),
     "numpy",

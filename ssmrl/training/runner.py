@@ -334,7 +334,7 @@ def _training_evaluation(
                 f"step {step:,}: {unfinished} of {total} evaluation episodes had not ended after "
                 f"{limit:,} steps (eval_max_steps); they count with their return up to there"
             )
-        metrics = {
+        metrics: dict[str, list[Any]] = {
             "eval/return": [float(r.returns.mean()) for r in results],
             "eval/length": [float(r.lengths.mean()) for r in results],
             "eval/unfinished": [r.unfinished for r in results],
@@ -491,13 +491,10 @@ def evaluate_run(
         max_steps=config.max_steps,
     )
     longest = longest_episode(read_metrics(loaded.run.metrics))
+    play = partial(evaluator, longest_seen=longest)
+    key_of = partial(streams.evaluation_key, config.seed)
     with explained_failures(venv, loaded.run):
-        results = evaluate_seeds(
-            partial(evaluator, longest_seen=longest),
-            loaded.config,
-            loaded.state,
-            partial(streams.evaluation_key, config.seed),
-        )
+        results = evaluate_seeds(play, loaded.config, loaded.state, key_of)
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "run": str(config.run),

@@ -408,6 +408,12 @@ def test_the_rate_begins_anew_where_learning_begins(make_config, record, clock, 
     assert rates == pytest.approx([SIZE, SIZE, SIZE, SIZE / 100, SIZE / 100, SIZE / 100])
     left = [format_time_left(20_000, metrics, rate) for _, metrics, rate in record.updates]
     assert left[:3] == ["unknown before learning begins"] * 3
+    # Said once, not every time.
+    warnings = [text for text in record.messages if text.startswith("an iteration takes")]
+    assert warnings == [
+        "an iteration takes 100 s, and metrics, checkpoints and signals wait for its end; "
+        "a smaller agent.rollout_length makes it shorter"
+    ]
     # 100,000 s; smoothing rounds.
     assert {text[:6] for text in left[3:]} == {"27:46:"}
 
@@ -476,7 +482,7 @@ def test_an_evaluation_is_told_of_the_longest_episodes_in_training(make_config, 
         def iteration(self, state):
             state, metrics = super().iteration(state)
             length = jnp.where(state["count"] == 3, 70.0, jnp.nan)
-            return state, metrics | {"episode_length": length}
+            return state, metrics | {"episode_length": length, "episodes": jnp.ones(())}
 
     seen = []
 

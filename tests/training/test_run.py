@@ -263,12 +263,13 @@ def test_a_training_is_explained(make_config, record, monkeypatch):
 
 
 def test_an_evaluation_is_explained(make_config, record, monkeypatch):
-    run = run_training(make_config(total_steps=20), STUB, reporter=record).run
+    run_training(make_config(total_steps=20), STUB, reporter=record)
 
-    def play(*arguments):
+    def evaluate_seeds(*arguments):
         raise RuntimeError("INTERNAL: pages\nof it")
 
     monkeypatch.setattr(StubVectorEnv, "failure", failed_venv().failure, raising=False)
-    monkeypatch.setattr("ssmrl.training.runner.evaluate_seeds", play)
-    with pytest.raises(RunError, match="^the motor is on fire; .* checkpoint is of step 20; "):
-        evaluate_run(EvaluateConfig(run=str(run.path), env=EnvConfig(name="run")), STUB)
+    monkeypatch.setattr("ssmrl.training.runner.evaluate_seeds", evaluate_seeds)
+    config = EvaluateConfig(run="runs/test", env=EnvConfig(name="run"))
+    with pytest.raises(RunError, match="^the motor is on fire; raised by e, .* is of step 20; "):
+        evaluate_run(config, STUB)

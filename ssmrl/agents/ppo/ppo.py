@@ -393,7 +393,7 @@ class PPO:
         groups = {"memory": ("memory",), "actor": ("actor", "log_std"), "critic": ("critic",)}
         known = {name for names in groups.values() for name in names}
         groups["encoder"] = tuple(sorted(set(params) - known))
-        parts = {
+        parts: dict[str, Any] = {
             part: {"params": {name: params[name] for name in names if name in params}}
             for part, names in groups.items()
         }
