@@ -13,6 +13,7 @@ from ssmrl.experiment import COMPONENTS
 from ssmrl.memory import list_memories
 from ssmrl.memory import registry as memories
 from ssmrl.training.cli import compose_training
+from tests.unchecked import unchecked
 
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md"))
@@ -34,13 +35,22 @@ def untouched_registries(monkeypatch):
     _AGENTS.update(before)
 
 
-@pytest.mark.parametrize("code", blocks(README, "python"))
-def test_readme_examples_run(code):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+def readme_examples():
+    """The one that trains is slow; tests/api does the same with small networks."""
+    for code in blocks(README, "python"):
+        yield pytest.param(code, marks=[pytest.mark.slow] if "ssmrl.train(" in code else [])
+
+
+@pytest.mark.parametrize("code", readme_examples())
+def test_readme_examples_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("total_steps=300_000", "total_steps=1")  # one iteration
+    with unchecked():  # as users run it: an export's batch size is a symbol, no int
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
 def test_readme_has_its_examples():
-    assert len(blocks(README, "python")) == 2
+    assert len(blocks(README, "python")) == 3
 
 
 def test_contributing_examples_run_and_what_they_register_works(untouched_registries):
