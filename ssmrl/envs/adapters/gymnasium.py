@@ -87,6 +87,9 @@ class HostVectorEnv(VectorEnv):
         num_envs: how many.
         name: for messages.
 
+    Attributes:
+        max_episode_steps: the longest episode, where the environment's specification declares it.
+
     Raises:
         ValueError: if ``num_envs`` is not a positive integer, or a space has no fixed array form.
     """
@@ -99,6 +102,8 @@ class HostVectorEnv(VectorEnv):
         self._envs = [self._make(make_env, i) for i in range(self.num_envs)]
         self._obs_space = self._envs[0].observation_space
         self._act_space = self._envs[0].action_space
+        spec = getattr(self._envs[0], "spec", None)
+        self.max_episode_steps: int | None = getattr(spec, "max_episode_steps", None)
         self.observation_space = from_gymnasium(self._obs_space)
         self.action_space = from_gymnasium(self._act_space)
         self._check_actions()
