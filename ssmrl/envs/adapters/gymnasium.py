@@ -91,7 +91,8 @@ class HostVectorEnv(VectorEnv):
         max_episode_steps: the longest episode, where the environment's specification declares it.
 
     Raises:
-        ValueError: if ``num_envs`` is not a positive integer, or a space has no fixed array form.
+        ValueError: if ``num_envs`` is not a positive integer, a space has no fixed array form, or
+            ``make_env`` gives the same environment twice.
     """
 
     is_host = True
@@ -100,6 +101,11 @@ class HostVectorEnv(VectorEnv):
         self.num_envs = check_num_envs(num_envs)
         self.name = name
         self._envs = [self._make(make_env, i) for i in range(self.num_envs)]
+        if len(set(map(id, self._envs))) < self.num_envs:
+            raise ValueError(
+                f"{name}: what makes an environment gave the same one twice, and each of "
+                f"{self.num_envs} needs a state of its own: make it within the function"
+            )
         self._obs_space = self._envs[0].observation_space
         self._act_space = self._envs[0].action_space
         spec = getattr(self._envs[0], "spec", None)
