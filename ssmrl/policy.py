@@ -15,6 +15,7 @@ from ssmrl.envs.contract import describe, leaves_of, length, signature
 from ssmrl.envs.spaces import Box, Dict, Space, Tuple
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.envs.wrappers import ObservationExtras, VectorWrapper
+from ssmrl.training import streams
 from ssmrl.training.agent import Agent
 from ssmrl.training.errors import RunError
 
@@ -61,7 +62,7 @@ class Policy:
         inside = venv if self._extras is None else self._extras.venv
         self.observation_space: Space = inside.observation_space
         self.action_space: Space = venv.action_space
-        self._key, self._calls = jax.random.key(seed), 0
+        self._key, self._calls = streams.acting_key(seed), 0
         self._batch = () if num_envs == 1 else (num_envs,)
         self._first = np.ones(num_envs, bool)
         self._leaves, self._act = self._keep_what_acts(state)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ssmrl.envs.vector import VectorEnv
+from ssmrl.memory import Memory
 from ssmrl.networks.distributions import parameter_size
 
 
@@ -21,17 +23,29 @@ def check_environment(env: VectorEnv, num_envs: int) -> None:
     parameter_size(env.action_space)
 
 
-def check_memory(memory_config: Any) -> None:
-    """Whether an agent can learn with a memory of that configuration.
+def check_memory(memory: Memory) -> None:
+    """Whether an agent can learn with a memory.
 
     Raises:
-        ValueError: it has dropout, which no agent here draws masks for.
+        ValueError: it, or a module inside it, has dropout, which no agent here draws masks for.
     """
-    if dropout := getattr(memory_config, "dropout", 0.0):
+    if dropout := _dropout(memory):
         raise ValueError(
             f"memory.dropout={dropout}: an update must compute what acting computed, so that an "
             "agent's memory can have no dropout; set memory.dropout=0"
         )
+
+
+def _dropout(module: nn.Module) -> float:
+    """The largest ``dropout`` of a module and of those inside it."""
+
+    def is_module(x: Any) -> bool:
+        return isinstance(x, nn.Module)
+
+    fields = [getattr(module, name) for name in module.__dataclass_fields__ if name != "parent"]
+    inside = filter(is_module, jax.tree.leaves(fields, is_leaf=is_module))
+    own = getattr(module, "dropout", 0.0)
+    return max([own if isinstance(own, float) else 0.0, *map(_dropout, inside)])
 
 
 def add_time(tree: Any) -> Any:

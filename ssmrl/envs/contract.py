@@ -121,9 +121,10 @@ def _bounds_with_rounding(space: Box) -> tuple[np.ndarray | None, np.ndarray | N
         return None, None
     size = np.maximum(*(np.where(np.isfinite(bound), np.abs(bound), 0) for bound in (low, high)))
     both = np.isfinite(low) & np.isfinite(high)
-    with np.errstate(invalid="ignore"):  # inf - inf, not taken
+    # inf - inf, not taken; and beyond the largest float32 there is no bound.
+    with np.errstate(invalid="ignore", over="ignore"):
         slack = ROUNDING * np.where(both, high - low, np.maximum(size, 1))
-    return np.asarray(low - slack, np.float32), np.asarray(high + slack, np.float32)
+        return np.asarray(low - slack, np.float32), np.asarray(high + slack, np.float32)
 
 
 def check_space(name: str, what: str, space: Any) -> Space:

@@ -6,7 +6,6 @@ Everything is found out from shapes, before a folder is made or a number compute
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import jax
 
+from ssmrl.training.devices import device_memory
 from ssmrl.training.errors import RunError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -58,7 +58,7 @@ def check_size(state: Any, *, devices: int = 1) -> None:
         jax.tree_util.keystr(path): (leaf, _bytes(leaf))
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
-    needed, available = sum(size for _, size in sizes.values()), memory_of_a_device()
+    needed, available = sum(size for _, size in sizes.values()), device_memory()
     if available is None or needed <= devices * available:
         return
     name, (largest, size) = max(sizes.items(), key=lambda item: item[1][1])
@@ -84,26 +84,12 @@ def out_of_memory() -> Iterator[None]:
             raise
         asked = re.search(r"allocat\w* (\d+) bytes", str(error))
         size = f" allocating {format_bytes(int(asked[1]))}" if asked else ""
-        available = memory_of_a_device()
+        available = device_memory()
         there = f" of {format_bytes(available)}" if available else ""
         raise RunError(
             f"out of memory{there}{size}: choose fewer agent.num_envs, shorter windows, a smaller "
             "memory or network, or fewer seeds in one program"
         ) from error
-
-
-def memory_of_a_device() -> int | None:
-    """Bytes of the first device's memory, of the machine's for a CPU; None where it is not told."""
-    device = jax.devices()[0]
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
-    if device.platform != "cpu":
-        return None
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def format_bytes(size: int | float) -> str:

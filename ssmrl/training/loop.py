@@ -246,7 +246,11 @@ class _Loop:
             done_at = _time_if_ready(metrics)
             # The device is now busy with this iteration while the last one's metrics are read.
             if pending is not None:
-                self._finish(*pending)
+                before, earlier, ended_at = pending
+                if ended_at is None and done_at is not None:
+                    # Both have ended, and nothing tells when the first did: they share the time.
+                    ended_at = (self._mark + done_at) / 2
+                self._finish(before, earlier, ended_at)
             pending = (step, metrics, done_at)
             save = _crosses(step, size, config.checkpoint_every)
             test = self.evaluate is not None and _crosses(step, size, config.eval_every)

@@ -181,6 +181,7 @@ def run_training(
     with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
         check_size(abstract_state(agent, config.seed, config.seeds), devices=config.devices)
     check_logger(config.logger)
+    eval_venv = _training_evaluation_venv(config, components, venv) if config.eval_every else None
     begun = _find_begun(config)
     initialize = None
     if config.init_from and not (begun and begun.checkpoint_steps()):
@@ -195,8 +196,8 @@ def run_training(
     if callback is not None:
         logger = CallbackLogger(logger, callback)
     evaluate = None
-    if config.eval_every:
-        evaluate = _training_evaluation(agent, config, components, run, reporter)
+    if eval_venv is not None:
+        evaluate = _training_evaluation(agent, config, eval_venv, run, reporter)
     try:
         with out_of_memory(), explained_failures(venv, run):
             result = train(
@@ -309,12 +310,28 @@ def _prepare_transfer(
     return initialize
 
 
+def _training_evaluation_venv(config: TrainConfig, components: Components, training: Any) -> Any:
+    """Environments for evaluations alone: those of training are in use, and a host environment has
+    one state.
+
+    Raises:
+        UsageError: they cannot be made, or an object that was handed over is all that there is.
+    """
+    venv = make_venv(components, config.env, min(config.eval_episodes, config.agent.num_envs))
+    inside, of_training = (getattr(v, "unwrapped", v) for v in (venv, training))
+    if inside is of_training and getattr(venv, "is_host", False):
+        raise UsageError(
+            f"eval_every={config.eval_every}: evaluations would step the very environments that "
+            "training is in the middle of; hand over a function of the number of environments, "
+            "which makes others"
+        )
+    return venv
+
+
 def _training_evaluation(
-    agent: Any, config: TrainConfig, components: Components, run: RunFolder, reporter: Reporter
+    agent: Any, config: TrainConfig, venv: Any, run: RunFolder, reporter: Reporter
 ) -> Evaluate:
     """What the loop calls, on environments of its own: the same draws at each resume."""
-    # Never on the training environments: a host environment has one state, which is in use.
-    venv = make_venv(components, config.env, min(config.eval_episodes, config.agent.num_envs))
     evaluator = Evaluator(
         agent, venv, episodes=config.eval_episodes, max_steps=config.eval_max_steps
     )

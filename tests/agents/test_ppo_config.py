@@ -9,8 +9,9 @@ import pytest
 from ssmrl.agents import UnknownAgentError, agent_config, list_agents, make_agent
 from ssmrl.agents.optimizer import OptimizerConfig
 from ssmrl.agents.ppo import PPOConfig
+from ssmrl.agents.rollout import check_memory
 from ssmrl.envs import EpisodeStatistics, VectorEnv, spaces
-from ssmrl.memory import memory_config
+from ssmrl.memory import make_memory, memory_config
 from tests.agents.scripted import Scripted, small_agent
 
 NAN = math.nan
@@ -131,6 +132,10 @@ def test_actions_that_no_agent_can_take():
 def test_dropout_is_refused_not_ignored():
     with pytest.raises(ValueError, match=r"memory\.dropout=0\.9: .*set memory\.dropout=0$"):
         small_agent(no_ends(), "s5", memory_options={"dropout": 0.9})
+    # As an object, a memory has it further inside, and no option of that name.
+    check_memory(make_memory("s5", features=4, layers=2))
+    with pytest.raises(ValueError, match=r"memory\.dropout=0\.9"):
+        check_memory(make_memory("s5", features=4, layers=2, dropout=0.9))
 
 
 def test_unknown_agent_and_near_match():

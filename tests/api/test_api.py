@@ -304,3 +304,17 @@ def test_gymnax_and_brax_environments_are_objects_too():
     venv = make_vector(wrapped, 2).unwrapped
     assert venv.params.episode_length == 20 and venv.num_envs == 2
     assert jax.eval_shape(venv.reset, key)[0].shape == (2, *venv.observation_space.shape)
+
+
+def test_evaluations_do_not_step_the_environments_of_training(tmp_path):
+    """A Python environment has one state: an evaluation would move it under the training's feet."""
+    gymnasium = pytest.importorskip("gymnasium")
+    from ssmrl.envs.adapters.gymnasium import HostVectorEnv
+
+    venv = HostVectorEnv(lambda: gymnasium.make("CartPole-v1"), 3, name="mine")
+    path = tmp_path / "run"
+    with pytest.raises(ssmrl.UsageError, match="eval_every=24: evaluations would step the very"):
+        ssmrl.train(
+            env=venv, agent_options=PPO, eval_every=24, eval_episodes=3, run_dir=path, **QUIET
+        )
+    assert not path.exists()

@@ -12,6 +12,7 @@ from ssmrl.envs.adapters.gymnasium import HostVectorEnv
 from ssmrl.envs.wrappers import EpisodeStatistics
 from ssmrl.memory import list_memories
 from ssmrl.policy import Policy
+from ssmrl.training import streams
 from tests.api.small import make, observations
 from tests.unchecked import unchecked
 
@@ -38,7 +39,7 @@ def test_a_policy_acts_as_the_agent_does_among_its_wrappers(agent, greedy):
     for t in range(12):
         bare = obs["observation"] if policy.needs_reward else obs
         acted = policy(jax.tree.map(np.asarray, bare), reset=reset, reward=np.asarray(reward))
-        key = jax.random.fold_in(jax.random.key(4), t)
+        key = jax.random.fold_in(streams.acting_key(4), t)
         carry, expected = act(state, carry, obs, reset, key, greedy=greedy)
         np.testing.assert_allclose(acted, expected, atol=1e-6)
         obs, env_state, reward, terminated, truncated, _ = step(env_state, expected)
@@ -255,7 +256,7 @@ def test_a_sampling_program_takes_a_key_and_the_reward():
     seen, reset = observations(5, 3)
     reward = np.arange(15, dtype=np.float32).reshape(5, 3)
     for t in range(5):
-        key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(3), t)))
+        key = np.asarray(jax.random.key_data(jax.random.fold_in(streams.acting_key(3), t)))
         inputs = {"observation": at(seen, t), "reward": reward[t]}
         action, carry = program.call(inputs, reset[t], carry, key)
         expected = policy(at(seen, t), reset=reset[t], reward=reward[t])

@@ -564,3 +564,11 @@ def test_a_row_that_is_wrong_is_found_and_roundings_are_not():
         "observation[1] must be in [-2.0, 2.0], got -2.0999999046325684",
     )
     assert leaf.fault(batch[:2]) is None
+
+
+def test_the_largest_number_as_a_bound_is_none():
+    """What some environments write for "no bound"; a rounding more is infinite, without a word."""
+    largest = np.finfo(np.float32).max
+    (leaf,) = leaves_of(spaces.Box(np.array([-1.0, -largest]), np.array([1.0, largest])))
+    assert leaf.fault(np.array([[1.0, largest]], np.float32)) is None
+    assert leaf.fault(np.array([[1.1, 0.0]], np.float32)) is not None

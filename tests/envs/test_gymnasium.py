@@ -271,3 +271,10 @@ def test_pictures():
     with pytest.raises(NotImplementedError, match="rgb_array"):
         venv.render(state)
     venv.close()
+
+
+def test_every_environment_has_a_state_of_its_own():
+    env = gymnasium.make("CartPole-v1")
+    with pytest.raises(ValueError, match="mine: what makes an environment gave the same one twice"):
+        HostVectorEnv(lambda: env, 2, name="mine")
+    assert HostVectorEnv(lambda: env, 1, name="mine").num_envs == 1

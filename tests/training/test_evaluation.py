@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssmrl.envs import make_vector
 from ssmrl.training.evaluation import (
     EvaluationResult,
     EvaluationStoppedError,
@@ -117,6 +118,9 @@ def test_the_default_limit_is_ten_times_the_longest_episode_known(agent):
     assert default_max_steps(venv, 1500.2) == 15_010
     venv.params = SimpleNamespace(max_steps_in_episode=np.int32(27_000))
     assert default_max_steps(venv, 1500.0) == 270_000
+    # As its specification says; a training that has only seen short ones knows no better.
+    car = make_vector("gymnasium/MountainCarContinuous-v0", 1, max_episode_steps=27_000)
+    assert default_max_steps(car, 1500.0) == 270_000
     for wrong in ({"episodes": 0}, {"episodes": 1, "max_steps": 0}):
         with pytest.raises(ValueError, match="=0: must be at least 1"):
             Evaluator(agent, venv, **wrong)

@@ -45,7 +45,7 @@ def test_a_users_own_fault_keeps_its_traceback():
 
 
 def test_a_state_must_fit_into_the_devices(monkeypatch):
-    monkeypatch.setattr(fit, "memory_of_a_device", lambda: 100)
+    monkeypatch.setattr(fit, "device_memory", lambda: 100)
     state = {"a": jax.ShapeDtypeStruct((19,), "float32"), "b": jax.ShapeDtypeStruct((24,), "int8")}
     fit.check_size(state)
     state["a"] = jax.ShapeDtypeStruct((20,), "float32")
@@ -55,7 +55,7 @@ def test_a_state_must_fit_into_the_devices(monkeypatch):
     with pytest.raises(RunError, match=expected):
         fit.check_size(state)
     fit.check_size(state, devices=2)
-    monkeypatch.setattr(fit, "memory_of_a_device", lambda: None)
+    monkeypatch.setattr(fit, "device_memory", lambda: None)
     fit.check_size(state)
 
 
@@ -64,7 +64,7 @@ def test_keys_have_a_size():
 
 
 def test_memory_that_runs_out_while_training(monkeypatch):
-    monkeypatch.setattr(fit, "memory_of_a_device", lambda: 8 * 2**30)
+    monkeypatch.setattr(fit, "device_memory", lambda: 8 * 2**30)
     expected = r"^out of memory of 8 GiB allocating 47\.7 GiB: choose fewer agent\.num_envs"
     with pytest.raises(RunError, match=expected), fit.out_of_memory():
         text = "RESOURCE_EXHAUSTED: Out of memory allocating 51200000000 bytes."

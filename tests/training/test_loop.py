@@ -372,6 +372,33 @@ def test_every_iteration_is_timed_whole(make_config, record, clock, monkeypatch,
     assert result.steps_per_second == SIZE / 2
 
 
+def test_iterations_that_end_before_the_first_was_seen_to_share_the_time(
+    make_config, record, clock, monkeypatch
+):
+    """Every other one has not ended when its call returns, but has when the next one's does."""
+    compile_ = loop_module._Loop._compile
+    calls = iter(range(4))
+
+    def compile_and_wait(self, state):
+        iteration, state, seconds = compile_(self, state)
+
+        def slow(state):
+            clock[0] += 2.0
+            return iteration(state)
+
+        return slow, state, seconds
+
+    def ended(metrics):
+        return clock[0] if next(calls) % 2 else None
+
+    monkeypatch.setattr(loop_module._Loop, "_compile", compile_and_wait)
+    monkeypatch.setattr(loop_module, "_time_if_ready", ended)
+    run, result = run_loop(make_config(total_steps=4 * SIZE), record)
+    rates = [line["time/steps_per_second"] for line in read_metrics(run.metrics)]
+    assert rates == [SIZE / 2] * 4
+    assert result.steps_per_second == SIZE / 2
+
+
 def test_whether_an_iteration_has_ended_is_asked_of_its_metrics(clock):
     clock[0] = 3.0
     ended = jax.block_until_ready(jnp.zeros(()))

@@ -480,8 +480,8 @@ def make_dreamer(
     """
     del total_steps  # nothing is scheduled over the training
     memory_config = replace(memory_config, features=config.memory_width(memory_config))
-    check_memory(memory_config)
     memory = build_memory(memory_config)
+    check_memory(memory)
     return Dreamer(config, memory, env, skip_nonfinite=skip_nonfinite)
 
 

@@ -693,8 +693,8 @@ def make_ppo(
     Raises:
         ValueError: for a memory with dropout, and where configuration and environment do not fit.
     """
-    check_memory(memory_config)
     memory = build_memory(memory_config)
+    check_memory(memory)
     return PPO(config, memory, env, total_steps=total_steps, skip_nonfinite=skip_nonfinite)
 
 

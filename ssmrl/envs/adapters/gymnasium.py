@@ -87,8 +87,12 @@ class HostVectorEnv(VectorEnv):
         num_envs: how many.
         name: for messages.
 
+    Attributes:
+        max_episode_steps: the longest episode, where the environment's specification declares it.
+
     Raises:
-        ValueError: if ``num_envs`` is not a positive integer, or a space has no fixed array form.
+        ValueError: if ``num_envs`` is not a positive integer, a space has no fixed array form, or
+            ``make_env`` gives the same environment twice.
     """
 
     is_host = True
@@ -97,8 +101,15 @@ class HostVectorEnv(VectorEnv):
         self.num_envs = check_num_envs(num_envs)
         self.name = name
         self._envs = [self._make(make_env, i) for i in range(self.num_envs)]
+        if len(set(map(id, self._envs))) < self.num_envs:
+            raise ValueError(
+                f"{name}: what makes an environment gave the same one twice, and each of "
+                f"{self.num_envs} needs a state of its own: make it within the function"
+            )
         self._obs_space = self._envs[0].observation_space
         self._act_space = self._envs[0].action_space
+        spec = getattr(self._envs[0], "spec", None)
+        self.max_episode_steps: int | None = getattr(spec, "max_episode_steps", None)
         self.observation_space = from_gymnasium(self._obs_space)
         self.action_space = from_gymnasium(self._act_space)
         self._check_actions()
