@@ -11,6 +11,7 @@ import pytest
 from ssmrl.training import benchmark
 from ssmrl.training.config import BenchmarkConfig
 from ssmrl.training.errors import RunError
+from ssmrl.training.plotting import Curve
 
 ENVS = [
     "popgym/repeat_first_easy",
@@ -66,7 +67,7 @@ def train(tmp_path, monkeypatch):
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     curve = benchmark.np.array([0.0, 1.0])
-    fake = type("Curve", (), {"steps": curve, "returns": curve, "mmer": 1.0, "final": 1.0})
+    fake = Curve(curve, curve, episodes=curve + 1)
     monkeypatch.setattr(benchmark, "read_curves", lambda run: [fake])
     monkeypatch.setattr(benchmark, "read_metrics", lambda path: [{"step": 1_000_000}])
     return script
