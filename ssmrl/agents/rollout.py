@@ -87,7 +87,8 @@ def episode_starts(episode: dict[str, Array]) -> dict[str, Array]:
           where none ended. ``earlier_return`` `[B]`: its return;
         - ``unfinished`` i32: how many rollouts ago the oldest of those began that are under way at
           the end; -1 where every last step ended one;
-        - ``longest`` i32: rollouts that the longest took, rounded up; 0 where none ended.
+        - ``longest`` i32: how many rollouts after its own one as long as the longest ends at the
+          latest; 0 where none ended.
     """
     done, length = episode["done"], episode["length"]
     steps = done.shape[0]
@@ -105,7 +106,7 @@ def episode_starts(episode: dict[str, Array]) -> dict[str, Array]:
         "starts/ago": jnp.where(earlier, rollouts(before), 0).max(axis=0),
         "starts/earlier_return": jnp.where(earlier, episode["return"], 0).sum(axis=0),
         "starts/unfinished": under_way.max(),
-        "starts/longest": jnp.where(done, rollouts(length), 0).max(),
+        "starts/longest": jnp.where(done, rollouts(length - 1), 0).max(),
     }
 
 

@@ -57,7 +57,7 @@ class Tally(NamedTuple):
     unfinished: int
     """How long ago the oldest of the episodes under way began; -1: none is under way."""
     longest: int
-    """How long the longest episode that ended took, rounded up; 0: none ended."""
+    """How long after its own iteration one as long as the longest that ended ends at the latest."""
 
 
 def point_length(total_steps: int, steps_per_iteration: int) -> int:
