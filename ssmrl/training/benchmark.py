@@ -402,7 +402,8 @@ def draw(summary: dict[str, Any], path: Path) -> None:
             axis.vlines(value, i - 0.3, i + 0.3, color="black")
         axis.set_yticks(range(len(rows)), list(rows))
         axis.set_title(title)
-    figure.suptitle(f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals")
+    title = f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals"
+    figure.suptitle(f"NOT VALID: {title}" if INVALID in summary else title)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -370,9 +370,7 @@ def _plot(arguments: Sequence[str]) -> int:
         help="run folders, runs/<id> ..., or folders of several: of a sweep, runs/sweeps/<date>, "
         "or of a benchmark",
     )
-    parser.add_argument(
-        "--metric", default=RETURN, help="a key of metrics.jsonl, e.g. loss/total"
-    )
+    parser.add_argument("--metric", default=RETURN, help="a key of metrics.jsonl, e.g. loss/total")
     parser.add_argument(
         "--out",
         type=Path,
