@@ -262,7 +262,7 @@ class Run:
         )
         return _finished(outcome, self._components)
 
-    def plot(self, metric: str = "episode_return", path: str | Path | None = None) -> Picture:
+    def plot(self, metric: str = "training_return", path: str | Path | None = None) -> Picture:
         """Draw a column of the metrics over the steps, the mean of its seeds with an interval.
 
         Args:

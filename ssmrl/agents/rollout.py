@@ -59,11 +59,16 @@ def without_time(tree: Any) -> Any:
 
 
 def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
-    """How many episodes ended in a rollout, and their mean return and length.
+    """What a rollout says of its episodes: of those that ended, and of when they began.
 
-    And of each ``info/…`` of the environment's own, as it is in the last step of those episodes.
-    Means of no episodes are 0, and not reported (`ssmrl.training.agent.Agent.iteration`): a NaN
-    would say it better, but stop everything under `jax_debug_nans`.
+    How many ended, and the mean of their return, their length and of each ``info/…`` of the
+    environment's own, as it is in their last step. Such a mean favours episodes that end soon, and
+    is a first look; what a training is judged by is made of `episode_starts`, which are in here
+    too. Means of no episodes are 0, and not reported (`ssmrl.training.agent.Agent.iteration`): a
+    NaN would say it better, but stop everything under `jax_debug_nans`.
+
+    Args:
+        episode: ``info["episode"]`` of every step, leaves `[T, B]`.
     """
     done = episode["done"]
     count = done.sum()
@@ -76,6 +81,46 @@ def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
         "episode_return": mean(episode["return"]),
         "episode_length": mean(episode["length"].astype(jnp.float32)),
         **{name: mean(value) for name, value in episode.items() if name.startswith("info/")},
+        **episode_starts(episode),
+    }
+
+
+def episode_starts(episode: dict[str, Array]) -> dict[str, Array]:
+    """The episodes that ended in a rollout by the rollout that they began in.
+
+    All but the first that ends in an environment began in the rollout itself.
+
+    Args:
+        episode: as in `episode_metrics`.
+
+    Returns:
+        Under names that begin with ``starts/``, as `ssmrl.training.agent.Agent.iteration` has them:
+
+        - ``episodes``, ``return``: number, and sum of the returns, of those that began in this one;
+        - ``ago`` i32 `[B]`: how many rollouts ago the one of each environment began that did not; 0
+          where none ended. ``earlier_return`` `[B]`: its return;
+        - ``unfinished`` i32: how many rollouts ago the oldest of those began that are under way at
+          the end; -1 where every last step ended one;
+        - ``longest`` i32: how many rollouts after its own one as long as the longest ends at the
+          latest; 0 where none ended.
+    """
+    done, length = episode["done"], episode["length"]
+    steps = done.shape[0]
+
+    def rollouts(x):
+        return -(-x // steps)
+
+    # Steps of it that were taken before this rollout; not positive where it began in here.
+    before = length - 1 - jnp.arange(steps, dtype=length.dtype)[:, None]
+    here, earlier = done & (before <= 0), done & (before > 0)
+    under_way = jnp.where(done[-1], -1, rollouts(jnp.maximum(before[-1], 0)))
+    return {
+        "starts/episodes": here.sum(dtype=jnp.int32),
+        "starts/return": jnp.where(here, episode["return"], 0).sum(),
+        "starts/ago": jnp.where(earlier, rollouts(before), 0).max(axis=0),
+        "starts/earlier_return": jnp.where(earlier, episode["return"], 0).sum(axis=0),
+        "starts/unfinished": under_way.max(),
+        "starts/longest": jnp.where(done, rollouts(length - 1), 0).max(),
     }
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,14 @@ from ssmrl.training.cli.outcome import say
 from ssmrl.training.config import BenchmarkConfig
 from ssmrl.training.errors import RunError
 from ssmrl.training.plotting import read_curves
+from ssmrl.training.returns import RETURN
 from ssmrl.training.run import RunFolder, library_versions, read_metrics, write_atomically
 
 POINTS = 100
 """Of a learning curve that are kept in its result."""
+
+INVALID = "invalid"
+"""In a result that must not be quoted: the key of the reason. Such a run is trained again."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ def _is_done(job: Job) -> bool:
         return False
     try:
         result = json.loads(job.result.read_text())
+        if INVALID in result:
+            return False
         # Older results name the folder that they were trained in as well.
         overrides = [o for o in result["overrides"] if not o.startswith("run_dir=")]
         return result["steps"] >= job.steps and tuple(overrides) == job.overrides
@@ -180,20 +186,27 @@ def write_result(job: Job) -> None:
         "steps": int(max(row["step"] for row in read_metrics(RunFolder(job.run).metrics))),
         "overrides": list(job.overrides),
         "versions": library_versions(),
+        "metric": RETURN,
         "mmer": [curve.mmer for curve in curves],
         "final": [curve.final for curve in curves],
-        "curves": [_thinned(curve.steps, curve.returns) for curve in curves],
+        "curves": [_thinned(curve.steps, curve.returns, curve.episodes) for curve in curves],
     }
     job.result.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(job.result, json.dumps(record) + "\n")
 
 
-def _thinned(steps: np.ndarray, returns: np.ndarray) -> dict[str, list[Any]]:
-    """At most `POINTS` points, each the mean of its stretch of the curve."""
+def _thinned(
+    steps: np.ndarray, returns: np.ndarray, episodes: np.ndarray | None
+) -> dict[str, list[Any]]:
+    """At most `POINTS` points, each the mean of its stretch of the curve, over its episodes."""
+    episodes = np.ones(steps.size) if episodes is None else episodes
     parts = np.array_split(np.arange(steps.size), min(POINTS, steps.size))
     return {
         "steps": [int(steps[part[-1]]) for part in parts],
-        "returns": [round(float(returns[part].mean()), 5) for part in parts],
+        "returns": [
+            round(float(np.average(returns[part], weights=episodes[part])), 5) for part in parts
+        ],
+        "episodes": [int(episodes[part].sum()) for part in parts],
     }
 
 
@@ -214,19 +227,35 @@ def read_results(
         RunError: there are none, or a file is not a result.
     """
     results: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    wanted = None if jobs is None else {job.result.name for job in jobs}
-    for path in sorted(folder.glob("*.json")):
-        if wanted is not None and path.name not in wanted:
-            continue
+    for path, record in _records(folder, jobs):
         try:
-            record = json.loads(path.read_text())
             results[record["memory"]][record["env"]] = np.array(record["mmer"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise RunError(f"{path} is not a result of this script: {error}") from error
     if not results:
-        asked = "" if wanted is None else " of the environments and memories asked for"
+        asked = "" if jobs is None else " of the environments and memories asked for"
         raise RunError(f"no results in {folder}{asked}")
     return dict(results)
+
+
+def _records(folder: Path, jobs: Iterable[Job] | None) -> Iterator[tuple[Path, Any]]:
+    """The files of a folder, or of it those of the jobs, and what is in them."""
+    wanted = None if jobs is None else {job.result.name for job in jobs}
+    for path in sorted(folder.glob("*.json")):
+        if wanted is None or path.name in wanted:
+            try:
+                yield path, json.loads(path.read_text())
+            except ValueError as error:
+                raise RunError(f"{path} is not a result of this script: {error}") from error
+
+
+def invalid_results(folder: Path, jobs: Iterable[Job] | None = None) -> dict[str, list[str]]:
+    """The names of the files that must not be quoted, by the reason."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for path, record in _records(folder, jobs):
+        if INVALID in record:
+            reasons[record[INVALID]].append(path.name)
+    return dict(reasons)
 
 
 def summarise(results: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -307,6 +336,9 @@ def report(
     results = read_results(folder, jobs)
     summary = summarise(results)
     print_tables(results, summary, published or {})
+    for reason, files in invalid_results(folder, jobs).items():
+        summary.setdefault(INVALID, {})[reason] = len(files)
+        say(f"NOT VALID, do not quote: {len(files)} of these results ({files[0]}, …): {reason}")
     place.parent.mkdir(parents=True, exist_ok=True)
     # The name may have a dot in it, which is no ending.
     picture, numbers = (place.with_name(f"{place.name}{end}") for end in (".png", ".summary.json"))
@@ -370,7 +402,8 @@ def draw(summary: dict[str, Any], path: Path) -> None:
             axis.vlines(value, i - 0.3, i + 0.3, color="black")
         axis.set_yticks(range(len(rows)), list(rows))
         axis.set_title(title)
-    figure.suptitle(f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals")
+    title = f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals"
+    figure.suptitle(f"NOT VALID: {title}" if INVALID in summary else title)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

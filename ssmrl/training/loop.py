@@ -28,6 +28,7 @@ from ssmrl.training.errors import NonFiniteError, RunError, StopTraining
 from ssmrl.training.evaluation import EvaluationStoppedError
 from ssmrl.training.loggers import Logger, NullLogger
 from ssmrl.training.progress import Reporter, is_learning
+from ssmrl.training.returns import STARTS, TrainingReturns, tallies
 from ssmrl.training.run import MetricsFile, RunFolder
 from ssmrl.training.signals import StopSignals
 
@@ -160,6 +161,9 @@ def train(
         state, step = _start(agent, config, checkpoints, reporter, is_host, initialize)
         metrics_file = MetricsFile(run.metrics, keep_until=step)
         stack.enter_context(contextlib.closing(metrics_file))
+        episodes_file = MetricsFile(run.episodes, keep_until=step)
+        stack.enter_context(contextlib.closing(episodes_file))
+        loop.count_episodes(episodes_file, step, is_host)
         return loop.run(state, step, metrics_file, signals)
 
 
@@ -207,6 +211,20 @@ class _Loop:
         self.gave_up_evaluation = self.has_warned = False
         self.busy_seconds = self.iteration_seconds = 0.0
         self.rate = _Rate()
+
+    def count_episodes(self, file: MetricsFile, step: int, is_host: bool) -> None:
+        """Go on with the training return where ``step`` left it.
+
+        Args:
+            file: of what has ended so far.
+            step: environment steps taken.
+            is_host: the episodes under way were lost with the process that a resumed run was in.
+        """
+        config, size = self.config, self.agent.steps_per_iteration
+        self.episodes_file = file
+        self.returns = TrainingReturns(config.seeds, size, config.total_steps, file.kept, step)
+        if step and (is_host or not self.returns.is_whole):
+            file.write(step, self.returns.abandon(step))
 
     def run(
         self, state: Any, step: int, metrics_file: MetricsFile, signals: StopSignals
@@ -312,7 +330,8 @@ class _Loop:
             metrics: on the device, perhaps still to be computed.
             done_at: when the iteration had ended, if that is known already.
         """
-        values = {name: value.tolist() for name, value in fetch_metrics(metrics).items()}
+        fetched = fetch_metrics(metrics)
+        values = {name: x.tolist() for name, x in fetched.items() if not name.startswith(STARTS)}
         now = done_at or time.monotonic()
         self.iteration_seconds, self._mark = now - self._mark, now
         self.busy_seconds += self.iteration_seconds
@@ -322,8 +341,24 @@ class _Loop:
         self.longest_episode = max(self.longest_episode, longest_episode([line]))
         rate = self.agent.steps_per_iteration / max(self.iteration_seconds, 1e-9)
         line["time/steps_per_second"] = round(rate * self.config.seeds, 1)
+        line |= self._count_episodes(step, fetched)
         self._write(step, line)
         self.reporter.update(step, line, self.rate.update(rate, is_learning(line)))
+
+    def _count_episodes(self, step: int, fetched: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The training return, where there is news of it.
+
+        Of several points at once, when a long episode held them up, all but the last get lines of
+        their own.
+        """
+        of_starts = {n.removeprefix(STARTS): x for n, x in fetched.items() if n.startswith(STARTS)}
+        if not of_starts:
+            return {}
+        record, points = self.returns.add(tallies(of_starts, self.config.seeds))
+        self.episodes_file.write(step, record)
+        for point in points[:-1]:
+            self._write(step, point)
+        return points[-1] if points else {}
 
     def _warn_of_long_iterations(self) -> None:
         if self.iteration_seconds > _LONG_ITERATION and not self.has_warned:
@@ -398,7 +433,9 @@ class _Loop:
 def fetch_metrics(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """Metrics on the host; means over episodes are NaN where there were no episodes.
 
-    Here, because on a device that NaN would stop a program that looks for them.
+    Here, because on a device that NaN would stop a program that looks for them. Of the episodes
+    that ended in an iteration, a mean is what the short ones returned above all: a first look, and
+    no measure of a policy, which `ssmrl.training.returns` has.
     """
     values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
     none = values.get("episodes", np.ones(())) == 0

@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import bootstrap
+from ssmrl.training.returns import RETURN, read_points, window_means
 from ssmrl.training.run import CONFIG, RunFolder, flatten, read_metrics
 
 RUNS_OF_A_SWEEP = "runs.txt"
 """In a sweep's folder: the paths of its runs, one a line."""
 
-RETURNS = ("episode_return", "eval/return")
+RETURNS = (RETURN, "episode_return", "eval/return")
 """Metrics of which more is better, so that their maximum over training says something."""
 
-_EPISODE_RETURN = RETURNS[0]
 # What makes no other agent of a run: its seeds, and where, when and how much is written down.
 _NOT_OF_THE_AGENT = ("seed", "seeds", "run_dir", "resume", "logger", "devices", "checkpoint_every")
 _POINTS = 200  # Of the common grid of steps that curves are compared on.
@@ -32,24 +32,38 @@ _BOOTSTRAPS = 1000
 
 @dataclass(frozen=True)
 class Curve:
-    """Training returns of one seed: ``steps [P]`` (environment steps), ``returns [P]``.
+    """The training return of one seed, or another metric under the same names.
 
-    Or another metric, under the same names. ``seed`` is None where it is not known.
+    Attributes:
+        steps: environment steps ``[P]``; of a training return, where each stretch ends.
+        returns: ``[P]``; of a training return, means over the episodes that began in a stretch.
+        seed: None where it is not known.
+        episodes: how many those were ``[P]``; None for another metric, whose values weigh the same.
+        windows: means over the episodes that began in each window of `ssmrl.training.returns`
+            ``[W]``; None for another metric.
     """
 
     steps: np.ndarray
     returns: np.ndarray
     seed: int | None = None
+    episodes: np.ndarray | None = None
+    windows: np.ndarray | None = None
 
     @property
     def mmer(self) -> float:
-        """Max over training of the mean episodic return: POPGym's published metric."""
-        return float(self.returns.max())
+        """Max over training of the mean episodic return: POPGym's published metric.
+
+        Of a training return over its windows, of at least 65,536 steps as published or, in a run
+        shorter than four of them, of a quarter of the run; of another metric over its values.
+        """
+        return float((self.returns if self.windows is None else self.windows).max())
 
     @property
     def final(self) -> float:
-        """Mean return over the last tenth of training."""
-        return float(self.returns[self.steps >= 0.9 * self.steps[-1]].mean())
+        """Mean over the last tenth of the steps; of a training return weighted by episodes."""
+        last = self.steps >= 0.9 * self.steps[-1]
+        weights = None if self.episodes is None else self.episodes[last]
+        return float(np.average(self.returns[last], weights=weights))
 
 
 @dataclass(frozen=True)
@@ -69,22 +83,42 @@ class Group:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def read_curves(path: Path, metric: str = _EPISODE_RETURN) -> list[Curve]:
-    """One curve for each seed of a run.
+def read_curves(path: Path, metric: str = RETURN) -> list[Curve]:
+    """One curve for each seed of a run that has a point of it; `Curve.seed` counts from 0.
 
     Raises:
-        RunError: the run has no finished episodes.
+        RunError: no seed has.
     """
+    lines = read_metrics(RunFolder(path).metrics)
+    curves = _return_curves(lines) if metric == RETURN else _metric_curves(lines, metric)
+    if curves:
+        return curves
+    ended = metric == RETURN and any("episode_return" in line for line in lines)
+    hint = "; --metric episode_return has the mean of what ended, short episodes first"
+    raise RunError(f"{path} has no {metric} in its metrics yet{hint if ended else ''}")
+
+
+def _return_curves(lines: Sequence[dict[str, Any]]) -> list[Curve]:
+    curves = []
+    for seed, points in read_points(lines).items():
+        if counted := [point for point in points if point.episodes]:
+            _, until, episodes, values = (
+                np.array(column, float) for column in zip(*counted, strict=True)
+            )
+            windows = window_means(points, lines[-1]["step"])
+            curves.append(Curve(until, values, seed, episodes, windows))
+    return curves
+
+
+def _metric_curves(lines: Iterable[dict[str, Any]], metric: str) -> list[Curve]:
     points: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    for line in read_metrics(RunFolder(path).metrics):
+    for line in lines:
         value = line.get(metric)
         for seed, number in enumerate(value if isinstance(value, list) else [value]):
             if number is not None:
                 points[seed].append((line["step"], number))
-    if not points:
-        raise RunError(f"{path} has no {metric} in its metrics yet")
-    arrays = [np.array(points[seed], dtype=float) for seed in sorted(points)]
-    return [Curve(array[:, 0], array[:, 1]) for array in arrays]
+    arrays = {seed: np.array(points[seed], dtype=float) for seed in sorted(points)}
+    return [Curve(array[:, 0], array[:, 1], seed) for seed, array in arrays.items()]
 
 
 def find_runs(path: str | Path) -> list[Path]:
@@ -104,7 +138,7 @@ def find_runs(path: str | Path) -> list[Path]:
 
 def group_runs(
     paths: Iterable[str | Path],
-    metric: str = _EPISODE_RETURN,
+    metric: str = RETURN,
     *,
     warn: Callable[[str], None] | None = None,
 ) -> list[Group]:
@@ -153,8 +187,8 @@ def _add_run(
     env, agent, memory = (config[part]["name"] for part in ("env", "agent", "memory"))
     group = groups.get(key) or Group(env, agent, memory, (), settings)
     first, known = config.get("seed"), {curve.seed for curve in group.curves}
-    for index, curve in enumerate(curves):
-        seed = None if first is None else first + index
+    for curve in curves:
+        seed = None if first is None else first + (curve.seed or 0)
         if seed is not None and seed in known:
             if warn:
                 warn(f"left out: seed {seed} of {path}, which another run of the same settings has")
@@ -243,7 +277,7 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
-def aggregate_table(groups: Sequence[Group], metric: str = _EPISODE_RETURN) -> list[dict[str, Any]]:
+def aggregate_table(groups: Sequence[Group], metric: str = RETURN) -> list[dict[str, Any]]:
     """A row for each group: mean over the last tenth of training and, of a return, MMER.
 
     Args:

@@ -15,6 +15,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from ssmrl.training.returns import RETURN
+
 
 @runtime_checkable
 class Reporter(Protocol):
@@ -92,28 +94,37 @@ class PlainReporter:
         self._interval, self._last, self._total = interval, -float("inf"), 0
         self._pending: str | None = None
         self._return, self._loss, self._eta = float("nan"), float("nan"), "?"
+        self._has_ended = False
 
     def start(self, title: str, step: int, total: int) -> None:
         self._total = total
         self.message(f"{title}: steps {step:,} to {total:,}")
 
     def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
-        self._return = _newest(metrics, "episode_return", self._return)
+        self._return = _newest(metrics, RETURN, self._return)
+        self._has_ended |= bool(np.any(np.asarray(metrics.get("episodes", 0), float) > 0))
         self._loss = _newest(metrics, "loss/total", self._loss)
         if not _is_evaluation(metrics):
             self._eta = format_time_left(self._total - step, metrics, rate)
-        # A NaN would look like a fault where it is only early.
-        ended = np.isfinite(self._return)
         parts = [
             f"step {step:,}/{self._total:,}",
             f"{rate:,.0f} steps/s per seed",
-            f"return {self._return:.3f}" if ended else "no episode has ended yet",
+            self._describe_return(),
             *([f"loss {self._loss:.4g}"] if np.isfinite(self._loss) else []),
             f"eta {self._eta}",
         ]
         self._pending = "  ".join(parts)
         if time.monotonic() - self._last >= self._interval:
             self._flush()
+
+    def _describe_return(self) -> str:
+        # A NaN would look like a fault where it is only early; and of the episodes that have ended
+        # the mean is not shown until those that began with them have: the short ones come first.
+        if np.isfinite(self._return):
+            return f"return {self._return:.3f}"
+        if self._has_ended:
+            return "return not yet known (first episodes under way)"
+        return "no episode has ended yet"
 
     def _flush(self) -> None:
         if self._pending is not None:
@@ -159,7 +170,8 @@ class LiveReporter:
         for name, value in metrics.items():
             mean = _mean(value)
             # An iteration in which no episode ended keeps the last return on show.
-            if np.isfinite(mean) and not name.startswith("time/"):
+            # What the training return is of (`…_from`, …) is for files.
+            if np.isfinite(mean) and not name.startswith(("time/", f"{RETURN}_")):
                 self._shown[name] = mean
         if self._live is not None:
             self._live.update(self._render())

@@ -25,6 +25,7 @@ except ImportError:  # pragma: no cover  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+EPISODES = "episodes.jsonl"
 CURVE, EVALUATIONS, VIDEOS = "curve.png", "eval.json", "video"
 LOCK, TRACEBACK = "lock", "traceback.txt"
 
@@ -54,6 +55,11 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / METRICS
+
+    @property
+    def episodes(self) -> Path:
+        """What ended in each iteration, by when it began; see `ssmrl.training.returns`."""
+        return self.path / EPISODES
 
     @property
     def curve(self) -> Path:

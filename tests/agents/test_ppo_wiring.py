@@ -245,7 +245,11 @@ class Reference:
 def assert_same_metrics(metrics, expected):
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=5e-4, atol=1e-5, err_msg=name)
-    assert set(metrics) - set(expected) <= {"episode_return", "episode_length"}
+    # Of when episodes began: tests/training/test_returns.py.
+    started = metrics["starts/episodes"] + (metrics["starts/ago"] > 0).sum()
+    assert started == expected["episodes"]
+    others = {name for name in metrics if not name.startswith("starts/")} - set(expected)
+    assert others <= {"episode_return", "episode_length"}
 
 
 EVERYTHING = {

@@ -120,7 +120,18 @@ class StubAgent:
             "count": count,
         }
         episode = jnp.where(count % 2 == 0, -loss, jnp.nan)
-        return new, {"loss/total": loss, "episode_return": episode, "episodes": (count + 1) % 2}
+        # Every other iteration one episode begins and ends.
+        ended = (count + 1) % 2
+        starts = {
+            "episodes": ended,
+            "return": jnp.where(ended, episode, 0.0),
+            "ago": jnp.zeros(self.config.num_envs, jnp.int32),
+            "earlier_return": jnp.zeros(self.config.num_envs),
+            "unfinished": jnp.int32(-1),
+            "longest": ended,
+        }
+        metrics = {"loss/total": loss, "episode_return": episode, "episodes": ended}
+        return new, metrics | {f"starts/{name}": value for name, value in starts.items()}
 
     def parts(self, state: dict[str, Any]) -> dict[str, Any]:
         return {"model": {"w": state["w"]}, "memory": {"eigenvalues": state["eigenvalues"]}}

@@ -11,6 +11,7 @@ import pytest
 from ssmrl.training import benchmark
 from ssmrl.training.config import BenchmarkConfig
 from ssmrl.training.errors import RunError
+from ssmrl.training.plotting import Curve
 
 ENVS = [
     "popgym/repeat_first_easy",
@@ -66,7 +67,7 @@ def train(tmp_path, monkeypatch):
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     curve = benchmark.np.array([0.0, 1.0])
-    fake = type("Curve", (), {"steps": curve, "returns": curve, "mmer": 1.0, "final": 1.0})
+    fake = Curve(curve, curve, episodes=curve + 1)
     monkeypatch.setattr(benchmark, "read_curves", lambda run: [fake])
     monkeypatch.setattr(benchmark, "read_metrics", lambda path: [{"step": 1_000_000}])
     return script
@@ -89,6 +90,39 @@ def test_finished_runs_are_not_trained_again(tmp_path, train):
     more = benchmark.jobs_of(config(tmp_path, steps=2_000_000), ENVS)
     benchmark.run_all(more[:1], train, 1, said.append)
     assert len((more[0].run / "calls").read_text().splitlines()) == 2
+
+
+def test_what_is_marked_as_invalid_is_said_to_be_and_trained_again(tmp_path, train, capsys):
+    jobs = benchmark.jobs_of(config(tmp_path), ENVS)
+    said = []
+    benchmark.run_all(jobs, train, 1, said.append)
+    record = json.loads(jobs[0].result.read_text())
+    assert record["metric"] == "training_return"
+    # The mean of the points is weighted by their episodes: two points stay as they are.
+    assert record["curves"][0]["episodes"] == [1, 2]
+    jobs[0].result.write_text(json.dumps(record | {"invalid": "measured in miles"}))
+    folder = jobs[0].result.parent
+    assert benchmark.invalid_results(folder) == {"measured in miles": [jobs[0].result.name]}
+    assert benchmark.invalid_results(folder, jobs[1:]) == {}
+    benchmark.report(folder)
+    assert "NOT VALID, do not quote: 1 of these results" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "results.summary.json").read_text())
+    assert summary["invalid"] == {"measured in miles": 1}
+    benchmark.run_all(jobs, train, 1, said.append)
+    assert "1 runs to do" in said and "invalid" not in json.loads(jobs[0].result.read_text())
+    (tmp_path / "results.summary.json").unlink()
+    benchmark.report(folder)
+    assert "invalid" not in json.loads((tmp_path / "results.summary.json").read_text())
+
+
+def test_a_thinned_curve_is_weighted_by_episodes(monkeypatch):
+    monkeypatch.setattr(benchmark, "POINTS", 2)
+    steps, returns = np.array([10.0, 20, 30, 40]), np.array([1.0, 4.0, 0.0, 1.0])
+    assert benchmark._thinned(steps, returns, np.array([2.0, 1, 1, 3])) == {
+        "steps": [20, 40],
+        "returns": [2.0, 0.75],
+        "episodes": [3, 4],
+    }
 
 
 def test_a_failure_stops_no_other(tmp_path, train):
@@ -206,6 +240,10 @@ def test_the_committed_results_are_taken_where_asked_for_and_never_otherwise(mon
 
     assert run() == 1
     assert "1 runs to do" in capsys.readouterr().out
+    # The results there until they are run again are marked as invalid, and not used again.
+    assert run(f"out={committed}") == 1
+    assert "1 runs to do" in capsys.readouterr().out
+    monkeypatch.setattr(benchmark, "INVALID", "no such mark")
     assert run(f"out={committed}") == 0
     assert f"1 of 1 runs have a result in {committed}" in capsys.readouterr().out
     # A report of a part goes to the runs, and not over the figure of the whole.

@@ -33,15 +33,24 @@ def write_run(
     return run.path
 
 
+def point(until: int, value: object, episodes: object = 1.0) -> dict:
+    """A line of metrics.jsonl with the training return of the ten steps before."""
+    if isinstance(value, list) and not isinstance(episodes, list):
+        episodes = [None if v is None else episodes for v in value]
+    companions = {"episodes": episodes, "from": until - 10, "until": until}
+    named = {f"training_return_{name}": v for name, v in companions.items()}
+    return {"step": until, "training_return": value, **named}
+
+
 @pytest.fixture
 def paths() -> list[Path]:
     seeds = [
-        {"step": 10, "episode_return": [0.0, 2.0]},
-        {"step": 20, "episode_return": [None, 8.0]},
+        point(10, [0.0, 2.0]),
+        point(20, [None, 8.0]),
         {"step": 30, "loss/total": [1.0, 1.0]},
-        {"step": 40, "episode_return": [6.0, 4.0]},
+        point(40, [6.0, 4.0]),
     ]
-    alone = [{"step": s, "episode_return": float(s)} for s in (10, 20, 40)]
+    alone = [point(s, float(s)) for s in (10, 20, 40)]
     return [
         write_run("runs/a", "s5", seeds),
         write_run("runs/b", "s5", alone),
@@ -101,7 +110,7 @@ def test_what_cannot_be_drawn(paths, capsys):
         read_curves(write_run("runs/d", "s5", []))
 
 
-ALONE = [{"step": s, "episode_return": float(s), "loss/total": 50.0 - s} for s in (10, 20, 40)]
+ALONE = [point(s, float(s)) | {"loss/total": 50.0 - s} for s in (10, 20, 40)]
 
 
 def test_other_settings_are_another_curve_and_named():
@@ -134,7 +143,7 @@ def test_settings_that_share_their_last_name_are_named_in_full():
 
 
 def test_a_seed_counts_once():
-    pair = [{"step": 10, "episode_return": [1.0, 2.0]}]
+    pair = [point(10, [1.0, 2.0])]
     paths = [
         write_run("runs/a", "s5", pair, seed=0),
         write_run("runs/b", "s5", pair, seed=1),
@@ -168,7 +177,7 @@ def test_the_folder_of_a_sweep_is_its_runs(capsys):
     (sweep / "runs.txt").write_text("runs/a\nruns/b\nruns/c\n")
     write_run("runs/other", "gru", ALONE)
     assert plot_command([str(sweep)]) == 0
-    assert "left out: runs/c has no episode_return" in capsys.readouterr().out
+    assert "left out: runs/c has no training_return" in capsys.readouterr().out
     rows = json.loads((sweep / "comparison.json").read_text())
     assert [row["label"] for row in rows] == ["s5 lr=0.001", "s5 lr=0.0003"]
     # A folder with no list is all that is below it.

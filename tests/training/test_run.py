@@ -132,7 +132,7 @@ def test_plain_lines_are_few_and_the_last_is_not_lost(capsys):
     reporter = PlainReporter(interval=1000.0)
     reporter.start("title", 0, 300)
     for step in (100, 200, 300):
-        reporter.update(step, {"episode_return": [float("nan"), 0.5], "loss/total": 0.1}, 50.0)
+        reporter.update(step, {"training_return": [float("nan"), 0.5], "loss/total": 0.1}, 50.0)
     reporter.stop()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
@@ -144,17 +144,24 @@ def test_plain_lines_are_few_and_the_last_is_not_lost(capsys):
 
 
 def test_a_line_says_that_no_episode_has_ended_yet(capsys):
-    """Instead of a NaN, which looks like a fault; and the time left is not guessed too early."""
+    """Instead of a NaN, which looks like a fault; and the time left is not guessed too early.
+
+    Nor are those that end first shown for all.
+    """
     reporter = PlainReporter(interval=0.0)
     reporter.start("title", 0, 400)
-    reporter.update(100, {"loss/total": 0.0, "updates": 0.0}, 50.0)
-    reporter.update(200, {"loss/total": 0.5, "updates": 8.0, "episode_return": 2.0}, 50.0)
+    reporter.update(100, {"loss/total": 0.0, "updates": 0.0, "episodes": [0.0, 0.0]}, 50.0)
+    ended = {"episodes": [0.0, 1.0], "episode_return": [float("nan"), 9.0]}
+    reporter.update(150, {"loss/total": 0.0, "updates": 0.0, **ended}, 50.0)
+    reporter.update(200, {"loss/total": 0.5, "updates": 8.0, "training_return": 2.0}, 50.0)
     reporter.update(200, {"eval/return": 3.0}, 50.0)
     reporter.update(300, {"updates": [8.0, 8.0]}, 50.0)
     reporter.stop()
     prefix = "50 steps/s per seed"
     assert capsys.readouterr().out.splitlines()[1:] == [
         f"step 100/400  {prefix}  no episode has ended yet  loss 0  "
+        "eta unknown before learning begins",
+        f"step 150/400  {prefix}  return not yet known (first episodes under way)  loss 0  "
         "eta unknown before learning begins",
         f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
         f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",

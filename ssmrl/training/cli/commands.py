@@ -356,6 +356,8 @@ def plot_command(arguments: Sequence[str]) -> int:
 def _plot(arguments: Sequence[str]) -> int:
     import argparse
 
+    from ssmrl.training.returns import RETURN
+
     parser = argparse.ArgumentParser(
         prog="plot.py",
         description="Learning curves and tables with bootstrap intervals. Runs of one "
@@ -368,9 +370,7 @@ def _plot(arguments: Sequence[str]) -> int:
         help="run folders, runs/<id> ..., or folders of several: of a sweep, runs/sweeps/<date>, "
         "or of a benchmark",
     )
-    parser.add_argument(
-        "--metric", default="episode_return", help="a key of metrics.jsonl, e.g. loss/total"
-    )
+    parser.add_argument("--metric", default=RETURN, help="a key of metrics.jsonl, e.g. loss/total")
     parser.add_argument(
         "--out",
         type=Path,
@@ -391,10 +391,11 @@ def _plot(arguments: Sequence[str]) -> int:
 
 
 def _default_picture(runs: Sequence[Path], metric: str) -> Path:
+    from ssmrl.training.returns import RETURN
     from ssmrl.training.run import CURVE, RunFolder
 
     # A run's own curve.png is of its returns, and is not replaced by that of a loss.
-    suffix = "" if metric == "episode_return" else f"-{metric.replace('/', '-')}"
+    suffix = "" if metric == RETURN else f"-{metric.replace('/', '-')}"
     if len(runs) > 1:
         return Path("runs") / f"comparison{suffix}.png"
     name = Path(CURVE).stem if RunFolder(runs[0]).exists() else "comparison"
