@@ -192,7 +192,8 @@ def run_training(
     reporter.message(f"run: {run.path}")
     for note in notes:
         reporter.message(note)
-    logger = make_logger(config.logger, run.path, as_dict(config))
+    with run.lock():  # Or a run that is being trained would be ended in its logger's eyes.
+        logger = make_logger(config.logger, run.path, as_dict(config))
     if callback is not None:
         logger = CallbackLogger(logger, callback)
     evaluate = None

@@ -8,8 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from ssmrl.training import runner
 from ssmrl.training.config import WandbConfig, check_ranges
+from ssmrl.training.errors import RunError
 from ssmrl.training.loggers import make_logger
+from ssmrl.training.run import RunFolder
+from tests.training.stub import STUB
 
 
 @pytest.fixture
@@ -54,3 +58,13 @@ def test_a_run_begun_before_ids_were_kept_goes_on_by_its_name(started):
     start("old")
     start("old")
     assert [call["id"] for call in started] == ["old", "old"]
+
+
+def test_no_logger_speaks_for_a_run_that_another_process_trains(make_config, record, monkeypatch):
+    """Online, wandb would take the second process's end for the run's."""
+    config = make_config(resume=True)
+    run = RunFolder("runs/test")
+    run.create(runner.as_dict(config))
+    monkeypatch.setattr(runner, "make_logger", lambda *_: pytest.fail("a logger was made"))
+    with run.lock(), pytest.raises(RunError, match="is being trained by process"):
+        runner.run_training(config, STUB, reporter=record)
