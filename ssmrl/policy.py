@@ -14,7 +14,7 @@ from jax import export
 from ssmrl.envs.contract import describe, leaves_of, length, signature
 from ssmrl.envs.spaces import Box, Dict, Space, Tuple
 from ssmrl.envs.vector import VectorEnv
-from ssmrl.envs.wrappers import ObservationExtras, VectorWrapper
+from ssmrl.envs.wrappers import find_extras
 from ssmrl.training import streams
 from ssmrl.training.agent import Agent
 from ssmrl.training.errors import RunError
@@ -58,7 +58,7 @@ class Policy:
             raise ValueError(f"num_envs={num_envs}: must be at least 1")
         self.num_envs, self.greedy = num_envs, greedy
         self._agent, self._venv = agent, venv
-        self._extras = _find_extras(venv)
+        self._extras = find_extras(venv)
         inside = venv if self._extras is None else self._extras.venv
         self.observation_space: Space = inside.observation_space
         self.action_space: Space = venv.action_space
@@ -282,15 +282,6 @@ class Policy:
         action = jax.tree.map(lambda x: np.array(x if self._batch else x[0]), action)
         action = self._venv.decode_action(action)
         return jax.tree.map(lambda x: x[()], action)
-
-
-def _find_extras(venv: Any) -> ObservationExtras | None:
-    """The wrapper that adds to the observations, if there is one."""
-    while isinstance(venv, VectorWrapper):
-        if isinstance(venv, ObservationExtras):
-            return venv
-        venv = venv.venv
-    return None
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Any:

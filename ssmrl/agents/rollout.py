@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ssmrl.envs.vector import VectorEnv
+from ssmrl.envs.wrappers import find_extras
 from ssmrl.memory import Memory
 from ssmrl.networks.distributions import parameter_size
 
@@ -124,10 +125,13 @@ def episode_starts(episode: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-def environment_metrics(observation: Any, reward: Array) -> dict[str, Array]:
+def environment_metrics(env: VectorEnv, observation: Any, reward: Array) -> dict[str, Array]:
     """What the environments gave in a rollout, so that a NaN of theirs is not laid at our door.
 
+    Nor ours at theirs: the previous action, which `ObservationExtras` adds, is not looked at.
+
     Args:
+        env: the environments, with their wrappers.
         observation: leaves `[T, B, ...]`.
         reward: `[T, B]`.
 
@@ -135,6 +139,8 @@ def environment_metrics(observation: Any, reward: Array) -> dict[str, Array]:
         `env/reward`, the mean per step, and, if observations hold real numbers, `env/observation`,
         the size of the largest.
     """
+    if find_extras(env) is not None:
+        observation = observation["observation"]
     metrics = {"env/reward": reward.mean()}
     sizes = [
         jnp.abs(x).max().astype(jnp.float32)

@@ -191,6 +191,15 @@ class ObservationExtras(VectorWrapper):
         return extended
 
 
+def find_extras(venv: VectorEnv) -> ObservationExtras | None:
+    """The wrapper of ``venv`` that adds to the observations, if there is one."""
+    while isinstance(venv, VectorWrapper):
+        if isinstance(venv, ObservationExtras):
+            return venv
+        venv = venv.venv
+    return None
+
+
 def with_none(space: spaces.Space) -> spaces.Space:
     """``space`` with room for :func:`none_action`."""
     if isinstance(space, spaces.Discrete):

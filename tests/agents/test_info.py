@@ -7,7 +7,7 @@ import pytest
 
 from ssmrl.agents import agent_config, make_agent
 from ssmrl.agents.rollout import episode_metrics
-from ssmrl.envs import EpisodeStatistics, JaxVectorEnv
+from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, ObservationExtras, spaces
 from ssmrl.memory import memory_config
 from ssmrl.training.loop import fetch_metrics
 from tests.envs.counting import Counting
@@ -78,3 +78,25 @@ def test_both_agents_report_them(name):
     reported = {key: value for key, value in metrics.items() if key.startswith("info/")}
     assert set(reported) == {"info/success", "info/time"}
     assert all((value.shape, value.dtype) == ((), jnp.float32) for value in reported.values())
+
+
+class Silent(Telling):
+    """Shows nothing but a number of its own that is not real."""
+
+    def observation_space(self, params):
+        return spaces.Discrete(5)
+
+    def observe(self, state):
+        return state.time
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_was_added_to_observations_is_not_the_environments(name):
+    """A NaN in the previous action is the policy's, and `env/observation` says whose it is."""
+    inside = JaxVectorEnv(Silent(continuous=True), None, 2)
+    venv = EpisodeStatistics(ObservationExtras(inside, previous_action=True, previous_reward=True))
+    config, memory = agent_config(name)(**SIZES[name]), memory_config("gru")()
+    agent = make_agent(config, memory, venv, total_steps=100)
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    metrics = jax.eval_shape(agent.iteration, state)[1]
+    assert {key for key in metrics if key.startswith("env/")} == {"env/reward"}

@@ -428,12 +428,13 @@ def test_episode_metrics_are_means_over_those_that_ended():
 def test_what_is_not_finite_in_what_the_environment_gave():
     reward, numbers = np.ones((4, 2), np.float32), np.full((4, 2, 3), -2.5, np.float32)
     seen = {"numbers": numbers, "level": np.full((4, 2), 9, np.int32)}
-    assert environment_metrics(seen, jnp.asarray(reward)) == {
+    env = Scripted(np.zeros((4, 2)), np.zeros((4, 2)))
+    assert environment_metrics(env, seen, jnp.asarray(reward)) == {
         "env/reward": 1.0,
         "env/observation": 2.5,
     }
-    assert set(environment_metrics(seen["level"], jnp.asarray(reward))) == {"env/reward"}
+    assert set(environment_metrics(env, seen["level"], jnp.asarray(reward))) == {"env/reward"}
     for bad in (np.nan, np.inf, -np.inf):
         reward[2, 1], numbers[0, 1, 2] = bad, bad
-        found = environment_metrics(seen, jnp.asarray(reward))
+        found = environment_metrics(env, seen, jnp.asarray(reward))
         assert not any(np.isfinite(value) for value in found.values())

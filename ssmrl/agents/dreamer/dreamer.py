@@ -266,7 +266,7 @@ class Dreamer:
         )
         metrics["updates"] = jnp.where(ready, float(self.config.updates_per_iteration), 0.0)
         reward = steps.reward / self.config.reward_scale
-        metrics |= environment_metrics(steps.observation, reward)
+        metrics |= environment_metrics(self.env, steps.observation, reward)
         return state, metrics | episode_metrics(episode)
 
     # ........................................................................ collecting

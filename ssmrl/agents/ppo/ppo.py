@@ -454,7 +454,7 @@ class PPO:
             params = _rescale_value_head(params, normalizers.value, new_value)
             normalizers = normalizers.replace(value=new_value)
         metrics |= episode_metrics(rollout.episode)
-        metrics |= environment_metrics(rollout.observation, rollout.reward)
+        metrics |= environment_metrics(self.env, rollout.observation, rollout.reward)
         residual = (target - rollout.value).var() / jnp.maximum(target.var(), 1e-8)
         metrics["explained_variance"] = 1 - residual
         state = TrainState(
