@@ -170,11 +170,6 @@ class Box(Space):
             bound.setflags(write=False)
         self._set(low=bounds[0], high=bounds[1], shape=tuple(map(int, shape)), dtype=dtype)
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether every entry has a finite bound on both sides."""
-        return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
-
     def sample(self, key: PRNGKeyArray) -> Array:
         """Uniform where bounded; a shifted exponential with one bound; a normal with none."""
         if self.dtype.kind in "iu":
