@@ -1,4 +1,4 @@
-"""The training return: episodes by when they began, against tables and against plain bookkeeping."""
+"""The training return: episodes by when they began, against tables and plain bookkeeping."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_a_return_that_is_no_number_is_no_point():
 
 
 def test_it_has_no_bias_where_what_ended_has():
-    """Half of the episodes take a step and return 1, half take 10 to 50 and return -1: 0 on average.
+    """Half of the episodes take a step and return 1, half take 10 to 50 and return -1: 0 in all.
 
     Many trainings of ten rollouts of 25 steps with one environment. Whether a point counts must not
     depend on its own episodes either, so that the last ones are looked at, too.
@@ -303,7 +303,7 @@ def test_how_many_steps_a_point_and_a_window_have(total, size, iterations, windo
 
 
 def test_a_window_is_made_of_whole_points_weighted_by_their_episodes():
-    """Points of 40,000 steps: windows of two. Of the second a point is missing, the last is half."""
+    """Points of 40,000 steps, windows of two. The second lacks a point, the last is half."""
     values = [(1, 0.0), (3, 4.0), (5, 9.0), None, (0, math.nan), (2, 1.0), (1, 100.0)]
     points = [
         Point(40_000 * i, 40_000 * (i + 1), *of) for i, of in enumerate(values) if of is not None
@@ -418,5 +418,5 @@ def test_a_host_environment_loses_what_was_under_way(make_config, record):
     points = read_points(read_metrics(run.metrics))[0]
     assert points[: len(before)] == before
     # Points are of two rollouts, 40 steps; the one that the resume is in begins at its step.
-    assert [p.start for p in points if p.start >= 400][0] == 400
+    assert next(p.start for p in points if p.start >= 400) == 400
     assert not any(before[-1].start + 40 < p.start < 400 for p in points)
