@@ -86,7 +86,7 @@ def check(env: str, **sizes: Any) -> float:
 
 @pytest.mark.parametrize("env", QUICK)
 def test_a_policy_that_does_not_learn_is_worth_what_it_is(env):
-    off = check(env, num_envs=32, rollout=128, iterations=26, truth_episodes=64)
+    off = check(env, num_envs=32, rollout=128, iterations=26, truth_episodes=32)
     # The maximum over iterations of what ended in them fails by far where few episodes do.
     assert env != LABYRINTH or off > 3
 
