@@ -102,9 +102,7 @@ def _return_curves(lines: Sequence[dict[str, Any]]) -> list[Curve]:
     curves = []
     for seed, points in read_points(lines).items():
         if counted := [point for point in points if point.episodes]:
-            _, until, episodes, values = (
-                np.array(column, float) for column in zip(*counted, strict=True)
-            )
+            _, until, episodes, values = np.array(counted, float).T
             windows = window_means(points, lines[-1]["step"])
             curves.append(Curve(until, values, seed, episodes, windows))
     return curves

@@ -303,7 +303,7 @@ def test_how_many_steps_a_point_and_a_window_have(total, size, iterations, windo
 
 
 def test_a_window_is_made_of_whole_points_weighted_by_their_episodes():
-    """Points of 40,000 steps: windows of two. The second lacks a point, the last is half."""
+    """Points of 40,000 steps, windows of two. The second lacks a point, the last is half."""
     values = [(1, 0.0), (3, 4.0), (5, 9.0), None, (0, math.nan), (2, 1.0), (1, 100.0)]
     points = [
         Point(40_000 * i, 40_000 * (i + 1), *of) for i, of in enumerate(values) if of is not None
