@@ -439,10 +439,15 @@ def fetch_metrics(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """
     values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
     none = values.get("episodes", np.ones(())) == 0
-    return {
-        name: np.where(none, np.nan, value) if name.startswith(EPISODE_MEANS) else value
-        for name, value in values.items()
-    }
+
+    def reported(name: str, value: np.ndarray) -> np.ndarray:
+        if not name.startswith(EPISODE_MEANS):
+            return value
+        # The environment's own means have a mark of their own: it need not say them every episode.
+        unsaid = ~np.isfinite(value) if name.startswith("info/") else False
+        return np.where(none | unsaid, np.nan, value)
+
+    return {name: reported(name, value) for name, value in values.items()}
 
 
 class _Rate:
