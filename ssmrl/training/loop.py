@@ -365,7 +365,8 @@ class _Loop:
             self.has_warned = True
             self.reporter.message(
                 f"an iteration takes {self.iteration_seconds:.0f} s, and metrics, checkpoints and "
-                "signals wait for its end; a smaller agent.rollout_length makes it shorter"
+                "signals wait for its end; a smaller agent.rollout_length, or model, makes it "
+                "shorter"
             )
 
     def _write(self, step: int, line: dict[str, Any]) -> None:
