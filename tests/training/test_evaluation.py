@@ -47,22 +47,26 @@ def test_episodes_longer_than_a_chunk_of_steps(agent):
 
 
 class Saying(StubVectorEnv):
-    """Environment 1 says at each step how many it has taken; the others say nothing."""
+    """Environment 1 says at each step how many it has taken in all; the others say nothing."""
+
+    def reset(self, key):
+        observation, state = super().reset(key)
+        return observation, state | {"steps": jnp.float32(0)}
 
     def step(self, state, action):
-        *rest, info = super().step(state, action)
-        steps = info["episode"]["length"].astype(jnp.float32)
-        own = {"info/steps": jnp.where(jnp.arange(self.num_envs) == 1, steps, jnp.inf)}
-        return *rest, info | {"episode": info["episode"] | own}
+        observation, new, *rest, info = super().step(state, action)
+        new["steps"] = state["steps"] + 1
+        own = {"info/steps": jnp.where(jnp.arange(self.num_envs) == 1, new["steps"], jnp.inf)}
+        return observation, new, *rest, info | {"episode": info["episode"] | own}
 
 
 def test_what_environments_say_of_themselves_in_the_last_step_of_each_episode(agent):
     evaluator = Evaluator(agent, Saying(2, length=70), episodes=4, max_steps=130)
     result = evaluator(agent.init(jax.random.key(0)), jax.random.key(1))
-    # Environment 1 ends after 140 steps, and is cut before; that is in its second chunk.
+    # Environment 1 ends after 140 steps and again after 280, and is cut ten steps before.
     assert result.lengths.tolist() == [70, 130, 70, 130]
-    np.testing.assert_array_equal(result.info["steps"], [np.nan, 130, np.nan, 130])
-    assert info_means(result.info) == {"steps": 130.0}
+    np.testing.assert_array_equal(result.info["steps"], [np.nan, 130, np.nan, 270])
+    assert info_means(result.info) == {"steps": 200.0}
 
 
 class Patience(StubVectorEnv):
