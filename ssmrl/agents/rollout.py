@@ -62,10 +62,11 @@ def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
     """What a rollout says of its episodes: of those that ended, and of when they began.
 
     How many ended, and the mean of their return, their length and of each ``info/…`` of the
-    environment's own, as it is in their last step (`own_means`). Such a mean favours episodes that end soon, and
-    is a first look; what a training is judged by is made of `episode_starts`, which are in here
-    too. Other means of no episodes are 0, and not reported (`ssmrl.training.agent.Agent.iteration`): a
-    NaN would say it better, but stop everything under `jax_debug_nans`.
+    environment's own, as it is in their last step (`own_means`). Such a mean favours episodes that
+    end soon, and is a first look; what a training is judged by is made of `episode_starts`, which
+    are in here too. Other means of no episodes are 0, and not reported
+    (`ssmrl.training.agent.Agent.iteration`): a NaN would say it better, but stop everything under
+    `jax_debug_nans`.
 
     Args:
         episode: ``info["episode"]`` of every step, leaves `[T, B]`.
