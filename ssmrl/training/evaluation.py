@@ -236,7 +236,8 @@ class Evaluator:
             EvaluationStoppedError: ``should_stop`` said so.
         """
         limit = jnp.int32(self.limit(longest_seen))
-        play, info = self._begin(key), {}
+        play = self._begin(key)
+        info: dict[str, np.ndarray] = {}
         while True:
             play, own_by_step = self._chunk(state, play, limit)
             self._note(info, own_by_step)
