@@ -63,10 +63,11 @@ def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
     """What a rollout says of its episodes: of those that ended, and of when they began.
 
     How many ended, and the mean of their return, their length and of each ``info/…`` of the
-    environment's own, as it is in their last step. Such a mean favours episodes that end soon, and
-    is a first look; what a training is judged by is made of `episode_starts`, which are in here
-    too. Means of no episodes are 0, and not reported (`ssmrl.training.agent.Agent.iteration`): a
-    NaN would say it better, but stop everything under `jax_debug_nans`.
+    environment's own, as it is in their last step (`own_means`). Such a mean favours episodes that
+    end soon, and is a first look; what a training is judged by is made of `episode_starts`, which
+    are in here too. Other means of no episodes are 0, and not reported
+    (`ssmrl.training.agent.Agent.iteration`): a NaN would say it better, but stop everything under
+    `jax_debug_nans`.
 
     Args:
         episode: ``info["episode"]`` of every step, leaves `[T, B]`.
@@ -81,7 +82,7 @@ def episode_metrics(episode: dict[str, Array]) -> dict[str, Array]:
         "episodes": count.astype(jnp.float32),
         "episode_return": mean(episode["return"]),
         "episode_length": mean(episode["length"].astype(jnp.float32)),
-        **{name: mean(value) for name, value in episode.items() if name.startswith("info/")},
+        **own_means(episode),
         **episode_starts(episode),
     }
 
@@ -123,6 +124,21 @@ def episode_starts(episode: dict[str, Array]) -> dict[str, Array]:
         "starts/unfinished": under_way.max(),
         "starts/longest": jnp.where(done, rollouts(length - 1), 0).max(),
     }
+
+
+def own_means(episode: dict[str, Array]) -> dict[str, Array]:
+    """Of each ``info/…``, the mean over the episodes that ended and had said what it is.
+
+    Infinity where there are none, which is not reported (`ssmrl.training.loop.fetch_metrics`): a
+    NaN would stop everything under `jax_debug_nans`.
+    """
+
+    def mean(x):
+        said = episode["done"] & jnp.isfinite(x)
+        total, count = jnp.where(said, x, 0).sum(), said.sum()
+        return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.inf)
+
+    return {name: mean(value) for name, value in episode.items() if name.startswith("info/")}
 
 
 def environment_metrics(env: VectorEnv, observation: Any, reward: Array) -> dict[str, Array]:

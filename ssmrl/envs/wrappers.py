@@ -16,6 +16,10 @@ from ssmrl.envs.batching import select
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.vector import VectorEnv, VectorTransition
 
+NOT_OWN = frozenset({"final_observation", "episode", "discount"})
+"""Names in ``info`` that are no numbers of an environment's own: what vector environments and
+wrappers put there, and gymnax's discount, which is the termination once more."""
+
 
 class VectorWrapper(VectorEnv):
     """Passes everything on to ``venv``: the base of wrappers that keep no state of their own."""
@@ -71,7 +75,8 @@ class EpisodeStatistics(VectorWrapper):
     ``return`` is the plain sum of the episode's rewards and ``length`` its number of steps; both
     are valid where ``done``, which is terminated or truncated. Elsewhere they are the sums so far.
     A number of the environment's own for each copy, ``info["success"]`` [B], is there as
-    ``"info/success"``, f32[B]: what it is in this step.
+    ``"info/success"``, f32[B]: what it is in this step. Where it is not finite, the environment has
+    not said what it is.
     """
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, EpisodeStatisticsState]:
@@ -96,11 +101,10 @@ class EpisodeStatistics(VectorWrapper):
         return obs, state, reward, terminated, truncated, info
 
     def _scalars(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        # gymnax's discount is the termination once more.
         return {
             f"info/{name}": value.astype(jnp.float32)
             for name, value in info.items()
-            if name != "discount" and getattr(value, "shape", None) == (self.num_envs,)
+            if name not in NOT_OWN and getattr(value, "shape", None) == (self.num_envs,)
             if value.dtype == bool or jnp.issubdtype(value.dtype, jnp.number)
             if not jnp.issubdtype(value.dtype, jnp.complexfloating)
         }

@@ -33,10 +33,10 @@ class Agent(Protocol):
         The returned state has the structure, shapes and dtypes of ``state``. Metrics are scalar
         floats, except for those whose names begin with ``starts/``, which say when the episodes
         that ended began (`ssmrl.agents.rollout.episode_starts`); an agent without them has no
-        training return. ``episodes`` counts those that finished; where it is 0, a metric whose name
-        starts with ``episode_`` or ``info/``, a mean over them, is not reported. Such a metric may
-        also be NaN, which means the same but trips ``jax_debug_nans``; every other one that is NaN
-        or infinite stops the run.
+        training return. ``episodes`` counts those that finished; where it is 0, a metric whose
+        name starts with ``episode_`` or ``info/``, a mean over them, is not reported. Such a metric
+        may also be NaN, which means the same but trips ``jax_debug_nans``, and one of ``info/``
+        infinite, which does not; every other one that is NaN or infinite stops the run.
         """
         ...
 

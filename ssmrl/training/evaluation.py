@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -39,12 +39,15 @@ class EvaluationResult:
 
     Episode ``e`` is the ``e // B``-th of environment ``e % B``. ``finished``, bool ``[E]``, is
     False where an episode had not ended after the most steps that one may take; its return and
-    length are those up to there. Left out, all have ended.
+    length are those up to there. Left out, all have ended. ``info`` has numbers of the
+    environment's own (`ssmrl.envs.EpisodeStatistics`) by name, as they were in each episode's last
+    step, float ``[E]``; NaN where the environment did not say.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     finished: np.ndarray | None = None
+    info: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> int:
@@ -79,7 +82,8 @@ def summarise(
 
     Returns:
         JSON values: ``{"episodes", "unfinished", "mean", "mean_interval": [low, high], "iqm",
-        "iqm_interval": [low, high], "median", "min", "max", "length"}``.
+        "iqm_interval": [low, high], "median", "min", "max", "length", "info"}``. ``info`` has
+        ``{"mean", "mean_interval"}`` by name, for what the environment said of any episode.
     """
     returns = np.stack([result.returns for result in results], axis=1)
     return {
@@ -90,6 +94,35 @@ def summarise(
         "min": float(returns.min()),
         "max": float(returns.max()),
         "length": float(np.mean([result.lengths.mean() for result in results])),
+        "info": _summarise_info(results, confidence, reps),
+    }
+
+
+def info_means(info: dict[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each number of `EvaluationResult.info` over the episodes that it was said of;
+    none of those that it never was."""
+    known = {name: values[~np.isnan(values)] for name, values in info.items()}
+    return {name: float(values.mean()) for name, values in known.items() if values.size}
+
+
+def _summarise_info(
+    results: Sequence[EvaluationResult], confidence: float, reps: int
+) -> dict[str, Any]:
+    names = sorted({name for result in results for name in info_means(result.info)})
+    if not names:
+        return {}
+    values = np.array([[result.info[name] for name in names] for result in results])
+    scores = values.transpose(2, 0, 1)  # [episodes, seeds, names]
+
+    def means(x: np.ndarray) -> np.ndarray:
+        x = x.reshape(scores.shape)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where a resample has none of those said
+            return np.nansum(x, axis=(0, 1)) / (~np.isnan(x)).sum(axis=(0, 1))
+
+    ends = _interval_ends(scores.reshape(len(scores), -1), means, confidence, reps, seed=0)
+    return {
+        name: {"mean": float(mean), "mean_interval": _interval(ends, i)}
+        for i, (name, mean) in enumerate(zip(names, means(scores), strict=True))
     }
 
 
@@ -102,16 +135,40 @@ def bootstrap(
     intervals are null.
     """
     # rliable pulls in pandas, seaborn and arch: over a second that training need not pay.
-    from rliable import library, metrics
+    from rliable import metrics
 
     def aggregate(x: np.ndarray) -> np.ndarray:
         return np.array([metrics.aggregate_mean(x), metrics.aggregate_iqm(x)])
 
     scores = np.asarray(scores, dtype=np.float64)
     mean, iqm = aggregate(scores)
-    result: dict[str, Any] = {"mean": float(mean), "iqm": float(iqm)}
+    ends = _interval_ends(scores, aggregate, confidence, reps, seed)
+    return {
+        "mean": float(mean),
+        "iqm": float(iqm),
+        "mean_interval": _interval(ends, 0),
+        "iqm_interval": _interval(ends, 1),
+    }
+
+
+def _interval(ends: np.ndarray | None, i: int) -> list[float] | None:
+    """The ends of a single interval; None where it has none."""
+    return None if ends is None or np.isnan(ends[:, i]).any() else [float(x) for x in ends[:, i]]
+
+
+def _interval_ends(
+    scores: np.ndarray,
+    aggregate: Callable[[np.ndarray], np.ndarray],
+    confidence: float,
+    reps: int,
+    seed: int,
+) -> np.ndarray | None:
+    """Lower and upper ends ``[2, n]`` of the bootstrap intervals of the ``n`` numbers that
+    ``aggregate`` makes of ``scores [runs, tasks]``; None for a single run."""
+    from rliable import library
+
     if scores.shape[0] < 2:
-        return result | {"mean_interval": None, "iqm_interval": None}
+        return None
     # rliable 1.2 draws from NumPy's global generator, whatever random_state it is given.
     before = np.random.get_state()
     np.random.seed(seed)
@@ -121,11 +178,7 @@ def bootstrap(
         )
     finally:
         np.random.set_state(before)
-    low, high = intervals["scores"]
-    return result | {
-        "mean_interval": [float(low[0]), float(high[0])],
-        "iqm_interval": [float(low[1]), float(high[1])],
-    }
+    return np.asarray(intervals["scores"])
 
 
 class Evaluator:
@@ -184,14 +237,17 @@ class Evaluator:
         """
         limit = jnp.int32(self.limit(longest_seen))
         play = self._begin(key)
+        info: dict[str, np.ndarray] = {}
         while True:
-            play = self._chunk(state, play, limit)
+            play, own_by_step = self._chunk(state, play, limit)
+            self._note(info, own_by_step)
             missing = np.asarray(play["count"]) < self.quota
             if not missing.any():
                 return EvaluationResult(
                     np.asarray(play["returns"], np.float64).reshape(-1),
                     np.asarray(play["lengths"]).reshape(-1),
                     np.asarray(play["finished"]).reshape(-1),
+                    {name: values.reshape(-1) for name, values in info.items()},
                 )
             if should_stop():
                 raise EvaluationStoppedError
@@ -202,6 +258,23 @@ class Evaluator:
     def limit(self, longest_seen: float = 0.0) -> int:
         """The most steps of an episode."""
         return self.max_steps or default_max_steps(self.venv, longest_seen)
+
+    def _note(self, info: dict[str, np.ndarray], own_by_step: Any) -> None:
+        """Put what the environments say of themselves into arrays of episodes.
+
+        Here, and not in the program as the returns: what they say is known once they are stepped.
+
+        Args:
+            info: arrays ``[quota, B]`` by name; those that are not there yet are added.
+            own_by_step: of a chunk; rows of those arrays ``[T, B]``, the quota where there is
+                nothing to note, and values ``[T, B]`` by name.
+        """
+        rows, values = jax.device_get(own_by_step)
+        step, column = np.nonzero(rows < self.quota)
+        for name, value in values.items():
+            own = info.setdefault(name, np.full((self.quota, self.venv.num_envs), np.nan))
+            last = value[step, column]
+            own[rows[step, column], column] = np.where(np.isfinite(last), last, np.nan)
 
     def _begin_impl(self, key: jax.Array) -> dict[str, Any]:
         size = self.venv.num_envs
@@ -230,11 +303,15 @@ class Evaluator:
             "cut": jnp.zeros(size, bool),
         }
 
-    def _chunk_impl(self, state: Any, play: dict[str, Any], limit: jax.Array) -> dict[str, Any]:
+    def _chunk_impl(
+        self, state: Any, play: dict[str, Any], limit: jax.Array
+    ) -> tuple[dict[str, Any], Any]:
         step = partial(self._step, state, limit)
-        return jax.lax.scan(lambda p, _: (step(p), None), play, None, _CHUNK)[0]
+        return jax.lax.scan(lambda p, _: step(p), play, None, _CHUNK)
 
-    def _step(self, state: Any, limit: jax.Array, play: dict[str, Any]) -> dict[str, Any]:
+    def _step(
+        self, state: Any, limit: jax.Array, play: dict[str, Any]
+    ) -> tuple[dict[str, Any], Any]:
         key, act_key = jax.random.split(play["key"])
         carry, action = self.agent.act(
             state, play["carry"], play["observation"], play["reset"], act_key, greedy=self.greedy
@@ -247,7 +324,12 @@ class Evaluator:
         # Rows past the quota are out of bounds, and mode="drop" leaves them out.
         row = jnp.where(over, play["count"], self.quota)
         column = jnp.arange(self.venv.num_envs)
-        return {
+        own = {
+            name.removeprefix("info/"): value
+            for name, value in episode.items()
+            if name.startswith("info/")
+        }
+        play = {
             "env_state": env_state,
             "observation": observation,
             "reset": done,
@@ -259,6 +341,7 @@ class Evaluator:
             "lengths": play["lengths"].at[row, column].set(episode["length"], mode="drop"),
             "finished": play["finished"].at[row, column].set(done, mode="drop"),
         }
+        return play, (row, own)
 
 
 def evaluate(

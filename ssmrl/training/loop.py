@@ -365,7 +365,8 @@ class _Loop:
             self.has_warned = True
             self.reporter.message(
                 f"an iteration takes {self.iteration_seconds:.0f} s, and metrics, checkpoints and "
-                "signals wait for its end; a smaller agent.rollout_length makes it shorter"
+                "signals wait for its end; a smaller agent.rollout_length, or model, makes it "
+                "shorter"
             )
 
     def _write(self, step: int, line: dict[str, Any]) -> None:
@@ -439,10 +440,15 @@ def fetch_metrics(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """
     values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
     none = values.get("episodes", np.ones(())) == 0
-    return {
-        name: np.where(none, np.nan, value) if name.startswith(EPISODE_MEANS) else value
-        for name, value in values.items()
-    }
+
+    def reported(name: str, value: np.ndarray) -> np.ndarray:
+        if not name.startswith(EPISODE_MEANS):
+            return value
+        # The environment's own means have a mark of their own: it need not say them every episode.
+        unsaid = ~np.isfinite(value) if name.startswith("info/") else False
+        return np.where(none | unsaid, np.nan, value)
+
+    return {name: reported(name, value) for name, value in values.items()}
 
 
 class _Rate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import operator
 import signal
 import time
@@ -34,7 +35,7 @@ from ssmrl.training.config import (
     structured,
 )
 from ssmrl.training.errors import RunError, UsageError
-from ssmrl.training.evaluation import EvaluationResult, Evaluator, summarise
+from ssmrl.training.evaluation import EvaluationResult, Evaluator, info_means, summarise
 from ssmrl.training.fit import check_size, first_line, out_of_memory, refusals
 from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
 from ssmrl.training.loop import (
@@ -357,6 +358,9 @@ def _training_evaluation(
             "eval/length": [float(r.lengths.mean()) for r in results],
             "eval/unfinished": [r.unfinished for r in results],
         }
+        own = [info_means(r.info) for r in results]
+        for name in sorted({name for means in own for name in means}):
+            metrics[f"eval/info/{name}"] = [means.get(name, math.nan) for means in own]
         return metrics if config.seeds > 1 else {name: v[0] for name, v in metrics.items()}
 
     return evaluate
@@ -639,6 +643,8 @@ def print_evaluation(record: dict[str, Any]) -> None:
     for name in ("median", "min", "max"):
         table.add_row(name, f"{record[name]:.4f}")
     table.add_row("steps an episode", f"{record['length']:.1f}")
+    for name, own in record.get("info", {}).items():
+        table.add_row(f"info/{name}, mean", _with_interval(own, "mean"))
     for row in record.get("seeds", ()):
         table.add_row(f"seed {row['seed']}, mean", _with_interval(row, "mean"))
     if record["unfinished"]:

@@ -48,11 +48,22 @@ def test_scalars_are_those_of_the_last_step_of_the_episodes_that_ended():
     metrics = episode_metrics(episode)
     assert float(metrics["info/success"]) == 0.5
     assert float(metrics["info/time"]) == 2.5
-    none = episode_metrics(jax.tree.map(lambda x: x[:1], episode))
-    # Not a NaN on the device, which would stop a program that looks for them.
-    assert float(none["info/success"]) == 0
-    told = {name: none[name] for name in ("episodes", "info/success")}
-    assert np.isnan(fetch_metrics(told)["info/success"])
+    none = fetch_metrics(episode_metrics(jax.tree.map(lambda x: x[:1], episode)))
+    assert np.isnan(none["info/success"])
+
+
+def test_episodes_of_which_nothing_is_said_do_not_count():
+    episode = {
+        "done": jnp.array([[True, True, True], [False, True, False]]),
+        "return": jnp.zeros((2, 3)),
+        "length": jnp.ones((2, 3), jnp.int32),
+        "info/success": jnp.array([[1.0, 0.0, jnp.inf], [jnp.inf, 1.0, 0.0]]),
+        "info/never": jnp.full((2, 3), jnp.inf),
+    }
+    metrics = fetch_metrics(episode_metrics(episode))
+    assert metrics["episodes"] == 4
+    np.testing.assert_allclose(metrics["info/success"], 2 / 3)
+    assert np.isnan(metrics["info/never"])
 
 
 SIZES = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ssmrl.envs
+from ssmrl.envs import EpisodeStatistics
 from ssmrl.envs.adapters import require
 from ssmrl.envs.adapters.brax import ENVIRONMENTS, UNAVAILABLE, BraxEnvironment, EnvParams
 from ssmrl.envs.spaces import Box
@@ -98,11 +99,21 @@ class Writing(Ending):
     state that it is given, Python numbers among them."""
 
     def reset(self, key):
-        return super().reset(key).replace(metrics={"reward": jnp.array(0.0), "alive": 0.0})
+        metrics = {"reward": jnp.array(0.0), "alive": 0.0, "by_leg": jnp.zeros(4)}
+        return super().reset(key).replace(metrics=metrics)
 
     def step(self, state, action):
         state.metrics.update(reward=1.0 * state.info["t"], alive=1.0)
         return super().step(state, action)
+
+
+def test_metrics_are_info():
+    params = EnvParams(episode_length=3)
+    venv = ssmrl.envs.JaxVectorEnv(BraxEnvironment(Writing(), "writing", params), params, 2)
+    _, (_, (*_, info)) = play(EpisodeStatistics(venv), jnp.ones((4, 2, 1)))
+    np.testing.assert_array_equal(info["episode"]["info/reward"][:, 1], [0, 1, 2, 0])
+    np.testing.assert_array_equal(info["alive"], np.ones((4, 2)))
+    assert "info/by_leg" not in info["episode"] and "by_leg" not in info
 
 
 def test_steps_may_write_into_the_metrics_of_the_state():

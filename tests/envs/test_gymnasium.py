@@ -203,6 +203,71 @@ def test_a_step_without_a_reset_in_this_process_is_refused(caplog):
         scripted()._host_step(None)
 
 
+class Saying(gymnasium.Env):
+    """Episodes of three steps; in the second ones it has no score."""
+
+    observation_space = action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, wrong=...):
+        self.wrong, self.episode = wrong, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.time, self.episode = 0, self.episode + 1
+        return 0, {"is_success": False} if self.episode == 1 else {}
+
+    def step(self, action):
+        self.time += 1
+        if self.wrong is not ...:
+            return 0, 0.0, False, False, self.wrong
+        infos = [{"success": None, "name": "b", "size": 3}, {}, {"success": np.bool_(action == 1)}]
+        info = infos[self.time - 1]
+        if self.episode == 1 and self.time == 2:
+            info = {"score": np.array(7), "success": "not yet"}
+        return 0, 0.0, self.time == 3, False, info
+
+
+def test_numbers_of_the_environments_own_hold_for_the_rest_of_the_episode():
+    venv = EpisodeStatistics(HostVectorEnv(Saying, 2, name="test/saying", info=["score"]))
+    assert venv.unwrapped.own_scalars == ("success", "is_success", "score")
+    _, (_, (*_, info)) = rollout(venv, 6)
+    none, key = np.inf, jax.random.split(jax.random.key(7), 6)
+    last = [np.asarray(sample(venv, key[t]), np.float32) for t in (2, 5)]
+    assert (last[0] != last[0][::-1]).any() or (last[1] != last[1][::-1]).any()
+    expected = {
+        "success": [[none] * 2] * 2 + [last[0]] + [[none] * 2] * 2 + [last[1]],
+        "is_success": [[0, 0]] * 3 + [[none] * 2] * 3,
+        "score": [[none] * 2, [7, 7], [7, 7]] + [[none] * 2] * 3,
+    }
+    assert {name for name in info["episode"] if "/" in name} == {f"info/{x}" for x in expected}
+    for name, values in expected.items():
+        assert info[name].dtype == np.float32
+        np.testing.assert_array_equal(info["episode"][f"info/{name}"], values, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (None, "info must be a dict, got None"),
+        ({"place": np.zeros(2)}, "info['place'] must be a real scalar, got float64[2]"),
+        ({"place": "here"}, "info['place'] must be a real scalar, got 'here'"),
+    ],
+)
+def test_wrong_info_is_named(said, message, caplog):
+    wrong = HostVectorEnv(lambda: Saying(said), 1, name="x", info=["place"])
+    with pytest.raises(Exception, match=re.escape(message)):
+        rollout(wrong, 1)
+    assert str(wrong.failure) == f"x, environment 0, step 1: {message}"
+
+
+def test_names_of_info_are_checked_and_reach_the_environment():
+    venv = ssmrl.envs.make_vector("gymnasium/CartPole-v1", 1, info=["score"])
+    assert venv.unwrapped.own_scalars == ("success", "is_success", "score")
+    with pytest.raises(ValueError, match="must be a list of names"):
+        HostVectorEnv(Saying, 1, name="x", info="score")
+    with pytest.raises(ValueError, match="the name episode"):
+        HostVectorEnv(Saying, 1, name="x", info=["episode"])
+
+
 def test_many_steps_of_many_environments():
     """Callbacks on the CPU have hung before, with large arrays above all: here 750 kB each way."""
 

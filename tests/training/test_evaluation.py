@@ -17,6 +17,7 @@ from ssmrl.training.evaluation import (
     bootstrap,
     default_max_steps,
     evaluate,
+    info_means,
     summarise,
 )
 from ssmrl.training.runner import build_agent
@@ -43,6 +44,29 @@ def test_episodes_longer_than_a_chunk_of_steps(agent):
     venv = StubVectorEnv(2, length=150)
     result = evaluate(agent, agent.init(jax.random.key(0)), venv, episodes=2, key=jax.random.key(1))
     assert result.lengths.tolist() == [150, 300]
+
+
+class Saying(StubVectorEnv):
+    """Environment 1 says at each step how many it has taken in all; the others say nothing."""
+
+    def reset(self, key):
+        observation, state = super().reset(key)
+        return observation, state | {"steps": jnp.float32(0)}
+
+    def step(self, state, action):
+        observation, new, *rest, info = super().step(state, action)
+        new["steps"] = state["steps"] + 1
+        own = {"info/steps": jnp.where(jnp.arange(self.num_envs) == 1, new["steps"], jnp.inf)}
+        return observation, new, *rest, info | {"episode": info["episode"] | own}
+
+
+def test_what_environments_say_of_themselves_in_the_last_step_of_each_episode(agent):
+    evaluator = Evaluator(agent, Saying(2, length=70), episodes=4, max_steps=130)
+    result = evaluator(agent.init(jax.random.key(0)), jax.random.key(1))
+    # Environment 1 ends after 140 steps and again after 280, and is cut ten steps before.
+    assert result.lengths.tolist() == [70, 130, 70, 130]
+    np.testing.assert_array_equal(result.info["steps"], [np.nan, 130, np.nan, 270])
+    assert info_means(result.info) == {"steps": 200.0}
 
 
 class Patience(StubVectorEnv):
@@ -142,6 +166,31 @@ def test_the_summary():
     assert low < returns.mean() < high
     assert 0.15 < high - low < 0.25
     assert summary == summarise([EvaluationResult(returns, np.full(400, 7))])
+
+
+def test_the_summary_of_what_environments_say():
+    rng = np.random.default_rng(0)
+    success = (rng.random((2, 400)) < [[0.2], [0.6]]).astype(float)
+    success[1, 100:] = np.nan
+    results = [
+        EvaluationResult(
+            np.zeros(400), np.ones(400), info={"success": s, "no": np.full(400, np.nan)}
+        )
+        for s in success
+    ]
+    summary = summarise(results)["info"]
+    assert set(summary) == {"success"}
+    mean = np.nanmean(success)
+    assert summary["success"]["mean"] == pytest.approx(mean)
+    low, high = summary["success"]["mean_interval"]
+    # Standard error of 500 draws, 400 of .2 and 100 of .6: .019.
+    assert low < mean < high and 0.06 < high - low < 0.09
+    # What is said of one episode in 400 is in no third of the resamples.
+    success[1] = np.nan
+    success[0, 1:] = np.nan
+    rare = summarise(results, reps=50)["info"]["success"]
+    assert rare == {"mean": success[0, 0], "mean_interval": None}
+    assert summarise([EvaluationResult(np.zeros(4), np.ones(4))])["info"] == {}
 
 
 def test_resampling_stays_within_each_seed():

@@ -439,7 +439,7 @@ def test_the_rate_begins_anew_where_learning_begins(make_config, record, clock, 
     warnings = [text for text in record.messages if text.startswith("an iteration takes")]
     assert warnings == [
         "an iteration takes 100 s, and metrics, checkpoints and signals wait for its end; "
-        "a smaller agent.rollout_length makes it shorter"
+        "a smaller agent.rollout_length, or model, makes it shorter"
     ]
     # 100,000 s; smoothing rounds.
     assert {text[:6] for text in left[3:]} == {"27:46:"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ import pytest
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.evaluation import Evaluator
 from ssmrl.training.run import read_metrics
-from ssmrl.training.runner import evaluate_run, run_training
-from tests.training.stub import STUB, StubAgent
+from ssmrl.training.runner import evaluate_run, print_evaluation, run_training
+from tests.training.stub import STUB, StubAgent, StubVectorEnv
 
 
 class OneStep:
@@ -78,8 +79,19 @@ class Telling(StubAgent):
         return carry, jnp.broadcast_to(state["w"][0, 0], carry.shape)
 
 
+class Saying(StubVectorEnv):
+    """Says what was done last, and never what it could say besides."""
+
+    def step(self, state, action):
+        *rest, info = super().step(state, action)
+        own = {"info/action": action, "info/never": jnp.full(self.num_envs, jnp.inf)}
+        return *rest, info | {"episode": info["episode"] | own}
+
+
 TELLING = dataclasses.replace(
-    STUB, make_agent=lambda agent, memory, venv, **_: Telling(agent, memory, venv, False)
+    STUB,
+    make_agent=lambda agent, memory, venv, **_: Telling(agent, memory, venv, False),
+    make_vector=lambda name, num_envs, **options: Saying(num_envs, **options),
 )
 
 
@@ -101,13 +113,22 @@ def test_evaluation_during_training_gives_each_seed_its_own_policy(three_seeds):
     assert last["step"] == 200
     np.testing.assert_allclose(last["eval/return"], numbers * LENGTHS.mean(), rtol=1e-5)
     np.testing.assert_allclose(last["eval/length"], [LENGTHS.mean()] * 3)
+    np.testing.assert_allclose(last["eval/info/action"], numbers, rtol=1e-6)
+    assert "eval/info/never" not in last
 
 
-def test_evaluating_a_run_gives_each_seed_its_own_policy(three_seeds):
+def test_evaluating_a_run_gives_each_seed_its_own_policy(three_seeds, capsys):
     run, numbers = three_seeds
     config = EvaluateConfig(run=str(run.path), episodes=4, num_envs=4, env=EnvConfig(name="run"))
-    record = evaluate_run(config, TELLING)
+    record = evaluate_run(config, TELLING, show=print_evaluation)
     returns = numbers[:, None] * LENGTHS
     assert record["episodes"] == 12
     for name, value in (("mean", returns.mean()), ("min", returns.min()), ("max", returns.max())):
         assert record[name] == pytest.approx(value, rel=1e-5), name
+    own = [row["info"] for row in (record, *record["seeds"])]
+    means = [pytest.approx(float(x), rel=1e-5) for x in (numbers.mean(), *numbers)]
+    # Each seed does the same in every episode: nothing is left to be uncertain about.
+    assert own == [{"action": {"mean": mean, "mean_interval": [mean] * 2}} for mean in means]
+    assert json.loads(run.evaluations.read_text())[-1]["info"] == own[0]
+    (row,) = [x for x in capsys.readouterr().out.splitlines() if "info/action, mean" in x]
+    assert f" {numbers.mean():.4f}  [" in row

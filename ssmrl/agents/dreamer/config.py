@@ -9,6 +9,8 @@ POLICY_INPUTS = ("output", "hidden", "full")
 BOUNDED_ACTIONS = ("squashed", "clipped")
 DTYPES = ("auto", "float32", "bfloat16")
 
+_LONGEST_ROLLOUT = 16
+
 
 @dataclass(frozen=True)
 class Size:
@@ -22,6 +24,9 @@ class Size:
         units: of all other layers.
         variables: number of categoricals in the latent z.
         layers: hidden layers of encoder, decoder, actor and critic.
+        rollout_length: the shortest that stands for an `agent.rollout_length` of null. Metrics,
+            checkpoints and signals wait for an iteration's end: of updates that take seconds each
+            (12m: 14 of a CPU core), it had better hold one.
     """
 
     deter: int
@@ -31,6 +36,7 @@ class Size:
     units: int
     variables: int = 32
     layers: int = 3
+    rollout_length: int = 1
 
 
 # But for pico and nano the widths are published.
@@ -39,9 +45,9 @@ class Size:
 # 401.6. agent=dreamerv3 memory=block_gru has the same layers; other memories, vectors instead of
 # pictures, and the parallel posterior come to other numbers.
 SIZES = {
-    "pico": Size(deter=64, hidden=64, classes=8, depth=2, units=64, variables=4, layers=1),
-    "nano": Size(deter=128, hidden=128, classes=8, depth=4, units=128, variables=4, layers=1),
-    "1m": Size(512, 64, 4, 4, 64),
+    "pico": Size(64, 64, 8, 2, 64, variables=4, layers=1, rollout_length=_LONGEST_ROLLOUT),
+    "nano": Size(128, 128, 8, 4, 128, variables=4, layers=1, rollout_length=_LONGEST_ROLLOUT),
+    "1m": Size(512, 64, 4, 4, 64, rollout_length=_LONGEST_ROLLOUT),
     "12m": Size(2048, 256, 16, 16, 256),
     "25m": Size(3072, 384, 24, 24, 384),
     "50m": Size(4096, 512, 32, 32, 512),
@@ -59,7 +65,10 @@ class DreamerConfig:
         size: widths of all networks, one of `SIZES`; its `deter` becomes `memory.features`.
         deter: width of the memory instead of the size's; None for the size's.
         num_envs: environments stepped side by side.
-        rollout_length: steps of each environment per iteration.
+        rollout_length: steps of each environment per iteration. null: 16; for sizes from 12m on,
+            whose updates take seconds on a CPU, the fewest that make a whole number of updates,
+            which is 2 with one update where all else is left as it is. Metrics, checkpoints and
+            signals wait for an iteration's end.
         batch_size: windows in each update.
         batch_length: steps in each window.
         train_ratio: replayed steps per environment step. It must make a whole number of updates
@@ -119,7 +128,7 @@ class DreamerConfig:
     size: str = "12m"
     deter: int | None = None
     num_envs: int = 16
-    rollout_length: int = 16
+    rollout_length: int | None = None
     batch_size: int = 16
     batch_length: int = 64
     train_ratio: float = 32.0
@@ -177,10 +186,10 @@ class DreamerConfig:
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
 
     def _check_numbers(self):
-        counts = ("num_envs", "rollout_length", "batch_size", "batch_length", "imagination_length")
+        counts = ("num_envs", "batch_size", "batch_length", "imagination_length")
         for name in counts:
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("deter", "imagination_starts"):
+        for name in ("deter", "rollout_length", "imagination_starts"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1, or null")
         rates = ("lr", "warmup", "ssm_lr_scale", "eps", "free_bits", "entropy_coefficient")
@@ -201,8 +210,7 @@ class DreamerConfig:
     def _check_replay(self):
         expected = "enough for a whole number of updates per iteration, at least 1: a multiple of "
         step = self.batch_size * self.batch_length / self.steps_per_iteration
-        updates = self.train_ratio / step
-        whole = updates >= 1 and math.isclose(updates, round(updates))
+        whole = self._makes_whole_updates(self.steps_per_rollout)
         self._require("train_ratio", whole, f"{expected}{step:g}")
         low = self.smallest_capacity
         enough = self.replay_capacity >= low
@@ -223,20 +231,35 @@ class DreamerConfig:
         return 1 - 1 / self.horizon
 
     @property
+    def steps_per_rollout(self) -> int:
+        """Steps of each environment in one iteration: `rollout_length`, or what stands for it."""
+        if self.rollout_length is not None:
+            return self.rollout_length
+        lengths = range(self.sizes.rollout_length, _LONGEST_ROLLOUT)
+        return next(filter(self._makes_whole_updates, lengths), _LONGEST_ROLLOUT)
+
+    @property
     def steps_per_iteration(self) -> int:
         """Environment steps in one iteration."""
-        return self.num_envs * self.rollout_length
+        return self.num_envs * self.steps_per_rollout
 
     @property
     def smallest_capacity(self) -> int:
         """Of the replay buffer: a window, and a rollout, of each environment."""
-        return max(self.batch_length, self.rollout_length) * self.num_envs
+        return max(self.batch_length, self.steps_per_rollout) * self.num_envs
 
     @property
     def updates_per_iteration(self) -> int:
         """Gradient steps in one iteration."""
-        replayed = self.train_ratio * self.steps_per_iteration
-        return round(replayed / (self.batch_size * self.batch_length))
+        return round(self._updates_per_rollout(self.steps_per_rollout))
+
+    def _updates_per_rollout(self, length: int) -> float:
+        replayed = self.train_ratio * self.num_envs * length
+        return replayed / (self.batch_size * self.batch_length)
+
+    def _makes_whole_updates(self, length: int) -> bool:
+        updates = self._updates_per_rollout(length)
+        return updates >= 1 and math.isclose(updates, round(updates))
 
     def loss_weight(self, name: str) -> float:
         """The weight of a loss in their sum."""

@@ -237,7 +237,7 @@ class Dreamer:
         """
         key, key_collect, key_update = jax.random.split(state.key, 3)
         collect = partial(self._collect_step, state.params)
-        keys = jax.random.split(key_collect, self.config.rollout_length)
+        keys = jax.random.split(key_collect, self.config.steps_per_rollout)
         acting, (steps, episode) = lax.scan(collect, state.acting, keys)
         replay = self.replay.add(state.replay, steps)
         state = state.replace(acting=acting, replay=replay, key=key)

@@ -59,7 +59,9 @@ class PPOConfig(OptimizerConfig):
 
     Attributes:
         num_envs: environments stepped side by side.
-        rollout_length: steps of each environment per iteration.
+        rollout_length: steps of each environment per iteration. Metrics, checkpoints and signals
+            wait for the end of an iteration, its epochs included: where that takes half a minute,
+            fewer are better.
         window_length: steps that the update unrolls at a time, a divisor of `rollout_length`; None
             means all of them. Gradients stop at a window's start, the carry does not.
         epochs: passes over each iteration's data.

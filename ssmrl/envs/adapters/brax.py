@@ -1,7 +1,8 @@
 """brax's environments (Freeman et al., 2021) as ours.
 
 brax's own auto-reset returns to the episode's first state and loses the observation that ended it;
-its wrappers are not used. ``done`` of brax is termination here, and the time limit truncation.
+its wrappers are not used. ``done`` of brax is termination here, and the time limit truncation. The
+numbers in ``metrics`` of brax's state are ``info`` here.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ class BraxEnvironment(Environment[EnvState, EnvParams]):
             reward = rewards.sum()
         time = state.time + params.action_repeat
         truncated = time >= params.episode_length
-        return inner.obs, EnvState(inner=inner, time=time), reward, over, truncated, {}
+        info = {name: x for name, x in inner.metrics.items() if jnp.shape(x) == ()}
+        return inner.obs, EnvState(inner=inner, time=time), reward, over, truncated, info
 
     def _move(self, state: Any, action: Any) -> Any:
         """brax's step. Some of its environments write into the metrics of the state they are given:

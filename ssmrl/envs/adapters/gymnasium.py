@@ -16,7 +16,7 @@ import importlib.util
 import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,10 @@ from ssmrl.envs.environment import Leaf as StateLeaf
 from ssmrl.envs.registry import UnknownEnvironmentError, unknown_environment
 from ssmrl.envs.spaces import from_gymnasium, gymnasium_kind
 from ssmrl.envs.vector import VectorEnv, VectorTransition, check_num_envs
+from ssmrl.envs.wrappers import NOT_OWN
+
+OWN_SCALARS = ("success", "is_success")
+"""Numbers in ``info`` that are passed on unasked, by the names that gymnasium's users give them."""
 
 
 class HostEnvironmentError(EnvironmentFault, RuntimeError):
@@ -82,24 +86,41 @@ def _refuse_vmap(axis_size: int, in_batched: Any, x: Any) -> Any:
 class HostVectorEnv(VectorEnv):
     """``num_envs`` gymnasium environments with auto-reset in the same step, usable in ``jit``.
 
+    Of what the environments say in ``info``, the numbers (bool, int or float) under the names in
+    ``own_scalars`` are passed on, f32 ``[B]``. An environment need not say them at every step: what
+    it said last in the same episode holds, and until it says anything, infinity stands for that.
+    The names are fixed beforehand, because the program is compiled before the first step.
+
     Args:
         make_env: makes one gymnasium environment.
         num_envs: how many.
         name: for messages.
+        info: names to pass on beside :data:`OWN_SCALARS`.
 
     Attributes:
+        own_scalars: the names that are passed on.
         max_episode_steps: the longest episode, where the environment's specification declares it.
 
     Raises:
-        ValueError: if ``num_envs`` is not a positive integer, a space has no fixed array form, or
-            ``make_env`` gives the same environment twice.
+        ValueError: if ``num_envs`` is not a positive integer, a space has no fixed array form,
+            ``make_env`` gives the same environment twice, or ``info`` is not a sequence of names.
     """
 
     is_host = True
 
-    def __init__(self, make_env: Callable[[], Any], num_envs: int, *, name: str):
+    def __init__(
+        self,
+        make_env: Callable[[], Any],
+        num_envs: int,
+        *,
+        name: str,
+        info: Sequence[str] = (),
+    ):
         self.num_envs = check_num_envs(num_envs)
         self.name = name
+        self.own_scalars = _names(info)
+        self._asked_for = frozenset(info)
+        self._own = np.full((len(self.own_scalars), self.num_envs), np.inf, np.float32)
         self._envs = [self._make(make_env, i) for i in range(self.num_envs)]
         if len(set(map(id, self._envs))) < self.num_envs:
             raise ValueError(
@@ -143,12 +164,13 @@ class HostVectorEnv(VectorEnv):
             jax.ShapeDtypeStruct(batch, jnp.bool_),
             jax.ShapeDtypeStruct(batch, jnp.bool_),
             self._obs_shapes,
+            jax.ShapeDtypeStruct((len(self.own_scalars), *batch), jnp.float32),
         )
         action = jax.tree.map(_unbatched, action)
-        obs, reward, terminated, truncated, final_obs = io_callback(
+        obs, reward, terminated, truncated, final_obs, own = io_callback(
             self._host_step, shapes, action, ordered=True
         )
-        info = {"final_observation": final_obs}
+        info = {**dict(zip(self.own_scalars, own, strict=True)), "final_observation": final_obs}
         return obs, HostState(time=state.time + 1), reward, terminated, truncated, info
 
     def render(self, state: HostState, index: int = 0) -> np.ndarray:
@@ -206,14 +228,14 @@ class HostVectorEnv(VectorEnv):
         self._time += 1
         action = to_gymnasium(self._act_space, jax.tree.map(np.asarray, action))
         final_obs, reward, terminated, truncated = self._step_all(action)
-        obs = [array.copy() for array in final_obs]
+        obs, own = [array.copy() for array in final_obs], self._own.copy()
         ended = np.flatnonzero(terminated | truncated).tolist()
         for i in ended:
             self._reset_one(obs, i)
         self._check(final_obs)
         if ended:  # elsewhere the two are the same
             self._check(obs)
-        return self._as_tree(obs), reward, terminated, truncated, self._as_tree(final_obs)
+        return self._as_tree(obs), reward, terminated, truncated, self._as_tree(final_obs), own
 
     def _reset_one(self, obs: list[np.ndarray], i: int, **options: Any) -> None:
         result = self._call(i, self._envs[i].reset, **options)
@@ -221,6 +243,8 @@ class HostVectorEnv(VectorEnv):
             got = describe(result)
             raise self._error(i, f"reset must return (observation, info), got {got}")
         self._write(obs, i, result[0])
+        self._own[:, i] = np.inf
+        self._write_own(i, result[1])
 
     def _step_all(self, action: Any) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
         obs = self._empty_observations()
@@ -236,6 +260,7 @@ class HostVectorEnv(VectorEnv):
                 raise self._error(i, f"step must return {expected}{hint}, got {got}")
             self._write(obs, i, result[0])
             scalars.append(result[1:4])
+            self._write_own(i, result[4])
         reward, terminated, truncated = zip(*scalars, strict=True)
         return (
             obs,
@@ -312,6 +337,22 @@ class HostVectorEnv(VectorEnv):
         except EnvironmentFault as fault:
             raise self._error(i, str(fault)) from None
 
+    def _write_own(self, i: int, info: Any) -> None:
+        """Note the numbers of environment ``i``'s own; None is the same as saying nothing."""
+        if type(info) is not dict and not isinstance(info, Mapping):
+            raise self._error(i, f"info must be a dict, got {describe(info)}")
+        for row, name in zip(self._own, self.own_scalars, strict=True):
+            value = info.get(name)
+            if value is None:
+                continue
+            number = _as_numbers(value)
+            if number is not None and number.shape == ():
+                with np.errstate(over="ignore"):
+                    row[i] = number
+            elif name in self._asked_for:
+                got = describe(value) if number is None else signature(number.dtype, number.shape)
+                raise self._error(i, f"info[{name!r}] must be a real scalar, got {got}")
+
     def _check(self, batch: list[np.ndarray]) -> None:
         for leaf, array in zip(self._reader.leaves, batch, strict=True):
             if fault := leaf.fault(array):
@@ -361,6 +402,15 @@ class ElementReader:
             batch, self.leaves, self._rounded, parts, strict=True
         ):
             array[i] = _fitting(leaf, rounded, getattr(part, "start", None), value)
+
+
+def _names(info: Any) -> tuple[str, ...]:
+    """Names in ``info`` to pass on, the usual ones first."""
+    if isinstance(info, str) or not all(isinstance(name, str) for name in info):
+        raise ValueError(f"info must be a list of names, e.g. [score], got {info!r}")
+    if taken := NOT_OWN.intersection(info):
+        raise ValueError(f"info cannot have the name {sorted(taken)[0]}, which has another meaning")
+    return tuple(dict.fromkeys((*OWN_SCALARS, *info)))
 
 
 def _is_copied(declared: np.dtype, ours: np.dtype) -> bool:
@@ -468,13 +518,16 @@ PACKAGES = {
 """Ids that other packages register: a pattern, the module to import, the name to install."""
 
 
-def make_gymnasium(id_: str, num_envs: int, **kwargs: Any) -> HostVectorEnv:
+def make_gymnasium(
+    id_: str, num_envs: int, *, info: Sequence[str] = (), **kwargs: Any
+) -> HostVectorEnv:
     """``num_envs`` environments that gymnasium has registered.
 
     Args:
         id_: gymnasium's id, ``CartPole-v1`` or ``module:id``. Case, underscores, hyphens do not
             matter, and without a version it is the newest one.
         num_envs: how many.
+        info: names of numbers in the environment's ``info`` to pass on, see :class:`HostVectorEnv`.
         **kwargs: for ``gymnasium.make``.
 
     Raises:
@@ -494,7 +547,7 @@ def make_gymnasium(id_: str, num_envs: int, **kwargs: Any) -> HostVectorEnv:
         except gymnasium.error.UnregisteredEnv as error:
             raise UnknownEnvironmentError(f"unknown environment {name!r}: {error}") from error
 
-    return HostVectorEnv(make_env, num_envs, name=name)
+    return HostVectorEnv(make_env, num_envs, name=name, info=info)
 
 
 def registered_ids() -> list[str]:

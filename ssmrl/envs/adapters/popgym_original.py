@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ssmrl.envs.adapters import require
@@ -40,16 +41,19 @@ def popgym_class(name: str) -> Any:
     return getattr(envs, name)
 
 
-def make_popgym_original(name: str, num_envs: int, **kwargs: Any) -> HostVectorEnv:
+def make_popgym_original(
+    name: str, num_envs: int, *, info: Sequence[str] = (), **kwargs: Any
+) -> HostVectorEnv:
     """``num_envs`` of popgym's own environments.
 
     Args:
         name: of popgym's class, e.g. ``RepeatPreviousEasy``.
         num_envs: how many.
+        info: names of numbers in ``info`` to pass on, see :class:`HostVectorEnv`.
         **kwargs: arguments of that class.
 
     Raises:
         ImportError: as :func:`popgym_class`.
     """
     cls = popgym_class(name)
-    return HostVectorEnv(lambda: cls(**kwargs), num_envs, name=f"popgym_original/{name}")
+    return HostVectorEnv(lambda: cls(**kwargs), num_envs, name=f"popgym_original/{name}", info=info)

@@ -4,11 +4,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from ssmrl.agents import agent_config, list_agents, make_agent
-from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig, dreamer
+from ssmrl.agents.dreamer import SIZES, DreamerConfig, DreamerV3Config, R2IConfig, dreamer
 from ssmrl.envs import EpisodeStatistics, spaces
 from ssmrl.experiment import COMPONENTS
 from ssmrl.memory import memory_config
@@ -24,6 +25,7 @@ BAD = [
     ("compute_dtype", "float16", "one of auto, float32, bfloat16"),
     ("num_envs", 0, "at least 1"),
     ("batch_length", 0, "at least 1"),
+    ("rollout_length", 0, "at least 1, or null"),
     ("imagination_length", 0, "at least 1"),
     ("imagination_starts", 0, "at least 1, or null"),
     ("deter", 0, "at least 1, or null"),
@@ -61,6 +63,36 @@ def test_updates_per_iteration():
     config = DreamerConfig(num_envs=8, rollout_length=32, batch_size=4, batch_length=16)
     assert config.steps_per_iteration == 256
     assert config.updates_per_iteration == 256 * 32 // (4 * 16)
+
+
+def test_iterations_of_large_sizes_hold_one_update():
+    lengths = {size: DreamerConfig(size=size).steps_per_rollout for size in SIZES}
+    assert lengths == dict.fromkeys(SIZES, 2) | {"pico": 16, "nano": 16, "1m": 16}
+    assert DreamerConfig(size="200m").updates_per_iteration == 1
+    assert DreamerConfig(size="nano").updates_per_iteration == 8
+    # 3/4, 1/16 and 2 updates a step: what is asked of a size is no less than whole updates.
+    changes: list[dict] = [{"train_ratio": 48.0}, {"train_ratio": 4.0}, {"num_envs": 64}]
+    configs = [DreamerConfig(**change) for change in changes]
+    assert [c.steps_per_rollout for c in configs] == [4, 16, 1]
+    assert [c.updates_per_iteration for c in configs] == [3, 1, 2]
+    assert [c.steps_per_iteration for c in configs] == [64, 256, 64]
+    configs += [DreamerConfig(size=size) for size in SIZES]
+    # Whatever the size, as many updates an environment step as the ratio asks for.
+    for c in configs:
+        replayed = c.updates_per_iteration * c.batch_size * c.batch_length
+        assert replayed == c.train_ratio * c.steps_per_iteration
+    assert DreamerConfig(rollout_length=16).updates_per_iteration == 8
+
+
+def test_an_iteration_collects_what_stands_for_its_rollout_length(monkeypatch):
+    agent = make(DreamerConfig(num_envs=1, batch_size=2, batch_length=8, train_ratio=4.0))
+    # Updates are not looked at, and take long to trace.
+    monkeypatch.setattr(agent, "_update", lambda replay, changing, key: (changing, {}))
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    equations = jax.make_jaxpr(agent.iteration)(state).eqns
+    # The updates are in a branch.
+    assert [e.params["length"] for e in equations if e.primitive.name == "scan"] == [4]
+    assert agent.steps_per_iteration == 4
 
 
 def test_published_agents_are_configurations():
