@@ -385,7 +385,8 @@ class ElementReader:
             self.plain = (self.leaves[0].shape, declared[0])
         self.roundings = [
             f"{leaf.name} holds integers up to {leaf.space.high.max():.0f}, which int32 cannot; "
-            "they are given as float32, exact up to 2**24 and to seven digits beyond"
+            "they are given as float32, exact up to 2**24 and to seven digits beyond, and are not "
+            "scaled by their bounds (PPO: set agent.normalize_observations=true)"
             for leaf, rounded in zip(self.leaves, self._rounded, strict=True)
             if rounded and np.isfinite(leaf.space.high).any()
         ]
