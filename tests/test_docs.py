@@ -41,7 +41,7 @@ def readme_examples():
         yield pytest.param(code, marks=[pytest.mark.slow] if "ssmrl.train(" in code else [])
 
 
-@pytest.mark.parametrize("code", readme_examples())
+@pytest.mark.parametrize("code", list(readme_examples()))
 def test_readme_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = code.replace("total_steps=300_000", "total_steps=1")  # one iteration

@@ -476,7 +476,7 @@ class Reference:
             norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient)))
             told.append(metrics | {"gradient_norm": norm})
             self.laprop(gradient)
-        now = slice(self.time, self.time + ROLLOUT)
+        now, reward_scale = slice(self.time, self.time + ROLLOUT), self.agent.config.reward_scale
         self.time += ROLLOUT
         metrics = {name: np.mean([m[name] for m in told]) for name in told[0]}
         return metrics | {
@@ -484,7 +484,7 @@ class Reference:
             "episodes": len(ended),
             "episode_return": ended[:, 0].mean(),
             "episode_length": ended[:, 1].mean(),
-            "env/reward": self.env.reward[now].mean(),
+            "env/reward": np.mean([row[3] for of in rows for row in of]) / reward_scale,
             "env/observation": np.abs(self.env.observation[now]).max(),
         }
 
