@@ -43,6 +43,10 @@ class Rolling:
         turn_rate: that steering leads to, rad/s, by pushing, f32[2].
         turn_lag: time constant of turning, s, f32[2, 2].
         drift: the direction of the motion is behind the heading by this time, s.
+        turn_rest: what a step turns on top of that, rad, f32[2, 2, 4]: linear in the steering (1 to
+            the left), the rate of turning at its beginning, and both times the speed then.
+        distance_rest: likewise what it covers, cells, f32[2, 2, 4]: linear in the push, the speed,
+            and both times steering times rate of turning.
     """
 
     speed: Leaf
@@ -51,6 +55,8 @@ class Rolling:
     turn_rate: Leaf
     turn_lag: Leaf
     drift: Leaf
+    turn_rest: Leaf
+    distance_rest: Leaf
 
 
 ROLLING = Rolling(
@@ -60,6 +66,8 @@ ROLLING = Rolling(
     turn_rate=np.array([1.283, 1.283], np.float32),
     turn_lag=np.array([[0.041, 0.054], [0.041, 0.054]], np.float32),
     drift=np.float32(0.0),
+    turn_rest=np.zeros((2, 2, 4), np.float32),
+    distance_rest=np.zeros((2, 2, 4), np.float32),
 )
 """Fitted to the original's recorded steps away from walls."""
 
@@ -142,17 +150,26 @@ def move(
     """
     push, steer = jnp.asarray(_PUSHES)[action], jnp.asarray(_STEERS)[action]
 
+    rest = _rest(body, push, steer, rolling)
+
     def substep(body: Body, _: None) -> tuple[Body, None]:
-        return _substep(body, push, steer, is_wall, rolling, contact), None
+        return _substep(body, push, steer, rest, is_wall, rolling, contact), None
 
     return jax.lax.scan(substep, body, None, length=SUBSTEPS)[0]
 
 
 def _substep(
-    body: Body, push: Leaf, steer: Leaf, is_wall: Leaf, rolling: Rolling, contact: Contact
+    body: Body,
+    push: Leaf,
+    steer: Leaf,
+    rest: tuple[Leaf, Leaf],
+    is_wall: Leaf,
+    rolling: Rolling,
+    contact: Contact,
 ) -> Body:
     """25 ms: roll freely, get out of the walls, and where pushed into one do what contact does."""
     speed, turn_rate, distance, turn = _roll(body, push, steer, rolling)
+    turn, distance = turn + rest[0], distance + rest[1]
     middle = body.heading + 0.5 * turn - rolling.drift * turn_rate
     along_x, along_y = jnp.cos(middle), jnp.sin(middle)
     free_x, free_y = body.x + distance * along_x, body.y + distance * along_y
@@ -186,6 +203,17 @@ def _substep(
         speed=jnp.where(sticks, jnp.minimum(speed, rolls), jnp.where(touches, 0.0, speed)),
         turn_rate=jnp.where(sticks, turn_at_wall / _DT, turn_rate),
     )
+
+
+def _rest(body: Body, push: Leaf, steer: Leaf, rolling: Rolling) -> tuple[Leaf, Leaf]:
+    """What each substep turns and covers beyond the lags, which are not the whole truth."""
+    pushes, turns = (push > 0).astype(jnp.int32), (steer != 0).astype(jnp.int32)
+    odd = jnp.stack([steer, body.turn_rate, steer * body.speed, body.turn_rate * body.speed])
+    same_way = steer * body.turn_rate
+    even = jnp.stack([push, body.speed, push * same_way, body.speed * same_way])
+    turn = jnp.asarray(rolling.turn_rest)[pushes, turns] @ odd
+    distance = jnp.asarray(rolling.distance_rest)[pushes, turns] @ even
+    return turn / SUBSTEPS, distance / SUBSTEPS
 
 
 def _roll(body: Body, push: Leaf, steer: Leaf, rolling: Rolling) -> tuple[Leaf, Leaf, Leaf, Leaf]:

@@ -39,7 +39,6 @@ _HALF_VIEW = np.radians(40)
 _COS, _SIN = 1 / np.sqrt(1.01), 0.1 / np.sqrt(1.01)  # of the camera's pitch: it drops by 0.1 in 1
 _AMBIENT, _DIFFUSE = 0.3, 0.6
 _FLOOR_SHADE = _AMBIENT + _DIFFUSE * _SIN
-FRAME_WIDTH = 2
 _SKY_ABOVE = np.array([102, 153, 204])
 _SKY_AT_HORIZON, _SKY_RISE = 0.498, 0.449
 
@@ -141,18 +140,23 @@ def draw(
     upper = _upper(view, depth, face, quality)
     lower = _lower(view, depth, face, quality, maze, eye, jnp.asarray(_COLOURS)[colours])
     pixels = jnp.concatenate([upper, lower], axis=0)
-    frame = jnp.asarray(_FRAMES)[colours[current]]
-    pixels = jnp.where(_frame(size), _pack_bytes(frame), pixels)
+    pixels = jnp.where(frame(size), _pack_bytes(frame_colour(colours[current])), pixels)
     pixels = jax.lax.optimization_barrier(pixels)
     return jax.lax.bitcast_convert_type(pixels, jnp.uint8)[..., :3]
 
 
 @functools.cache
-def _frame(size: int) -> np.ndarray:
-    inside = slice(FRAME_WIDTH, -FRAME_WIDTH)
-    frame = np.ones((size, size), bool)
-    frame[inside, inside] = False
-    return frame
+def frame(size: int) -> np.ndarray:
+    """The pixels of the frame, bool[size, size]: two wide in a picture of 64."""
+    width = max(1, int(2 * np.sqrt(size // 64)))
+    mask = np.ones((size, size), bool)
+    mask[width:-width, width:-width] = False
+    return mask
+
+
+def frame_colour(colour: Leaf) -> Leaf:
+    """The frame's red, green and blue for a row of :data:`COLOURS`, u32[3]."""
+    return jnp.asarray(_FRAMES)[colour]
 
 
 def _pack_bytes(rgb: Leaf) -> Leaf:
