@@ -45,7 +45,7 @@ def draw_above(
     picture = cells.astype(jnp.uint8)[row, column]
     if path is not None:
         off_centre = (x - column - 0.5) ** 2 + (y - row - 0.5) ** 2
-        picture = paint(picture, path[row, column] & (off_centre < 0.12**2), _PATH)
+        picture = paint(picture, path[row, column] & (off_centre < 0.15**2), _PATH)
     for target in range(maze.targets.shape[0]):
         place = maze.targets[target]
         inside = (x - place[0]) ** 2 + (y - place[1]) ** 2 < TARGET_RADIUS**2
@@ -109,7 +109,7 @@ def shortest_path(maze: Maze, body: Body, target: Leaf) -> Bool[Array, "N N"]:
 def overlay_map(
     picture: UInt8[Array, "H H 3"], maze: Maze, body: Body, path: Bool[Array, "N N"]
 ) -> UInt8[Array, "H H 3"]:
-    """A map of two pixels a cell, half transparent in the upper right corner, as the oracle sees it.
+    """The oracle's map: two pixels a cell, half transparent in the upper right corner.
 
     The agent is in its middle and looks up. Free cells are white, the path green, the agent's own
     cell red, walls and all outside black.

@@ -33,7 +33,7 @@ TOUCH_DISTANCE = 0.3873
 
 VIEWS = ("agent", "above")
 _PICTURE_SIZES = (16, 512)
-_RENDERED = 128
+_RENDERED = 192
 
 
 @struct.dataclass
@@ -167,9 +167,10 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
         )
 
     def reset_env(self, key: PRNGKeyArray, params: EnvParams) -> tuple[Any, EnvState]:
-        key_maze, key_heading, key_colours, key_target = jax.random.split(key, 4)
+        key_maze, key_lots, key_colours = jax.random.split(key, 3)
         maze, start = draw_maze(key_maze, self.size, params.targets)
-        heading = jax.random.uniform(key_heading, minval=-jnp.pi, maxval=jnp.pi)
+        lots = jax.random.uniform(key_lots, (2,))
+        heading = (2 * lots[0] - 1) * jnp.pi
         colours = jnp.arange(len(COLOURS))
         if params.shuffle_colours:
             colours = jax.random.permutation(key_colours, colours)
@@ -177,7 +178,7 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
             body=at_rest(start[0], start[1], heading),
             maze=maze,
             colours=colours[: params.targets],
-            current=jax.random.randint(key_target, (), 0, params.targets),
+            current=(lots[1] * params.targets).astype(jnp.int32),
             time=jnp.int32(0),
         )
         return self.observe(state, params), state

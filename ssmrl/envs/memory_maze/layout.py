@@ -5,7 +5,8 @@ regions; then dead ends and, with that generator's own idea of order, horseshoe 
 (Beattie et al., DeepMind Lab, 2016; its text mazes). Rooms and corridors lie on the points with odd
 row and column, the *lattice*; what is between two points is wall or passage.
 
-Everything here is in the generator's orientation, row 0 at the top; :func:`draw_maze` turns it over.
+Everything here is in the generator's orientation, row 0 at the top, but for :func:`draw_maze`,
+which turns it over.
 """
 
 from __future__ import annotations
@@ -80,11 +81,11 @@ class Maze:
 
 def draw_maze(key: PRNGKeyArray, size: int, num_targets: int) -> tuple[Maze, Array]:
     """A maze with targets, and where the agent starts (x, y), f32[2]: in a room, on no target."""
-    key_layout, key_places, key_textures = jax.random.split(key, 3)
+    key_layout, key_lots = jax.random.split(key)
     is_free, rooms, num_rooms = draw_layout(key_layout, size, num_targets)
     is_free, rooms = is_free[::-1], rooms[::-1]
-    targets, start = _draw_places(key_places, rooms, num_rooms, SIZES[size].max_rooms, num_targets)
-    textures = jax.random.randint(key_textures, (9,), 0, NUM_WALL_TEXTURES).astype(jnp.uint8)
+    targets, start, lots = _draw_places(key_lots, rooms, num_rooms, size, num_targets)
+    textures = (lots * NUM_WALL_TEXTURES).astype(jnp.uint8)
     maze = make_maze(~is_free, rooms > 0, textures[_blocks(size + 2)], targets)
     return maze, start
 
@@ -111,28 +112,33 @@ def _blocks(n: int) -> np.ndarray:
 
 
 def _draw_places(
-    key: PRNGKeyArray, rooms: Leaf, num_rooms: Leaf, max_rooms: int, num_targets: int
-) -> tuple[Array, Array]:
-    """A start in a room, and a target in each of ``num_targets`` rooms, never on a start's cell."""
-    keys = jax.random.split(key, 4)
-    n = rooms.shape[0]
+    key: PRNGKeyArray, rooms: Leaf, num_rooms: Leaf, size: int, num_targets: int
+) -> tuple[Array, Array, Array]:
+    """Targets in ``num_targets`` rooms, a start in a room, and a number in [0, 1) for each block.
+
+    Every room has a cell to start from and another for a target. All is drawn in one piece, which
+    compiles in a fraction of the time.
+    """
+    n, max_rooms = size + 2, SIZES[size].max_rooms
+    counts = np.cumsum([max_rooms * n * n, max_rooms * n * n, max_rooms, max_rooms])
+    lots = jnp.split(jax.random.uniform(key, (counts[-1] + 9,)), counts)
     inside = rooms.ravel() == jnp.arange(1, max_rooms + 1)[:, None]
-    cells = jnp.arange(n * n)
-    starts = _one_of(keys[0], inside)
-    ends = _one_of(keys[1], inside & (cells != starts[:, None]))
     exists = jnp.arange(max_rooms) < num_rooms
-    room = jnp.argsort(jnp.where(exists, jax.random.uniform(keys[2], (max_rooms,)), 2.0))
-    start = starts[_one_of(keys[3], exists)]
+    starts = _highest(lots[0].reshape(inside.shape), inside)
+    is_left = inside & (jnp.arange(n * n) != starts[:, None])
+    ends = _highest(lots[1].reshape(inside.shape), is_left)
+    order = jnp.argsort(jnp.where(exists, lots[2], 2.0))
+    start = starts[_highest(lots[3], exists)]
 
     def place(cell: Leaf) -> Leaf:
         return jnp.stack([cell % n, cell // n], axis=-1).astype(jnp.float32) + 0.5
 
-    return place(ends[room[:num_targets]]), place(start)
+    return place(ends[order[:num_targets]]), place(start), lots[4]
 
 
-def _one_of(key: PRNGKeyArray, allowed: Bool[Array, "... n"]) -> Int[Array, "..."]:
-    """Uniformly one of those allowed."""
-    return jnp.argmax(jnp.where(allowed, jax.random.uniform(key, allowed.shape), -1.0), axis=-1)
+def _highest(lots: Leaf, allowed: Bool[Array, "... n"]) -> Int[Array, "..."]:
+    """The one of those allowed with the highest lot: a uniform choice if lots are."""
+    return jnp.argmax(jnp.where(allowed, lots, -1.0), axis=-1)
 
 
 def draw_layout(
@@ -246,10 +252,11 @@ def _draw_rooms(key: PRNGKeyArray, size: int, min_rooms: int) -> tuple[Array, Ar
     """
     lattice, max_rooms = _lattice(size), SIZES[size].max_rooms
     masks, overlaps = jnp.asarray(lattice.rooms), jnp.asarray(lattice.overlaps)
+    Carry = tuple[Array, Array, Array]
 
-    def add(carry: tuple[Array, Array, Array], key: PRNGKeyArray) -> tuple[Any3, None]:
+    def add(carry: Carry, lots: Array) -> tuple[Carry, None]:
         fits, rooms, count = carry
-        chosen = jax.random.categorical(key, jnp.where(fits, lattice.log_odds, -jnp.inf))
+        chosen = jnp.argmax(jnp.where(fits, lattice.log_odds + lots, -jnp.inf))
         is_one = fits[chosen]
         count = count + is_one
         rooms = jnp.where(masks[chosen] & is_one, count.astype(jnp.uint8), rooms)
@@ -258,7 +265,8 @@ def _draw_rooms(key: PRNGKeyArray, size: int, min_rooms: int) -> tuple[Array, Ar
     def draw(key: PRNGKeyArray) -> tuple[Array, Array]:
         everywhere = jnp.ones(len(lattice.rooms), bool)
         begin = (everywhere, jnp.zeros((size + 2, size + 2), jnp.uint8), jnp.int32(0))
-        (_, rooms, count), _ = jax.lax.scan(add, begin, jax.random.split(key, max_rooms))
+        lots = jax.random.gumbel(key, (max_rooms, len(lattice.rooms)))
+        (_, rooms, count), _ = jax.lax.scan(add, begin, lots)
         return rooms, count
 
     def again(carry: tuple[PRNGKeyArray, Array, Array]) -> tuple[PRNGKeyArray, Array, Array]:
@@ -268,9 +276,6 @@ def _draw_rooms(key: PRNGKeyArray, size: int, min_rooms: int) -> tuple[Array, Ar
     nothing = (key, jnp.zeros((size + 2, size + 2), jnp.uint8), jnp.int32(0))
     _, rooms, count = jax.lax.while_loop(lambda carry: carry[2] < min_rooms, again, nothing)
     return rooms, count
-
-
-Any3 = tuple[Array, Array, Array]
 
 
 @struct.dataclass
@@ -286,8 +291,8 @@ class _Walk:
 
 
 def _draw_corridors(
-    key: PRNGKeyArray, regions: Int[Array, "P"], num_rooms: Int[Array, ""]
-) -> tuple[Int[Array, "P"], Bool[Array, "E"]]:
+    key: PRNGKeyArray, regions: Int[Array, "K"], num_rooms: Int[Array, ""]
+) -> tuple[Int[Array, "K"], Bool[Array, "H"]]:
     """Recursive backtracking through the points outside of rooms: regions, and what is open.
 
     Each connected remainder becomes a region of its own, numbered after the rooms.
@@ -311,7 +316,7 @@ def _draw_corridors(
         way_back = walk.way_back.at[depth - 1].set(here)
         near = neighbours[here]
         possible = (near >= 0) & (regions[near] == 0)
-        turn = _one_of(key_turn, possible)
+        turn = _highest(jax.random.uniform(key_turn, (4,)), possible)
         goes = jnp.any(possible)
         there = jnp.where(goes, near[turn], here)
         return _Walk(
@@ -335,7 +340,7 @@ def _draw_corridors(
     return walk.regions, walk.is_open
 
 
-def _draw_doors(key: PRNGKeyArray, regions: Int[Array, "P"], size: int) -> Bool[Array, "E"]:
+def _draw_doors(key: PRNGKeyArray, regions: Int[Array, "K"], size: int) -> Bool[Array, "H"]:
     """Uniformly one of the edges between each two regions that have any."""
     edges = _lattice(size).edges
     a, b = regions[edges[:, 0]], regions[edges[:, 1]]
@@ -414,10 +419,7 @@ def horseshoes(wall: Bool[Array, "N N"], passage: Bool[Array, "N N"]) -> Int[Arr
     """
     turns = (2, 0, 1, 3)  # quarter turns, counter-clockwise, that bring each direction to the top
     return jnp.stack(
-        [
-            jnp.rot90(_horseshoes_up(jnp.rot90(wall, k), jnp.rot90(passage, k)), -k)
-            for k in turns
-        ]
+        [jnp.rot90(_horseshoes_up(jnp.rot90(wall, k), jnp.rot90(passage, k)), -k) for k in turns]
     )
 
 

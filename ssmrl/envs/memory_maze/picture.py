@@ -339,9 +339,7 @@ def _sample(
 
     def corner(dx: int, dy: int) -> list[Leaf]:
         # Sizes are powers of two, and textures repeat.
-        return _unpack_bytes(
-            atlas[begin + (top + dy & size - 1) * size + (left + dx & size - 1)]
-        )
+        return _unpack_bytes(atlas[begin + (top + dy & size - 1) * size + (left + dx & size - 1)])
 
     rows = [
         [a + (b - a) * to_right for a, b in zip(corner(0, dy), corner(1, dy), strict=True)]
