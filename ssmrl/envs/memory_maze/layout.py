@@ -147,7 +147,9 @@ def draw_layout(
     """Free cells, the number of each cell's room (from 1; 0 elsewhere), and how many rooms."""
     key_rooms, key_corridors, key_doors = jax.random.split(key, 3)
     rooms, num_rooms = _draw_rooms(key_rooms, size, min_rooms)
-    regions, is_open = _draw_corridors(key_corridors, rooms[1::2, 1::2].ravel(), num_rooms)
+    regions, is_open = _draw_corridors(
+        key_corridors, rooms[1::2, 1::2].ravel().astype(jnp.int32), num_rooms
+    )
     doors = _draw_doors(key_doors, regions, size)
 
     lattice = _lattice(size)
@@ -330,7 +332,7 @@ def _draw_corridors(
 
     walk = _Walk(
         key=key,
-        regions=regions.astype(jnp.int32),
+        regions=regions,
         is_open=jnp.zeros(len(lattice.edges), bool),
         way_back=jnp.zeros(regions.shape[0] + 1, jnp.int32),
         depth=jnp.int32(0),

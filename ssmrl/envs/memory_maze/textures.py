@@ -1,7 +1,8 @@
 """The original's textures, at every level of detail, in one array.
 
 They are those of DeepMind's LabMaze (its style_01, © the LabMaze authors: DeepMind Technologies,
-Google LLC; Apache License 2.0, beside them as ``textures.LICENSE``), reduced from 1024 pixels a side to 512 by averaging.
+Google LLC; Apache License 2.0, beside them as ``textures.LICENSE``), reduced from 1024 pixels a
+side to 512 by averaging.
 """
 
 from __future__ import annotations
