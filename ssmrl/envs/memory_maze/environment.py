@@ -58,9 +58,9 @@ class EnvParams:
     picture_size: int = struct.field(pytree_node=False, default=64)
     quality: str = struct.field(pytree_node=False, default="fast")
     view: str = struct.field(pytree_node=False, default="agent")
-    extra_observations: bool = struct.field(pytree_node=False, default=False)
-    show_path: bool = struct.field(pytree_node=False, default=False)
-    shuffle_colours: bool = struct.field(pytree_node=False, default=False)
+    extra_observations: Leaf = struct.field(pytree_node=False, default=False)
+    show_path: Leaf = struct.field(pytree_node=False, default=False)
+    shuffle_colours: Leaf = struct.field(pytree_node=False, default=False)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ssmrl.envs.environment import Leaf
+
 WALLS = ("blue", "cerise", "green_bright", "green", "purple", "red_bright", "red", "yellow")
 """Of walls, by number."""
 CORRIDOR, ROOM = 8, 9
@@ -20,7 +22,7 @@ COUNT = 10
 _LARGEST = 512
 
 
-def offset(size: np.ndarray | int, largest: int) -> np.ndarray | int:
+def offset(size: Leaf, largest: int) -> Leaf:
     """Where the textures of ``size`` pixels a side begin in :func:`pyramid` of ``largest``.
 
     All larger ones come before: 4/3 (largest² - size²) of each, as each level has a quarter of the
