@@ -15,7 +15,7 @@ from ssmrl.envs.memory_maze.picture import camera as camera_of
 from tests.compiling import quick_jit
 from tests.envs.memory_maze.recorded import SIZES, episodes, mazes
 
-EVERY = 3  # of the recorded pictures: 17 of each episode
+EVERY = 5  # of the recorded pictures: 11 of each episode
 
 
 @cache
@@ -135,16 +135,16 @@ COLOUR = (jnp.array([0, 1]), jnp.int32(0))
 
 
 def test_what_is_behind_is_hidden():
-    """Of a target behind another, as large, only a rim is seen; of those behind the agent, nothing."""
+    """Of a target behind another only a rim is seen; behind the agent, nothing."""
     behind, far = [5.2, 5.5], [-50.0, -50.0]
-    look, place = drawer(64), np.float32([2.5, 5.5, 0.0])
+    look, place = drawer(64), np.float32([3.3, 5.5, 0.0])
 
     def green(targets, place=place):
         picture = np.asarray(look(hall(targets), *place), int)
         return ((picture[..., 1] > 1.3 * picture[..., 2]) & ~frame(64)).sum()
 
     alone, hidden = green([far, behind]), green([[4.5, 5.5], behind])
-    assert alone > 80 and hidden < 0.3 * alone
+    assert alone > 40 and hidden < 0.3 * alone
     assert green([[4.5, 5.5], behind], place + np.float32([0, 0, np.pi])) == 0
 
 
