@@ -192,7 +192,8 @@ class _Lattice:
 def _lattice(size: int) -> _Lattice:
     side = (size + 1) // 2
     neighbours = np.full((side * side, 4), -1, np.int32)
-    edge_of, edges = neighbours.copy(), []
+    edge_of = neighbours.copy()
+    edges: list[tuple[int, int]] = []
     for row, column in np.ndindex(side, side):
         for k, (down, right) in enumerate(_DIRECTIONS):
             to_row, to_column = row + down, column + right
