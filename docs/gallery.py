@@ -18,11 +18,12 @@ STEPS, SIDE = 24, 320
 
 
 def filmed() -> list[str]:
-    """Of every family the easiest, bsuite's experiments, and the small worlds."""
+    """Of every family the easiest, bsuite's experiments, a Memory Maze, and the small worlds."""
     names = list_envs()
     popgym = [name for name in names if name.startswith("popgym/") and name.endswith("_easy")]
     bsuite = [name for name in names if name.startswith("bsuite/") and name.count("/") == 1]
-    return popgym + bsuite + [name for name in names if name.startswith("worlds/")]
+    worlds = [name for name in names if name.startswith("worlds/")]
+    return [*popgym, *bsuite, "memory_maze/9x9", *worlds]
 
 
 def frames(name: str, steps: int = STEPS, seed: int = 0) -> np.ndarray:

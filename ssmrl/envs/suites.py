@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ssmrl.envs import bsuite, popgym, worlds
+from ssmrl.envs import bsuite, memory_maze, popgym, worlds
 from ssmrl.envs.adapters import brax, gymnasium, gymnax, popgym_original
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.registry import register as register_checked
@@ -21,6 +21,7 @@ def register_all() -> None:
     _register_popgym()
     _register_popgym_original()
     _register_bsuite()
+    _register_memory_maze()
     for id_, world in worlds.WORLDS.items():
         register(f"worlds/{id_}", partial(_make_with_options, world))
     for id_, gymnax_id in gymnax.ENVIRONMENTS.items():
@@ -60,6 +61,14 @@ def _register_bsuite() -> None:
             register(
                 f"bsuite/{id_}/{number}", partial(_make_with_options, experiment.make, **setting)
             )
+
+
+def _register_memory_maze() -> None:
+    for size in memory_maze.SIZES:
+        for variant, options in {"": {}, **memory_maze.VARIANTS}.items():
+            make = partial(memory_maze.MemoryMaze, size, **options)
+            id_ = f"{size}x{size}_{variant}" if variant else f"{size}x{size}"
+            register(f"memory_maze/{id_}", partial(_make_with_options, make))
 
 
 def _make_with_options(make: Callable[[], Environment], **options: Any) -> tuple[Environment, Any]:

@@ -25,6 +25,11 @@ SLOW = {f"brax/{id_}" for id_ in brax.ENVIRONMENTS} - {"brax/ant", "brax/fast"}
 SLOW |= {f"gymnax/{id_}" for id_ in gymnax.ENVIRONMENTS} - {
     f"gymnax/{id_}" for id_ in ("asterix", "freeway", "mnist_bandit", "seaquest")
 }
+# One size stands for the others, which tests of their own play.
+SLOW |= {name for name in NAMES if name.startswith("memory_maze/")} - {
+    "memory_maze/9x9",
+    "memory_maze/9x9_extra_obs",
+}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Brax System:UserWarning"),  # brax says that it is old
     pytest.mark.filterwarnings("ignore:Accessing:DeprecationWarning"),  # brax at mjx's insides

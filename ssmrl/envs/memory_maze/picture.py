@@ -1,0 +1,391 @@
+"""What the agent sees: textured walls and floors, the sky, the targets, and the frame.
+
+The camera is fixed to the agent and looks a little down, so that a ray's component along the floor
+does not depend on its row's pitch but for a factor: rays of one column of an unpitched camera are
+one horizontal ray, met by at most one wall as all walls are higher than the camera. Horizontal rays
+are cast for a few hundred directions, and each pixel reads the nearest: where the wall is, where on
+it, how it is lit. Only then come colours, pixel by pixel.
+
+A horizontal ray is F + u R with F the direction in which the agent looks and R to its right; its
+parameter is the depth z. A pixel has a u, and rises by w z above the camera: w depends on its row
+alone. Lengths are in cells, heights above the floor.
+
+The light comes from the camera, so that a flat face has one shade all over.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8
+
+from ssmrl.envs.environment import Leaf
+from ssmrl.envs.memory_maze import textures
+from ssmrl.envs.memory_maze.layout import Maze
+
+COLOURS = np.array(
+    [[170, 38, 30], [99, 170, 88], [39, 140, 217], [93, 105, 199], [220, 193, 59], [220, 128, 107]]
+)
+"""Red, green, blue, purple, yellow and salmon, in 220ths."""
+_COLOURS = (COLOURS / 220 * 255).astype(np.float32)
+_FRAMES = np.floor(0.7 * COLOURS / 220 * 255 + 1e-4).astype(np.uint32)
+
+WALL_HEIGHT, EYE_HEIGHT, EYE_AHEAD, TARGET_RADIUS = 0.75, 0.45, 0.075, 0.3
+_HALF_VIEW = np.radians(40)
+_COS, _SIN = 1 / np.sqrt(1.01), 0.1 / np.sqrt(1.01)  # of the camera's pitch: it drops by 0.1 in 1
+_AMBIENT, _DIFFUSE = 0.3, 0.6
+_FLOOR_SHADE = _AMBIENT + _DIFFUSE * _SIN
+_SKY_ABOVE = np.array([102, 153, 204])
+_SKY_AT_HORIZON, _SKY_RISE = 0.498, 0.449
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a picture is drawn.
+
+    Attributes:
+        columns: rays cast, for each of the picture's columns.
+        texture_size: of the finest level of detail, in pixels a side, a power of two.
+        interpolate: between the four pixels of a texture that are nearest.
+    """
+
+    columns: int
+    texture_size: int
+    interpolate: bool
+
+
+QUALITIES = {"fast": Quality(2, 256, False), "good": Quality(4, 512, True)}
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """The rays of a picture of ``size`` pixels a side.
+
+    Attributes:
+        u: f32[size, size]. w: f32[size, 1], falling. ahead: a ray's part in the camera's plane of
+            sight along the floor, f32[size, 1]. focal: pixels per unit of slope.
+        horizon: the first row that looks down.
+        cast_u: the directions that are cast, f32[K]. column: of each pixel the nearest of them.
+    """
+
+    u: np.ndarray
+    w: np.ndarray
+    ahead: np.ndarray
+    focal: float
+    horizon: int
+    cast_u: np.ndarray
+    column: np.ndarray
+
+
+@functools.cache
+def camera(size: int, columns: int) -> _Camera:
+    """The rays of pictures of ``size`` pixels a side with ``columns`` directions cast for each."""
+    focal = size / 2 / np.tan(_HALF_VIEW)
+    right = (np.arange(size) + 0.5 - size / 2) / focal
+    up = -right[:, None]
+    ahead = _COS + _SIN * up
+    u, w = right / ahead, (_COS * up - _SIN) / ahead
+    most, count = np.abs(u).max(), columns * size
+    return _Camera(
+        u=u.astype(np.float32),
+        w=w.astype(np.float32),
+        ahead=ahead.astype(np.float32),
+        focal=float(focal),
+        horizon=int((w > 0).sum()),
+        cast_u=np.linspace(-most, most, count).astype(np.float32),
+        column=np.round((u / most + 1) / 2 * (count - 1)).astype(np.int32),
+    )
+
+
+@dataclass(frozen=True)
+class _Eye:
+    """Where the camera is, and the cosine and sine of where it looks."""
+
+    x: Leaf
+    y: Leaf
+    cos: Leaf
+    sin: Leaf
+
+
+def draw(
+    maze: Maze,
+    x: Leaf,
+    y: Leaf,
+    heading: Leaf,
+    colours: Leaf,
+    current: Leaf,
+    size: int = 64,
+    quality: Quality = QUALITIES["fast"],
+) -> UInt8[Array, "size size 3"]:
+    """The agent's view.
+
+    Args:
+        maze: with the targets.
+        x, y, heading: of the agent, in cells and radians.
+        colours: of each target, a row of :data:`COLOURS`, i32[n].
+        current: the target whose colour the frame shows.
+        size: pixels a side.
+        quality: how it is drawn.
+    """
+    view = camera(size, quality.columns)
+    cos, sin = jnp.cos(heading), jnp.sin(heading)
+    eye = _Eye(x + EYE_AHEAD * cos, y + EYE_AHEAD * sin, cos, sin)
+    # Behind barriers: XLA would compute the columns again for each pixel that reads them, and a
+    # pixel again for each of its channels, which are therefore one integer to the end.
+    depth, face = jax.lax.optimization_barrier(_cast(maze, eye, view, quality.texture_size))
+    upper = _upper(view, depth, face, quality)
+    lower = _lower(view, depth, face, quality, maze, eye, jnp.asarray(_COLOURS)[colours])
+    pixels = jnp.concatenate([upper, lower], axis=0)
+    pixels = jnp.where(frame(size), _pack_bytes(frame_colour(colours[current])), pixels)
+    pixels = jax.lax.optimization_barrier(pixels)
+    return jax.lax.bitcast_convert_type(pixels, jnp.uint8)[..., :3]
+
+
+@functools.cache
+def frame(size: int) -> np.ndarray:
+    """The pixels of the frame, bool[size, size]: two wide in a picture of 64."""
+    width = max(1, int(2 * np.sqrt(size // 64)))
+    mask = np.ones((size, size), bool)
+    mask[width:-width, width:-width] = False
+    return mask
+
+
+def frame_colour(colour: Leaf) -> Leaf:
+    """The frame's red, green and blue for a row of :data:`COLOURS`, u32[3]."""
+    return jnp.asarray(_FRAMES)[colour]
+
+
+def _pack_bytes(rgb: Leaf) -> Leaf:
+    return rgb[0] | rgb[1] << 8 | rgb[2] << 16
+
+
+def _unpack_bytes(packed: Leaf) -> list[Leaf]:
+    return [(packed >> shift & 255).astype(jnp.float32) for shift in (0, 8, 16)]
+
+
+# --------------------------------------------------------------------------------------- rays
+
+
+_FAR = 1e9
+# A column's face in one integer, so that a pixel reads two numbers: bits of the texture and its
+# level of detail, of the place on it from left to right, and of the shade.
+_LEVEL_SHIFT, _PLACE_SHIFT, _SHADE_SHIFT = 4, 8, 18
+_PLACES, _SHADES = 1024, 4095
+
+
+def _cast(maze: Maze, eye: _Eye, view: _Camera, texture_size: int) -> tuple[Leaf, Leaf]:
+    """Depth of the wall that each direction meets, f32[K], and its face, packed, u32[K]."""
+    along_x = eye.cos + view.cast_u * eye.sin
+    along_y = eye.sin - view.cast_u * eye.cos
+    to_x = _nearest(eye.x, eye.y, along_x, along_y, maze.wall_columns)
+    to_y = _nearest(eye.y, eye.x, along_y, along_x, maze.wall_rows)
+    depth = jnp.minimum(to_x, to_y)
+    meets_x = to_x < to_y  # a face across the x axis
+
+    x, y = eye.x + depth * along_x, eye.y + depth * along_y
+    forward_x, forward_y = along_x > 0, along_y > 0
+    line_x = jnp.round(x) - jnp.where(forward_x, 0, 1)
+    line_y = jnp.round(y) - jnp.where(forward_y, 0, 1)
+    column = jnp.where(meets_x, line_x, jnp.floor(x)).astype(jnp.int32)
+    row = jnp.where(meets_x, jnp.floor(y), line_y).astype(jnp.int32)
+    last = maze.is_wall.shape[0] - 1
+    texture = maze.textures[jnp.clip(row, 0, last), jnp.clip(column, 0, last)]
+
+    in_x, in_y = x - jnp.floor(x), y - jnp.floor(y)
+    place = jnp.where(
+        meets_x, jnp.where(forward_x, 1 - in_y, in_y), jnp.where(forward_y, in_x, 1 - in_x)
+    )
+    facing = jnp.where(meets_x, jnp.sign(along_x) * eye.cos, jnp.sign(along_y) * eye.sin)
+    shade = _AMBIENT + _DIFFUSE * jnp.maximum(_COS * facing, 0)
+    # The face's pixels on a picture's pixel, as seen along it and across.
+    away = jnp.maximum(jnp.where(meets_x, jnp.abs(x - eye.x), jnp.abs(y - eye.y)), 1e-4)
+    level = _level(jnp.maximum(depth * depth / away, depth), view.focal, texture_size)
+    return depth, (
+        texture.astype(jnp.uint32)
+        | level.astype(jnp.uint32) << _LEVEL_SHIFT
+        | jnp.clip(place * _PLACES, 0, _PLACES - 1).astype(jnp.uint32) << _PLACE_SHIFT
+        | jnp.round(shade * _SHADES).astype(jnp.uint32) << _SHADE_SHIFT
+    )
+
+
+def _nearest(start: Leaf, across: Leaf, along: Leaf, sideways: Leaf, walls: Leaf) -> Leaf:
+    """Depth at which rays meet a wall across one axis, f32[K].
+
+    Each line between cells is tried, in a plain loop of arithmetic on all rays: no gather, and
+    nothing that depends on where walls are.
+
+    Args:
+        start, across: the camera's place on that axis, and on the other.
+        along, sideways: the rays' components on that axis, and on the other.
+        walls: bits of the cells beyond a line, by their place on that axis, u32[N].
+    """
+    inverse = 1 / jnp.where(jnp.abs(along) < 1e-6, 1e-6, along)
+    forward = along > 0
+    nearest = jnp.full(along.shape, _FAR, jnp.float32)
+    for line in range(1, walls.shape[0]):
+        depth = (line - start) * inverse
+        place = jnp.floor(across + depth * sideways).astype(jnp.int32)
+        bits = jnp.where(forward, walls[line], walls[line - 1])
+        is_inside = (place >= 0) & (place < walls.shape[0])
+        is_wall = bits >> jnp.clip(place, 0, 31).astype(jnp.uint32) & 1 > 0
+        is_met = (depth > 0) & is_inside & is_wall
+        nearest = jnp.where(is_met, jnp.minimum(nearest, depth), nearest)
+    return nearest
+
+
+def _level(stretch: Leaf, focal: float, texture_size: int) -> Leaf:
+    """The level of detail whose pixels are as large as the picture's, i32.
+
+    Args:
+        stretch: cells to a unit of slope.
+        focal: pixels to a unit of slope.
+        texture_size: of level 0, pixels to a cell.
+    """
+    level = jnp.round(jnp.log2(texture_size / focal * stretch + 1e-9))
+    return jnp.clip(level, 0, np.log2(texture_size)).astype(jnp.int32)
+
+
+# ------------------------------------------------------------------------------------- pixels
+
+
+def _upper(view: _Camera, depth: Leaf, face: Leaf, quality: Quality) -> Leaf:
+    """Rows above the horizon: walls before the sky, u32[horizon, size]."""
+    rows = slice(None, view.horizon)
+    column, w = view.column[rows], view.w[rows]
+    depth = depth[column]
+    wall = _wall(face[column], EYE_HEIGHT + w * depth, quality)
+    # How much of the pixel is below the wall's upper edge.
+    slope = (WALL_HEIGHT - EYE_HEIGHT) / depth - w
+    share = jnp.clip(slope * (view.focal * view.ahead[rows] ** 2) + 0.5, 0, 1)
+    return _mix_and_pack(sky(view)[rows], wall, share)
+
+
+def _lower(
+    view: _Camera, depth: Leaf, face: Leaf, quality: Quality, maze: Maze, eye: _Eye, colours: Leaf
+) -> Leaf:
+    """Rows below the horizon: targets before walls before the floor, u32[size - horizon, size]."""
+    rows = slice(view.horizon, None)
+    column, u, w = view.column[rows], view.u[rows], view.w[rows]
+    depth = depth[column]
+    wall = _wall(face[column], EYE_HEIGHT + w * depth, quality)
+    slope = w + EYE_HEIGHT / depth
+    share = jnp.clip(slope * (view.focal * view.ahead[rows] ** 2) + 0.5, 0, 1)
+    floor = _floor(view, rows, maze, eye, quality)
+    colour = [below + (above - below) * share for above, below in zip(wall, floor, strict=True)]
+    for target in range(maze.targets.shape[0]):
+        cover, light, front = _sphere(view, u, w, maze.targets[target], eye, depth)
+        colour = [
+            behind + (light * colours[target, k] - behind) * cover
+            for k, behind in enumerate(colour)
+        ]
+        depth = front
+    return _round_and_pack(colour)
+
+
+def _mix_and_pack(below: np.ndarray, above: list[Leaf], share: Leaf) -> Leaf:
+    mixed = [below[..., k] + (colour - below[..., k]) * share for k, colour in enumerate(above)]
+    return _round_and_pack(mixed)
+
+
+def _round_and_pack(colour: list[Leaf]) -> Leaf:
+    return _pack_bytes([jnp.clip(c + 0.5, 0, 255).astype(jnp.uint32) for c in colour])
+
+
+def _wall(face: Leaf, height: Leaf, quality: Quality) -> list[Leaf]:
+    """A wall's colours where a ray meets it at ``height``."""
+    texture = (face & (1 << _LEVEL_SHIFT) - 1).astype(jnp.int32)
+    level = (face >> _LEVEL_SHIFT & (1 << _PLACE_SHIFT - _LEVEL_SHIFT) - 1).astype(jnp.int32)
+    place = (face >> _PLACE_SHIFT & _PLACES - 1).astype(jnp.float32) / _PLACES
+    shade = (face >> _SHADE_SHIFT).astype(jnp.float32) / _SHADES
+    # A texture is a cell high; a wall ends three quarters of the way up.
+    down = WALL_HEIGHT - jnp.clip(height, 0, 0.9999 * WALL_HEIGHT)
+    return [c * shade for c in _sample(texture, level, place, down, quality, quality.interpolate)]
+
+
+def _floor(view: _Camera, rows: slice, maze: Maze, eye: _Eye, quality: Quality) -> list[Leaf]:
+    """The floor's colours."""
+    u, down = view.u[rows], np.maximum(-view.w[rows], 1e-3)
+    depth = EYE_HEIGHT / down
+    x = eye.x + depth * (eye.cos + u * eye.sin)
+    y = eye.y + depth * (eye.sin - u * eye.cos)
+    n = maze.is_room.shape[0]
+    row, column = jnp.clip(y, 0, n - 1).astype(jnp.int32), jnp.clip(x, 0, n - 1).astype(jnp.int32)
+    is_room = maze.is_room.ravel()[row * n + column]
+    texture = jnp.where(is_room, textures.ROOM, textures.CORRIDOR)
+    level = np.round(np.log2(quality.texture_size / view.focal * depth / down))
+    level = np.clip(level, 0, np.log2(quality.texture_size)).astype(np.int32)
+    place, up = x - jnp.floor(x), y - jnp.floor(y)
+    below = jnp.minimum(1 - up, 0.9999)
+    return [c * _FLOOR_SHADE for c in _sample(texture, level, place, below, quality, False)]
+
+
+def _sample(
+    texture: Leaf, level: Leaf, right: Leaf, down: Leaf, quality: Quality, interpolate: bool
+) -> list[Leaf]:
+    """Red, green and blue of textures at places in [0, 1), f32, 0 to 255."""
+    atlas = jnp.asarray(textures.pyramid(quality.texture_size))
+    size = quality.texture_size >> level
+    begin = textures.offset(size, quality.texture_size) + texture * size * size
+    x, y = right * size, down * size
+    if not interpolate:
+        return _unpack_bytes(atlas[begin + y.astype(jnp.int32) * size + x.astype(jnp.int32)])
+    left, top = jnp.floor(x - 0.5), jnp.floor(y - 0.5)
+    to_right, to_bottom = x - 0.5 - left, y - 0.5 - top
+    left, top = left.astype(jnp.int32), top.astype(jnp.int32)
+
+    def corner(dx: int, dy: int) -> list[Leaf]:
+        # Sizes are powers of two, and textures repeat.
+        return _unpack_bytes(atlas[begin + (top + dy & size - 1) * size + (left + dx & size - 1)])
+
+    rows = [
+        [a + (b - a) * to_right for a, b in zip(corner(0, dy), corner(1, dy), strict=True)]
+        for dy in (0, 1)
+    ]
+    return [a + (b - a) * to_bottom for a, b in zip(*rows, strict=True)]
+
+
+def _sphere(
+    view: _Camera, u: np.ndarray, w: np.ndarray, centre: Leaf, eye: _Eye, depth: Leaf
+) -> tuple[Leaf, Leaf, Leaf]:
+    """How much of each pixel a target covers, its light there, and the depth with it in front.
+
+    Args:
+        view: the camera.
+        u, w: of the pixels.
+        centre: of the target, f32[2]; it is half below the floor.
+        eye: the camera's place.
+        depth: of what is there without it.
+    """
+    x, y = centre[0] - eye.x, centre[1] - eye.y
+    ahead, right = x * eye.cos + y * eye.sin, x * eye.sin - y * eye.cos
+    squared = x * x + y * y + EYE_HEIGHT**2
+    # The rays D = (1, u, w), and C the centre from the camera.
+    length = 1 + u * u + w * w
+    projection = ahead + u * right - w * EYE_HEIGHT
+    apart = squared - projection * projection / length  # the squared distance of ray and centre
+    chord = jnp.sqrt(jnp.maximum((TARGET_RADIUS**2 - apart) * length, 0))
+    front = (projection - chord) / length
+    height = EYE_HEIGHT + w * front
+    is_seen = (ahead > 0) & (front < depth) & (height > 0)
+    # The normal along the light, which comes from where the camera looks.
+    facing = ((ahead - front) * _COS + height * _SIN) / TARGET_RADIUS
+    light = _AMBIENT + _DIFFUSE * jnp.maximum(facing, 0)
+    edge = (TARGET_RADIUS - jnp.sqrt(jnp.maximum(apart, 0))) * (view.focal / jnp.sqrt(squared))
+    cover = jnp.where(is_seen, jnp.clip(edge + 0.5, 0, 1), 0)
+    return cover, light, jnp.where(is_seen & (apart < TARGET_RADIUS**2), front, depth)
+
+
+def sky(view: _Camera) -> np.ndarray:
+    """The sky's colours, f32[size, size, 3]."""
+    elevation = np.arctan(view.w / np.sqrt(1 + view.u**2))
+    return _sky_colour(elevation)
+
+
+def _sky_colour(elevation: np.ndarray) -> np.ndarray:
+    """A gradient with the sine of the elevation (rad), fitted to recorded pictures."""
+    share = np.clip(_SKY_AT_HORIZON + _SKY_RISE * np.sin(elevation), 0, 1)
+    return (share[..., None] * _SKY_ABOVE).astype(np.float32)

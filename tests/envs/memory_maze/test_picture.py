@@ -1,0 +1,180 @@
+"""Pictures against those recorded in the original at the same place in the same maze."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import uniform_filter
+
+from ssmrl.envs.memory_maze import textures
+from ssmrl.envs.memory_maze.layout import make_maze
+from ssmrl.envs.memory_maze.picture import COLOURS, QUALITIES, draw, frame, sky
+from ssmrl.envs.memory_maze.picture import camera as camera_of
+from tests.compiling import quick_jit
+from tests.envs.memory_maze.recorded import SIZES, episodes, mazes
+
+EVERY = 4  # of the recorded pictures: 13 of each episode
+
+
+@cache
+def pictures(size, quality, with_targets=True):
+    """Ours at the places of the recorded ones, uint8 [episodes, pictures, 64, 64, 3]."""
+    data, all_mazes = episodes(size), mazes(size)
+    if not with_targets:
+        all_mazes = all_mazes.replace(targets=jnp.full_like(all_mazes.targets, -50.0))
+    colours = jnp.arange(data["targets"].shape[1])
+    at = np.arange(0, data["pos"].shape[1], 5 * EVERY)
+
+    def one(maze, place, heading, current):
+        return draw(maze, *place, heading, colours, current, 64, QUALITIES[quality])
+
+    each = quick_jit(jax.vmap(jax.vmap(one, (None, 0, 0, 0))))
+    target = data["target"][:, at].astype(np.int32)
+    return np.asarray(each(all_mazes, data["pos"][:, at] + 1, data["heading"][:, at], target))
+
+
+def recorded(size):
+    return episodes(size)["image"][:, ::EVERY]
+
+
+def similarity(a, b):
+    """Structural similarity (Wang et al. 2004): windows of 7, channels apart, uint8 [..., H, W, 3].
+
+    Covariances are the samples'; the mean leaves out a margin of 3 pixels.
+    """
+    a, b = a.astype(float), b.astype(float)
+    window = (1,) * (a.ndim - 3) + (7, 7, 1)
+
+    def mean(x):
+        return uniform_filter(x, window)
+
+    unbiased = 49 / 48
+    mean_a, mean_b = mean(a), mean(b)
+    variances = unbiased * (mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2)
+    covariance = unbiased * (mean(a * b) - mean_a * mean_b)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    score = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    score /= (mean_a**2 + mean_b**2 + c1) * (variances + c2)
+    return score[..., 3:-3, 3:-3, :].mean(axis=(-3, -2, -1))
+
+
+def test_similarity_of_a_picture_with_itself_and_with_noise():
+    picture = recorded(9)[:1, :1]
+    np.testing.assert_allclose(similarity(picture, picture), 1.0)
+    noise = np.random.default_rng(0).integers(0, 256, picture.shape)
+    assert similarity(picture, noise) < 0.1
+
+
+@pytest.mark.parametrize(("quality", "floor"), [("fast", 0.955), ("good", 0.98)])
+def test_pictures_are_similar(quality, floor):
+    """The mean over all pictures of both sizes; every episode's well above that of mean colours."""
+    scores = [similarity(pictures(s, quality), recorded(s)) for s in SIZES]
+    assert np.concatenate([s.ravel() for s in scores]).mean() > floor
+    assert min(s.mean(axis=1).min() for s in scores) > floor - 0.03
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_frame_is_exact(size):
+    np.testing.assert_array_equal(
+        pictures(size, "fast")[:, :, frame(64)], recorded(size)[:, :, frame(64)]
+    )
+
+
+def covered(picture, empty, target):
+    """Pixels of a target's hue that are different without targets, and of another hue there."""
+    hue = COLOURS[target] / np.linalg.norm(COLOURS[target])
+
+    def likeness(x):
+        return x @ hue / np.maximum(np.linalg.norm(x, axis=-1), 1)
+
+    picture, empty = picture.astype(float), empty.astype(float)
+    is_new = np.abs(picture - empty).sum(axis=-1) > 40
+    return (likeness(picture) > 0.99) & (likeness(empty) < 0.96) & is_new & ~frame(64)
+
+
+@pytest.mark.parametrize("quality", ["fast", "good"])
+def test_targets_are_where_they_were(quality):
+    """Seen in both or in neither, in 99 of 100; where both show much of one, at one place."""
+    rows, columns = np.mgrid[:64, :64]
+    agree, apart = [], []
+    for size in SIZES:
+        empty = pictures(size, quality, with_targets=False)
+        # What stands for the original's, of which there is none without targets.
+        their_empty = pictures(size, "good", with_targets=False)
+        for target in range(episodes(size)["targets"].shape[1]):
+            ours = covered(pictures(size, quality), empty, target)
+            theirs = covered(recorded(size), their_empty, target)
+            counts = np.stack([ours.sum(axis=(2, 3)), theirs.sum(axis=(2, 3))])
+            agree.append(~((counts.max(axis=0) >= 6) & (counts.min(axis=0) < 2)).ravel())
+            for place in zip(*np.nonzero(counts.min(axis=0) >= 12), strict=True):
+                centres = [
+                    np.array([rows[x[place]].mean(), columns[x[place]].mean()])
+                    for x in (ours, theirs)
+                ]
+                apart.append(np.linalg.norm(centres[0] - centres[1]))
+    assert np.concatenate(agree).mean() >= 0.99
+    assert len(apart) >= 15 and max(apart) < 1
+
+
+def hall(targets):
+    """9 × 9 free cells, corridor's floor, blue walls."""
+    is_wall = np.ones((11, 11), bool)
+    is_wall[1:-1, 1:-1] = False
+    zeros = np.zeros((11, 11))
+    return make_maze(is_wall, zeros, zeros, np.float32(targets))
+
+
+@cache
+def drawer(size):
+    return quick_jit(lambda maze, x, y, heading: draw(maze, x, y, heading, *COLOUR, size))
+
+
+COLOUR = (jnp.array([0, 1]), jnp.int32(0))
+
+
+def test_what_is_behind_is_hidden():
+    """Of a target behind another only a rim is seen; behind the agent, nothing."""
+    behind, far = [5.2, 5.5], [-50.0, -50.0]
+    look, place = drawer(64), np.float32([3.3, 5.5, 0.0])
+
+    def green(targets, place=place):
+        picture = np.asarray(look(hall(targets), *place), int)
+        return ((picture[..., 1] > 1.3 * picture[..., 2]) & ~frame(64)).sum()
+
+    alone, hidden = green([far, behind]), green([[4.5, 5.5], behind])
+    assert alone > 40 and hidden < 0.3 * alone
+    assert green([[4.5, 5.5], behind], place + np.float32([0, 0, np.pi])) == 0
+
+
+def test_other_sizes_show_the_same():
+    """128 pixels a side, averaged in fours, are nearly the 64."""
+    maze = hall([[5.5, 5.0], [6.5, 6.5]])
+    place = np.float32([3.0, 5.5, 0.1])
+    small = np.asarray(drawer(64)(maze, *place), float)
+    large = np.asarray(drawer(128)(maze, *place), float)
+    assert small.shape == (64, 64, 3) and large.shape == (128, 128, 3)
+    halved = large.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+    assert np.abs(halved - small)[4:-4, 4:-4].mean() < 5
+
+
+def test_the_sky_gets_brighter_upwards():
+    colours = sky(camera_of(64, 2))
+    assert (np.diff(colours[:27, 32], axis=0) < 0).all()
+    np.testing.assert_allclose(colours[27, 32] / [102, 153, 204], 0.5, atol=0.02)
+
+
+def test_levels_of_detail():
+    """Each is the mean of the one before; the coarsest has the colours that were measured."""
+    pyramid = textures.pyramid(256)
+    assert len(pyramid) == textures.offset(1, 256) + textures.COUNT
+    blue = [pyramid[textures.offset(1, 256)] >> shift & 255 for shift in (0, 8, 16)]
+    assert blue == [32, 116, 177]
+    for size in (256, 16):
+        begin = textures.offset(size, 256)
+        fine = pyramid[begin : begin + textures.COUNT * size * size] & 255
+        half = textures.offset(size // 2, 256)
+        coarse = pyramid[half : half + textures.COUNT * size * size // 4] & 255
+        means = fine.reshape(textures.COUNT, size // 2, 2, size // 2, 2).mean(axis=(2, 4))
+        assert np.abs(means.ravel() - coarse).max() <= 1
