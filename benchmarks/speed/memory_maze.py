@@ -3,13 +3,13 @@
     python -m benchmarks.speed.memory_maze
     python -m benchmarks.speed.memory_maze --sizes 9 --envs 64 --original 9=51 15=32
 
-Random actions with everything an agent pays for: motion, touches, pictures, and auto-resets with new
-mazes (`JaxVectorEnv`). The environments' clocks are spread over an episode, so that resets come as
-often as in a long run. Compiling is not counted; the cases take turns, medians over the rounds.
+Random actions with everything an agent pays for: motion, touches, pictures, and auto-resets with
+new mazes (`JaxVectorEnv`). The environments' clocks are spread over an episode, so that resets come
+as often as in a long run. Compiling is not counted; the cases take turns, medians over the rounds.
 
 - without: the same without pictures (one small drawing from above, the least there is), which tells
   what share of the time the picture takes.
-- `--original size=frames`: frames a second of the original, to print how many times as fast ours is.
+- `--original size=frames`: frames a second of the original, to print by how much ours is faster.
 
 Targets: 250 times the original's process at 9 × 9 and 240 times at 15 × 15.
 """
