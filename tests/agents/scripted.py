@@ -171,6 +171,11 @@ def assert_trees_close(a, b, **tolerance):
         np.testing.assert_allclose(x, y, **tolerance, err_msg=jax.tree_util.keystr(path))
 
 
+def scalars(metrics):
+    """The metrics of an iteration but for those that say when episodes began: bookkeeping, [B]."""
+    return {name: x for name, x in metrics.items() if not name.startswith("starts/")}
+
+
 def assert_one_trajectory(agent, state, iteration):
     """Training, acting and evaluating in the agent's `Recording` take the same actions, and acting
     ends with training's carry: all see the same observations, resets and carries.

@@ -14,7 +14,7 @@ from ssmrl.training.evaluation import Evaluator
 from tests.agents import probes
 from tests.agents.dreamer.cases import small_config
 from tests.agents.dreamer.test_dreamer import small_agent as small_dreamer
-from tests.agents.scripted import small_agent, start
+from tests.agents.scripted import scalars, small_agent, start
 from tests.compiling import quick_jit
 
 CREW = probes.Crew().action_space(None)
@@ -68,7 +68,7 @@ def test_dreamer_stores_and_hands_over_every_part():
     assert is_action_of(CREW, agent.initialize_carry(3).action, (3,))
     after, metrics = jax.eval_shape(agent.iteration, state)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    assert all(x.shape == () for x in metrics.values())
+    assert all(x.shape == () for x in scalars(metrics).values())
     _, batch = jax.eval_shape(agent.replay.sample, state.replay, jax.random.key(0))
     assert is_action_of(CREW, batch.action, (8, 4))
 
@@ -100,5 +100,5 @@ def test_dreamer_learns_from_actions_of_parts(options):
     state, iteration = quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
     for _ in range(3):
         state, metrics = iteration(state)
-    assert all(np.isfinite(v) for k, v in metrics.items() if not k.startswith("episode"))
+    assert all(np.isfinite(v) for k, v in scalars(metrics).items() if "episode_" not in k)
     assert metrics["updates"] > 0

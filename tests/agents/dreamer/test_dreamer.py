@@ -20,7 +20,7 @@ from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.loop import over_seeds, seed_keys
 from tests.agents import probes
 from tests.agents.dreamer.cases import MEMORIES, random_like, small_config
-from tests.agents.scripted import Scripted, assert_trees_close, flags
+from tests.agents.scripted import Scripted, assert_trees_close, flags, scalars
 from tests.compiling import quick_jit
 from tests.training.test_checkpoint import bits
 
@@ -145,8 +145,8 @@ def test_it_learns_once_there_is_a_window():
         # The buffer holds 8 steps after the first iteration, and a window has 12.
         assert changed == (len(rows) > 1)
         assert metrics["updates"] == (agent.config.updates_per_iteration if changed else 0)
-    assert all(x.shape == () and x.dtype == jnp.float32 for x in metrics.values())
-    finite = [v for k, v in metrics.items() if not k.startswith("episode")]
+    assert all(x.shape == () and x.dtype == jnp.float32 for x in scalars(metrics).values())
+    finite = [v for k, v in scalars(metrics).items() if not k.startswith("episode")]
     assert np.isfinite(finite).all()
     assert metrics["loss/total"] != 0 and rows[0]["loss/total"] == 0
     assert rows[0]["episodes"] == (TERMINATED | TRUNCATED).sum()
@@ -251,7 +251,7 @@ def test_all_kinds_learn_without_a_nan(memory, options):
     state, iteration = quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
     for _ in range(3):
         before, (state, metrics) = state, iteration(state)
-    assert all(np.isfinite(v) for k, v in metrics.items() if not k.startswith("episode"))
+    assert all(np.isfinite(v) for k, v in scalars(metrics).items() if "episode_" not in k)
     assert metrics["updates"] > 0
     if agent.config.replay_context:
         # The first two iterations' steps, whose carries only the third's update can change.
