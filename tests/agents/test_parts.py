@@ -47,7 +47,7 @@ OWN = {
 @pytest.fixture(scope="module", params=["ppo", "dreamer"])
 def agent(request):
     name = request.param
-    env = make_vector("gymnax/pendulum", 2)
+    env = make_vector("popgym/position_only_pendulum_easy", 2)
     config = agent_config(name)(num_envs=2, **SMALL[name])
     memory = memory_config("gru")()
     made = make_agent(config, memory, env, total_steps=1000, skip_nonfinite=False)
