@@ -206,16 +206,7 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
             colour = frame_colour(state.colours[state.current]).astype(jnp.uint8)
             picture = jnp.where(frame(params.picture_size)[..., None], colour, picture)
         else:
-            picture = draw(
-                maze,
-                body.x,
-                body.y,
-                body.heading,
-                state.colours,
-                state.current,
-                params.picture_size,
-                QUALITIES[params.quality],
-            )
+            picture = _first_person(state, params.picture_size, params.quality)
         if path is not None:
             picture = overlay_map(picture, maze, body, path)
         if not params.extra_observations:
@@ -247,16 +238,7 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
     def render(self, state: EnvState, params: EnvParams) -> UInt8[Array, "H W 3"]:
         """The agent's view beside the maze from above, with the way to the target in dots."""
         body, maze = state.body, state.maze
-        view = draw(
-            maze,
-            body.x,
-            body.y,
-            body.heading,
-            state.colours,
-            state.current,
-            _RENDERED,
-            QUALITIES["good"],
-        )
+        view = _first_person(state, _RENDERED, "good")
         path = shortest_path(maze, body, state.current)
         return side_by_side(view, draw_above(maze, body, state.colours, _RENDERED, path))
 
@@ -265,3 +247,10 @@ def next_target(key: PRNGKeyArray, touched: Leaf, current: Leaf) -> Leaf:
     """Uniformly one of those not touched; the current one where there is no other."""
     lots = jnp.where(touched, -1.0, jax.random.uniform(key, touched.shape))
     return jnp.where(jnp.all(touched), current, jnp.argmax(lots))
+
+
+def _first_person(state: EnvState, size: int, quality: str) -> UInt8[Array, "H W 3"]:
+    """What the agent sees, with the frame."""
+    body, colours = state.body, state.colours
+    where = body.x, body.y, body.heading
+    return draw(state.maze, *where, colours, state.current, size, QUALITIES[quality])
