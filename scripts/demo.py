@@ -14,7 +14,7 @@ from pathlib import Path
 from ssmrl.experiment import COMPONENTS, train
 from ssmrl.training.cli import compose_training, run_command
 from ssmrl.training.config import EnvConfig, EvaluateConfig
-from ssmrl.training.runner import evaluate_run, print_evaluation, print_videos
+from ssmrl.training.run_evaluation import evaluate_run, print_evaluation, print_videos
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EXPERIMENT = "experiment=demo"

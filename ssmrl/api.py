@@ -82,7 +82,7 @@ def train(
         RunError: the run cannot start or go on; the message is one line that says why.
     """
     from ssmrl.training.cli import compose_training
-    from ssmrl.training.runner import run_training
+    from ssmrl.training.run_training import run_training
 
     recorded = import_modules(imports, option="imports:")
     components = _components(env=env, memory=memory)
@@ -191,7 +191,7 @@ class Run:
             UsageError: an unknown option, or an environment that does not fit.
             RunError: there is no checkpoint that can be read.
         """
-        from ssmrl.training.runner import evaluate_run
+        from ssmrl.training.run_evaluation import evaluate_run
 
         components, name = self._components, "run"
         if isinstance(env, str):
@@ -227,7 +227,7 @@ class Run:
             RunError: there is no checkpoint that can be read.
         """
         from ssmrl.policy import Policy
-        from ssmrl.training.runner import load_run
+        from ssmrl.training.loading import load_run
 
         seeds = self.config["seeds"]
         if not 0 <= seed_index < seeds:
@@ -252,7 +252,8 @@ class Run:
         Raises:
             RunError: as in `train`.
         """
-        from ssmrl.training.runner import config_from_dict, run_training
+        from ssmrl.training.loading import config_from_dict
+        from ssmrl.training.run_training import run_training
 
         config = config_from_dict(self.config, self._components, where=str(self.path))
         steps = config.total_steps if total_steps is None else total_steps

@@ -36,8 +36,8 @@ COMPONENTS = Components(
 
 
 def train(config: Any, **options: Any) -> Any:
-    """Train as a `TrainConfig` says; see `ssmrl.training.runner.run_training`."""
-    from ssmrl.training.runner import run_training
+    """Train as a `TrainConfig` says; see `ssmrl.training.run_training.run_training`."""
+    from ssmrl.training.run_training import run_training
 
     return run_training(config, COMPONENTS, **options)
 
@@ -76,7 +76,7 @@ def diagnose(config: Any) -> Path:
 
 
 def load_run(path: str | Path, **options: Any) -> Any:
-    """Read a run back; see `ssmrl.training.runner.load_run`."""
-    from ssmrl.training.runner import load_run
+    """Read a run back; see `ssmrl.training.loading.load_run`."""
+    from ssmrl.training.loading import load_run
 
     return load_run(path, COMPONENTS, **options)

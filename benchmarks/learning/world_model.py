@@ -26,9 +26,10 @@ from benchmarks.harness import machine_info, print_table, write_json
 from ssmrl.experiment import COMPONENTS, train
 from ssmrl.training.cli import compose_training
 from ssmrl.training.config import EnvConfig, EvaluateConfig
+from ssmrl.training.loading import as_dict, make_venv
 from ssmrl.training.plotting import group_runs, plot_curves, read_curves
 from ssmrl.training.run import RunFolder
-from ssmrl.training.runner import as_dict, evaluate_run, make_venv
+from ssmrl.training.run_evaluation import evaluate_run
 
 ROOT = Path(__file__).parents[2]
 

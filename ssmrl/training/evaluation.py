@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssmrl.training.agent import Agent
+from ssmrl.training.config import TrainConfig
 from ssmrl.training.devices import compiler_options
 
 _CHUNK = 128  # Steps per dispatch: long enough to hide its cost, short beside most episodes.
@@ -358,3 +359,33 @@ def evaluate(
         greedy: the policy's mode rather than a draw.
     """
     return Evaluator(agent, venv, episodes=episodes, greedy=greedy)(state, key)
+
+
+def evaluate_seeds(
+    evaluator: Callable[[Any, jax.Array], EvaluationResult],
+    config: TrainConfig,
+    state: Any,
+    key_of: Callable[[int], jax.Array],
+) -> list[EvaluationResult]:
+    """Evaluate every seed of a run on episodes of its own.
+
+    Args:
+        evaluator: plays them, an `Evaluator`.
+        config: of the run; says which seeds.
+        state: of all seeds, as the loop has it.
+        key_of: a trained seed's key. With one key for all, the seeds would meet the same episodes,
+            their returns would rise and fall together, and intervals that take them as independent
+            would be too narrow.
+
+    Returns:
+        One result for each seed, in order.
+    """
+    return [
+        evaluator(one_seed(state, i, config.seeds), key_of(config.seed + i))
+        for i in range(config.seeds)
+    ]
+
+
+def one_seed(state: Any, index: int, seeds: int) -> Any:
+    """The state of the seed at ``index``, without the axis that several seeds have."""
+    return state if seeds == 1 else jax.tree.map(lambda leaf: leaf[index], state)

@@ -29,6 +29,9 @@ EPISODES = "episodes.jsonl"
 CURVE, EVALUATIONS, VIDEOS = "curve.png", "eval.json", "video"
 LOCK, TRACEBACK = "lock", "traceback.txt"
 
+RUNS = Path("runs")
+"""Where new runs are kept, from the current folder."""
+
 # What decides the state's shape or its bits: a run is resumed only with these unchanged.
 _IDENTITY = ("agent", "memory", "env", "seed", "seeds", "init_from", "init_parts")
 _IDENTITY_BEFORE: dict[str, Any] = {

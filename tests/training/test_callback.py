@@ -7,7 +7,7 @@ import pytest
 
 from ssmrl.training.errors import StopTraining
 from ssmrl.training.run import read_metrics
-from ssmrl.training.runner import run_training
+from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB
 
 

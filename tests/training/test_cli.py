@@ -239,14 +239,12 @@ def test_a_failed_job_does_not_end_the_sweep(capsys):
 
 
 def test_a_job_with_a_fault_does_not_end_the_sweep(capsys, monkeypatch):
-    from ssmrl.training import runner
-
     def run_training(config, *arguments, **options):
         if config.seed == 0:
             raise ZeroDivisionError("a fault")
         return type("Result", (), {"exit_code": 0})
 
-    monkeypatch.setattr(runner, "run_training", run_training)
+    monkeypatch.setattr("ssmrl.training.run_training.run_training", run_training)
     assert train("-m", "seed=0,1") == 1
     error = capsys.readouterr().err
     assert "Traceback" in error
@@ -260,15 +258,13 @@ def test_a_job_with_a_fault_does_not_end_the_sweep(capsys, monkeypatch):
 
 
 def test_a_job_that_was_told_to_stop_ends_the_sweep(monkeypatch):
-    from ssmrl.training import runner
-
     seeds = []
 
     def run_training(config, *arguments, **options):
         seeds.append(config.seed)
         return type("Result", (), {"exit_code": 128 + 15})
 
-    monkeypatch.setattr(runner, "run_training", run_training)
+    monkeypatch.setattr("ssmrl.training.run_training.run_training", run_training)
     assert train("-m", "seed=0,1") == 143
     assert seeds == [0]
 
@@ -383,8 +379,6 @@ def test_several_seeds_have_a_row_each(capsys):
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("no pygame"), OSError(28, "disk full")])
 def test_a_video_that_fails_leaves_the_evaluation(error, capsys, monkeypatch):
-    from ssmrl.training import runner
-
     assert train("run_dir=here") == 0
 
     def fail(*arguments, **options):
@@ -393,7 +387,7 @@ def test_a_video_that_fails_leaves_the_evaluation(error, capsys, monkeypatch):
         assert len(yaml.safe_load(Path("here/eval.json").read_text())) == 1
         raise error
 
-    monkeypatch.setattr(runner, "record_episode", fail)
+    monkeypatch.setattr("ssmrl.training.run_evaluation.record_episode", fail)
     arguments = ["run=here", "episodes=4", "num_envs=2", "video=true"]
     assert evaluate_command(arguments, STUB, CONFIGS) == 1
     assert f"no video: {type(error).__name__}: {error}" in capsys.readouterr().out

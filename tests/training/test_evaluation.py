@@ -20,7 +20,7 @@ from ssmrl.training.evaluation import (
     info_means,
     summarise,
 )
-from ssmrl.training.runner import build_agent
+from ssmrl.training.loading import build_agent
 from tests.training.stub import STUB, StubVectorEnv
 
 

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssmrl.training import runner
 from ssmrl.training.config import WandbConfig, check_ranges
 from ssmrl.training.errors import RunError
+from ssmrl.training.loading import as_dict
 from ssmrl.training.loggers import make_logger
 from ssmrl.training.run import RunFolder
+from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB
 
 
@@ -64,7 +65,8 @@ def test_no_logger_speaks_for_a_run_that_another_process_trains(make_config, rec
     """Online, wandb would take the second process's end for the run's."""
     config = make_config(resume=True)
     run = RunFolder("runs/test")
-    run.create(runner.as_dict(config))
-    monkeypatch.setattr(runner, "make_logger", lambda *_: pytest.fail("a logger was made"))
+    run.create(as_dict(config))
+    target = "ssmrl.training.run_training.make_logger"
+    monkeypatch.setattr(target, lambda *_: pytest.fail("a logger was made"))
     with run.lock(), pytest.raises(RunError, match="is being trained by process"):
-        runner.run_training(config, STUB, reporter=record)
+        run_training(config, STUB, reporter=record)

@@ -18,10 +18,10 @@ from ssmrl.training import loop as loop_module
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.errors import NonFiniteError, RunError
 from ssmrl.training.evaluation import EvaluationStoppedError
+from ssmrl.training.loading import build_agent
 from ssmrl.training.loop import TrainResult, train
 from ssmrl.training.progress import format_time_left
 from ssmrl.training.run import RunFolder, read_metrics
-from ssmrl.training.runner import build_agent
 from tests.training.stub import STUB, StubAgent
 from tests.training.test_checkpoint import bits
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ssmrl.training.checkpoint import Checkpointer
+from ssmrl.training.loading import build_agent, config_from_dict
 from ssmrl.training.loop import abstract_state
 from ssmrl.training.run import RunFolder
-from ssmrl.training.runner import build_agent, config_from_dict
 from tests.training.stub import STUB
 from tests.training.test_checkpoint import bits
 from tests.training.test_loop import lines_of

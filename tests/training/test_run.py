@@ -15,9 +15,11 @@ import pytest
 
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.errors import RunError
+from ssmrl.training.failures import explained_failures
 from ssmrl.training.progress import LiveReporter, PlainReporter, format_duration
 from ssmrl.training.run import MetricsFile, RunFolder, new_run_path, read_metrics, write_atomically
-from ssmrl.training.runner import evaluate_run, explained_failures, run_training
+from ssmrl.training.run_evaluation import evaluate_run
+from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB, StubVectorEnv
 from tests.training.stub_train import ROOT
 
@@ -238,7 +240,7 @@ def test_without_a_checkpoint_or_a_place_for_the_traceback(monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ssmrl.training.runner.write_atomically", full)
+    monkeypatch.setattr("ssmrl.training.failures.write_atomically", full)
     message = r"step 45; there is no checkpoint$"
     with pytest.raises(RunError, match=message), explained_failures(failed_venv(), RunFolder("r")):
         raise RuntimeError("INTERNAL: pages\nof it")
@@ -264,7 +266,7 @@ def test_a_training_is_explained(make_config, record, monkeypatch):
         raise RuntimeError("INTERNAL: pages\nof it")
 
     monkeypatch.setattr(StubVectorEnv, "failure", failed_venv().failure, raising=False)
-    monkeypatch.setattr("ssmrl.training.runner.train", train)
+    monkeypatch.setattr("ssmrl.training.run_training.train", train)
     with pytest.raises(RunError, match="^the motor is on fire; raised by e"):
         run_training(make_config(), STUB, reporter=record)
 
@@ -276,7 +278,7 @@ def test_an_evaluation_is_explained(make_config, record, monkeypatch):
         raise RuntimeError("INTERNAL: pages\nof it")
 
     monkeypatch.setattr(StubVectorEnv, "failure", failed_venv().failure, raising=False)
-    monkeypatch.setattr("ssmrl.training.runner.evaluate_seeds", evaluate_seeds)
+    monkeypatch.setattr("ssmrl.training.run_evaluation.evaluate_seeds", evaluate_seeds)
     config = EvaluateConfig(run="runs/test", env=EnvConfig(name="run"))
     with pytest.raises(RunError, match="^the motor is on fire; raised by e, .* is of step 20; "):
         evaluate_run(config, STUB)

@@ -12,9 +12,10 @@ import pytest
 
 from ssmrl.training import streams
 from ssmrl.training.config import EnvConfig, EvaluateConfig
-from ssmrl.training.evaluation import EvaluationResult, Evaluator, summarise
+from ssmrl.training.evaluation import EvaluationResult, Evaluator, evaluate_seeds, summarise
 from ssmrl.training.loop import seed_keys
-from ssmrl.training.runner import evaluate_run, evaluate_seeds, run_training
+from ssmrl.training.run_evaluation import evaluate_run
+from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB, StubAgent, StubConfig, StubMemoryConfig, StubVectorEnv
 
 

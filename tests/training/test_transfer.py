@@ -11,8 +11,10 @@ import pytest
 
 from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.loading import build_agent
 from ssmrl.training.loop import init_state
-from ssmrl.training.runner import build_agent, check_spaces, run_training
+from ssmrl.training.run_evaluation import check_spaces
+from ssmrl.training.run_training import run_training
 from ssmrl.training.transfer import covers, make_transfer, same_kind, same_scale
 from tests.training.stub import STUB, StubAgent
 from tests.training.test_checkpoint import bits

@@ -13,7 +13,8 @@ import pytest
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.evaluation import Evaluator
 from ssmrl.training.run import read_metrics
-from ssmrl.training.runner import evaluate_run, print_evaluation, run_training
+from ssmrl.training.run_evaluation import evaluate_run, print_evaluation
+from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB, StubAgent, StubVectorEnv
 
 

@@ -95,7 +95,7 @@ def _train(arguments: list[str], components: Components, config_dir: Path) -> in
         print(help_text(composer, arguments, "Train an agent: train.py [key=value ...] [-m]"))
         return 0
     line = check_arguments(composer, _expand_run(arguments))
-    from ssmrl.training.runner import run_training
+    from ssmrl.training.run_training import run_training
 
     sweep = _Sweep(line)
 
@@ -146,9 +146,9 @@ class _Sweep:
             return config
         from hydra.core.hydra_config import HydraConfig
 
+        from ssmrl.training.loading import as_dict
         from ssmrl.training.plotting import RUNS_OF_A_SWEEP
-        from ssmrl.training.run import new_run_path, run_label
-        from ssmrl.training.runner import RUNS, as_dict
+        from ssmrl.training.run import RUNS, new_run_path, run_label
 
         if config.run_dir is None and not config.resume:
             path = new_run_path(RUNS, run_label(as_dict(config)))
@@ -270,7 +270,7 @@ def _evaluate(arguments: list[str], components: Components, config_dir: Path) ->
     )
     if config is None:
         return 0
-    from ssmrl.training.runner import evaluate_run, print_evaluation, print_videos
+    from ssmrl.training.run_evaluation import evaluate_run, print_evaluation, print_videos
 
     record = evaluate_run(config, components, warn=say, show=print_evaluation)
     print_videos(record)

@@ -1,0 +1,210 @@
+"""An evaluation of a run: its checkpoint played, the record kept, printed, and filmed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ssmrl.training import streams
+from ssmrl.training.agent import PredictingAgent
+from ssmrl.training.components import Components
+from ssmrl.training.config import EnvConfig, EvaluateConfig, check_ranges
+from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.evaluation import Evaluator, evaluate_seeds, summarise
+from ssmrl.training.failures import explained_failures, reason
+from ssmrl.training.loading import LoadedRun, load_run, make_venv
+from ssmrl.training.loop import longest_episode
+from ssmrl.training.prediction_video import record_prediction
+from ssmrl.training.run import read_metrics, write_atomically
+from ssmrl.training.transfer import covers, same_kind
+from ssmrl.training.video import record_episode
+
+
+def evaluate_run(
+    config: EvaluateConfig,
+    components: Components,
+    *,
+    warn: Any = None,
+    show: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint of a run, and append the result to its eval.json.
+
+    Every seed of the run plays ``config.episodes`` episodes. A video is made afterwards, so that
+    one that fails loses nothing; the record then says why under ``"no_video"``.
+
+    Args:
+        config: what to evaluate, and how; ``env.name == "run"`` means the run's own environment.
+        components: where agents, memories and environments come from.
+        warn: called with a line for each damaged checkpoint that was passed over.
+        show: called with the record before a video is made.
+
+    Returns:
+        The record that was appended: JSON values. Several seeds have a row each under ``"seeds"``.
+
+    Raises:
+        RunError: the run cannot be loaded, the environment does not fit it, or eval.json cannot
+            be written.
+    """
+    check_ranges(config)
+    loaded = load_run(config.run, components, step=config.step, warn=warn)
+    env = _evaluation_env(config.env, loaded.config.env)
+    venv = make_venv(components, env, min(config.num_envs, config.episodes))
+    check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
+    evaluator = Evaluator(
+        loaded.agent,
+        venv,
+        episodes=config.episodes,
+        greedy=config.greedy,
+        max_steps=config.max_steps,
+    )
+    longest = longest_episode(read_metrics(loaded.run.metrics))
+    play = partial(evaluator, longest_seen=longest)
+    key_of = partial(streams.evaluation_key, config.seed)
+    with explained_failures(venv, loaded.run):
+        results = evaluate_seeds(play, loaded.config, loaded.state, key_of)
+    record = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "run": str(config.run),
+        "step": loaded.step,
+        "env": env.name,
+        "seed": config.seed,
+        "greedy": config.greedy,
+        "max_steps": evaluator.limit(longest),
+        **summarise(results),
+    }
+    if len(results) > 1:
+        record["seeds"] = [
+            {"seed": loaded.config.seed + i, **summarise([result])}
+            for i, result in enumerate(results)
+        ]
+    _append_record(loaded.run.evaluations, record)
+    if show is not None:
+        show(record)
+    if config.video:
+        record |= _record_videos(config, components, loaded, env)
+        _append_record(loaded.run.evaluations, record, instead=True)
+    return record
+
+
+def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
+    """The environment to play: the run's own, or another seen through the run's observations."""
+    if asked.name == "run":
+        return dataclasses.replace(trained, kwargs={**trained.kwargs, **asked.kwargs})
+    flags = ("previous_action", "previous_reward", "first_flag")
+    return dataclasses.replace(
+        asked, **{name: getattr(asked, name) or getattr(trained, name) for name in flags}
+    )
+
+
+def check_spaces(venv: Any, trained: Any, name: str) -> None:
+    """Raise UsageError unless what was trained in one environment can act in another.
+
+    Observations and actions must be of the same kind (`same_kind`). An environment may show numbers
+    beyond the bounds that the run knew, and may allow actions that the run never takes; but it must
+    allow all those that the run can take, which are squashed into the bounds it was trained with.
+    """
+    for what in ("observation", "action"):
+        there, here = getattr(venv, f"{what}_space"), getattr(trained, f"{what}_space")
+        if not same_kind(there, here):
+            raise UsageError(f"env={name}: its {what}s are {there}, the run's are {here}")
+    there, here = venv.action_space, trained.action_space
+    if not covers(there, here):
+        raise UsageError(
+            f"env={name}: its actions are {there}, and the run's reach beyond them: {here}"
+        )
+
+
+def _append_record(path: Path, record: dict[str, Any], *, instead: bool = False) -> None:
+    """eval.json is a list; a damaged one is refused rather than overwritten.
+
+    Args:
+        path: of eval.json.
+        record: the new entry.
+        instead: it takes the place of the last one.
+    """
+    try:
+        records = json.loads(path.read_text()) if path.exists() else []
+        if not isinstance(records, list):
+            raise ValueError("not a list")
+    except ValueError as error:
+        raise RunError(f"{path} is not a list of evaluations ({error}); move it away") from error
+    with _writing(path):
+        kept = records[:-1] if instead else records
+        write_atomically(path, json.dumps([*kept, record], indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _record_videos(
+    config: EvaluateConfig, components: Components, loaded: LoadedRun, env: EnvConfig
+) -> dict[str, str]:
+    """The files that were written under ``"video"`` and ``"prediction"``, and under ``"no_video"``
+    what was in the way."""
+    path = loaded.run.videos / f"{env.name.replace('/', '.')}-{loaded.step}"
+    key = streams.video_key(config.seed, loaded.config.seed)
+    state, made = loaded.seed_state(0), {}
+
+    def note(text: str) -> None:
+        made["no_video"] = text
+
+    try:
+        one = make_venv(components, env, 1)
+        greedy = config.greedy
+        file = record_episode(loaded.agent, state, one, path, key=key, greedy=greedy, warn=note)
+        made["video"] = str(file)
+        if isinstance(loaded.agent, PredictingAgent):
+            path, context = path.with_name(f"{path.name}-prediction"), config.video_context
+            file = record_prediction(loaded.agent, state, one, path, key=key, context=context)
+            made["prediction"] = str(file)
+    except Exception as error:
+        # Whatever it was: pygame is missing, a renderer finds no display, the disk is full.
+        what = "no prediction" if "video" in made else "no video"
+        note(f"{what}: {reason(error)}")
+    return made
+
+
+def print_evaluation(record: dict[str, Any]) -> None:
+    """The record as a table, with a column for each seed where there are several."""
+    table = Table(title=record["env"])
+    table.add_column("return")
+    table.add_column(f"{record['episodes']} episodes", justify="right")
+    for name in ("mean", "iqm"):
+        table.add_row(name, _with_interval(record, name))
+    for name in ("median", "min", "max"):
+        table.add_row(name, f"{record[name]:.4f}")
+    table.add_row("steps an episode", f"{record['length']:.1f}")
+    for name, own in record.get("info", {}).items():
+        table.add_row(f"info/{name}, mean", _with_interval(own, "mean"))
+    for row in record.get("seeds", ()):
+        table.add_row(f"seed {row['seed']}, mean", _with_interval(row, "mean"))
+    if record["unfinished"]:
+        table.add_row(f"not ended after {record['max_steps']:,} steps", str(record["unfinished"]))
+    print(f"{record['run']}, step {record['step']:,}")
+    Console().print(table)
+
+
+def _with_interval(record: dict[str, Any], name: str) -> str:
+    low, high = record[f"{name}_interval"] or (float("nan"), float("nan"))
+    return f"{record[name]:.4f}  [{low:.4f}, {high:.4f}]"
+
+
+def print_videos(record: dict[str, Any]) -> None:
+    """The files that a record names, and why one is missing."""
+    for name in ("video", "prediction", "no_video"):
+        if name in record:
+            print(record[name])

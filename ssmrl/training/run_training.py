@@ -1,0 +1,260 @@
+"""A training from its configuration to the end of its run."""
+
+from __future__ import annotations
+
+import math
+import operator
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssmrl.training import streams
+from ssmrl.training.agent import NotingAgent
+from ssmrl.training.components import Components
+from ssmrl.training.config import TrainConfig, check_ranges
+from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.evaluation import Evaluator, evaluate_seeds, info_means
+from ssmrl.training.failures import explained_failures, reason
+from ssmrl.training.fit import check_size, out_of_memory, refusals
+from ssmrl.training.loading import as_dict, build_agent, load_run, make_venv
+from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
+from ssmrl.training.loop import Evaluate, TrainResult, abstract_state, check_placement, train
+from ssmrl.training.progress import Reporter, make_reporter
+from ssmrl.training.run import RUNS, RunFolder, find_resumable, new_run_path, run_label
+from ssmrl.training.transfer import make_transfer, same_scale
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished or interrupted run: its folder, and what the loop returned."""
+
+    run: RunFolder
+    result: TrainResult
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 128 + the signal that stopped it, as shells count."""
+        return 0 if self.result.stopped_by is None else 128 + int(self.result.stopped_by)
+
+
+def run_training(
+    config: TrainConfig,
+    components: Components,
+    *,
+    overrides: tuple[str, ...] = (),
+    imports: tuple[str, ...] = (),
+    reporter: Reporter | None = None,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
+) -> RunResult:
+    """Train as the configuration says, in a run folder of its own.
+
+    Args:
+        config: the whole configuration; ``run_dir`` is filled in if it is None.
+        components: where agents, memories and environments come from.
+        overrides: what was written on the command line, recorded in config.yaml.
+        imports: the user's own modules, which are imported already; recorded likewise.
+        reporter: default: a live panel on a terminal or in a notebook, plain lines otherwise.
+        callback: called with every line of metrics; see `CallbackLogger`.
+
+    Raises:
+        RunError: with one line that says why the run cannot start or go on.
+    """
+    check_ranges(config)
+    reporter = reporter or make_reporter(plain=config.logger.name == "console")
+    agent, venv = build_agent(components, config)
+    is_host = bool(getattr(venv, "is_host", False))
+    # Before the folder is made: a run that cannot start leaves nothing behind.
+    notes = _training_notes(agent, config)
+    check_placement(agent, config, is_host=is_host)
+    with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
+        check_size(abstract_state(agent, config.seed, config.seeds), devices=config.devices)
+    check_logger(config.logger)
+    eval_venv = _training_evaluation_venv(config, components, venv) if config.eval_every else None
+    begun = _find_begun(config)
+    initialize = None
+    if config.init_from and not (begun and begun.checkpoint_steps()):
+        initialize = _prepare_transfer(config, agent, venv, components, reporter)
+    if config.resume and begun is None:
+        reporter.message("nothing to resume: starting a new run")
+    run = begun or _make_folder(config, overrides, imports)
+    reporter.message(f"run: {run.path}")
+    for note in notes:
+        reporter.message(note)
+    with run.lock():  # Or a run that is being trained would be ended in its logger's eyes.
+        logger = make_logger(config.logger, run.path, as_dict(config))
+    if callback is not None:
+        logger = CallbackLogger(logger, callback)
+    evaluate = None
+    if eval_venv is not None:
+        evaluate = _training_evaluation(agent, config, eval_venv, run, reporter)
+    try:
+        with out_of_memory(), explained_failures(venv, run):
+            result = train(
+                agent,
+                config,
+                run,
+                reporter=reporter,
+                logger=logger,
+                evaluate=evaluate,
+                initialize=initialize,
+                is_host=is_host,
+            )
+    finally:
+        logger.close()
+    _draw_curve(run, reporter)
+    _say_goodbye(run, config, result, reporter)
+    return RunResult(run, result)
+
+
+def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
+    """What the agent, if it is a `NotingAgent`, has to say before a training."""
+    if not isinstance(agent, NotingAgent):
+        return []
+    try:
+        return agent.training_notes(config.seeds)
+    except ValueError as error:
+        raise UsageError(f"agent={config.agent.name}: {error}") from error
+
+
+def _training_evaluation_venv(config: TrainConfig, components: Components, training: Any) -> Any:
+    """Environments for evaluations alone: those of training are in use, and a host environment has
+    one state.
+
+    Raises:
+        UsageError: they cannot be made, or an object that was handed over is all that there is.
+    """
+    venv = make_venv(components, config.env, min(config.eval_episodes, config.agent.num_envs))
+    inside, of_training = (getattr(v, "unwrapped", v) for v in (venv, training))
+    if inside is of_training and getattr(venv, "is_host", False):
+        raise UsageError(
+            f"eval_every={config.eval_every}: evaluations would step the very environments that "
+            "training is in the middle of; hand over a function of the number of environments, "
+            "which makes others"
+        )
+    return venv
+
+
+def _find_begun(config: TrainConfig) -> RunFolder | None:
+    """The run that ``config`` continues; None where it begins a new one."""
+    if not config.resume:
+        return None
+    settings = as_dict(config)
+    path = Path(config.run_dir) if config.run_dir else find_resumable(RUNS, settings)
+    run = None if path is None else RunFolder(path)
+    if run is None or not run.exists():
+        return None
+    run.check_resumable(settings)
+    return run
+
+
+def _prepare_transfer(
+    config: TrainConfig, agent: Any, venv: Any, components: Components, reporter: Reporter
+) -> Callable[[Any], Any]:
+    """What puts the parameters of ``config.init_from`` into a new state; says what they are.
+
+    Raises:
+        RunError: that run cannot be loaded, or does not fit.
+    """
+    where = str(config.init_from)
+    source = load_run(where, components, warn=reporter.message)
+    if not config.init_parts:
+        there = make_venv(components, source.config.env, 1)
+        # The new agent scales to its own bounds: the same parameters would do something else.
+        fits = {"observation": same_scale, "action": operator.eq}
+        for what, fit in fits.items():
+            ours, theirs = getattr(venv, f"{what}_space"), getattr(there, f"{what}_space")
+            if not fit(ours, theirs):
+                raise RunError(
+                    f"init_from={where}: its {what}s are {theirs}, and here they are {ours}; "
+                    "load what does not depend on them, e.g. init_parts=[memory]"
+                )
+    initialize, text = make_transfer(
+        source.agent,
+        source.state,
+        source.config.seeds,
+        agent,
+        abstract_state(agent, config.seed, config.seeds),
+        config.seeds,
+        config.init_parts,
+        where,
+    )
+    reporter.message(f"from {where}, step {source.step:,}: {text}")
+    return initialize
+
+
+def _make_folder(
+    config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...]
+) -> RunFolder:
+    """A new folder, as named or under ``runs/``."""
+    settings = as_dict(config)
+    run = RunFolder(config.run_dir or new_run_path(RUNS, run_label(settings)))
+    run.create(settings, overrides, imports)
+    return run
+
+
+def _training_evaluation(
+    agent: Any, config: TrainConfig, venv: Any, run: RunFolder, reporter: Reporter
+) -> Evaluate:
+    """What the loop calls, on environments of its own: the same draws at each resume."""
+    evaluator = Evaluator(
+        agent, venv, episodes=config.eval_episodes, max_steps=config.eval_max_steps
+    )
+
+    def evaluate(
+        state: Any, step: int, *, longest_seen: float, should_stop: Callable[[], bool]
+    ) -> dict[str, Any]:
+        def key_of(trained_seed: int) -> jax.Array:
+            return streams.evaluation_while_training_key(trained_seed, step)
+
+        play = partial(evaluator, longest_seen=longest_seen, should_stop=should_stop)
+        with explained_failures(venv, run):
+            results = evaluate_seeds(play, config, state, key_of)
+        if unfinished := sum(result.unfinished for result in results):
+            total, limit = sum(r.returns.size for r in results), evaluator.limit(longest_seen)
+            reporter.message(
+                f"step {step:,}: {unfinished} of {total} evaluation episodes had not ended after "
+                f"{limit:,} steps (eval_max_steps); they count with their return up to there"
+            )
+        metrics: dict[str, list[Any]] = {
+            "eval/return": [float(r.returns.mean()) for r in results],
+            "eval/length": [float(r.lengths.mean()) for r in results],
+            "eval/unfinished": [r.unfinished for r in results],
+        }
+        own = [info_means(r.info) for r in results]
+        for name in sorted({name for means in own for name in means}):
+            metrics[f"eval/info/{name}"] = [means.get(name, math.nan) for means in own]
+        return metrics if config.seeds > 1 else {name: v[0] for name, v in metrics.items()}
+
+    return evaluate
+
+
+def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
+    """curve.png, if any episode has finished; a picture that fails is not a run that fails."""
+    try:
+        from ssmrl.training.plotting import group_runs, plot_curves
+
+        plot_curves(group_runs([run.path]), run.curve)
+    except Exception as error:
+        # Whatever it was, a missing package or font: the run is there, and plot.py can be asked.
+        reporter.message(f"no {run.curve.name}: {reason(error)}")
+
+
+def _say_goodbye(
+    run: RunFolder, config: TrainConfig, result: TrainResult, reporter: Reporter
+) -> None:
+    if result.nonfinite:
+        reporter.message(f"{result.nonfinite} iterations had a non-finite metric and were skipped")
+    reporter.message(
+        f"step {result.step:,}: {result.steps_per_second:,.0f} steps/s, "
+        f"compiled in {result.compile_seconds:.1f} s"
+    )
+    if result.stopped_by is not None:
+        name = signal.Signals(result.stopped_by).name
+        reporter.message(f"stopped by {name}; the same command with run={run.path} continues")
+    elif result.step >= config.total_steps:
+        reporter.message(f"finished: {run.path}")
