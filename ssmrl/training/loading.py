@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,18 @@ def make_venv(components: Components, env: EnvConfig, num_envs: int) -> Any:
         )
     except (ValueError, TypeError, ImportError) as error:
         # ValueError and TypeError are how environments refuse options; see their own words.
-        raise UsageError(f"env={env.name}: {error}") from error
+        raise UsageError(f"env={env.name}: {_without_name(str(error), env.name)}") from error
+
+
+def _without_name(text: str, name: str) -> str:
+    """A fault of an environment, which names it, for a line that has named it already.
+
+    Args:
+        text: ``my/env, reset_env must return ...``, or ``...; raised by my/env, environment 0``.
+        name: of the environment; ``own.`` before that of an object is the configuration's.
+    """
+    own = re.escape(name.removeprefix("own."))
+    return re.sub(rf"(^|; raised by )(?:own\.)?{own}(?:, |: )", r"\1", text)
 
 
 def build_agent(components: Components, config: TrainConfig) -> tuple[Any, Any]:

@@ -132,7 +132,7 @@ def train(
     reporter: Reporter,
     logger: Logger | None = None,
     evaluate: Evaluate | None = None,
-    initialize: Callable[[Any], Any] | None = None,
+    state: Any = None,
     is_host: bool = False,
 ) -> TrainResult:
     """Train until ``config.total_steps``, from the newest whole checkpoint if ``config.resume``.
@@ -144,7 +144,7 @@ def train(
         reporter: where progress is shown.
         logger: receives every line of metrics.
         evaluate: called every ``config.eval_every`` steps.
-        initialize: what is done to the state before the first iteration; not called on a resume.
+        state: to begin with, which it takes over; None: what `init_state` gives. Not for a resume.
         is_host: the environment lives outside the state and starts afresh on a resume.
 
     Raises:
@@ -154,11 +154,11 @@ def train(
     """
     check_placement(agent, config, is_host=is_host)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run.lock())
+        stack.enter_context(run.lock(warn=reporter.message))
         checkpoints = stack.enter_context(contextlib.closing(Checkpointer(run.checkpoints)))
         loop = _Loop(agent, config, checkpoints, reporter, logger, evaluate)
         signals = stack.enter_context(StopSignals(loop.announce_stop))
-        state, step = _start(agent, config, checkpoints, reporter, is_host, initialize)
+        state, step = _start(agent, config, checkpoints, reporter, is_host, state)
         metrics_file = MetricsFile(run.metrics, keep_until=step)
         stack.enter_context(contextlib.closing(metrics_file))
         episodes_file = MetricsFile(run.episodes, keep_until=step)
@@ -173,12 +173,11 @@ def _start(
     checkpoints: Checkpointer,
     reporter: Reporter,
     is_host: bool,
-    initialize: Callable[[Any], Any] | None,
+    state: Any,
 ) -> tuple[Any, int]:
     """The state and step to go on from."""
     if not (config.resume and checkpoints.steps()):
-        state = init_state(agent, config.seed, config.seeds)
-        return state if initialize is None else initialize(state), 0
+        return init_state(agent, config.seed, config.seeds) if state is None else state, 0
     if is_host:
         # Creates the environment in this process; its arrays are then overwritten.
         jax.block_until_ready(init_state(agent, config.seed, config.seeds))
@@ -313,7 +312,7 @@ class _Loop:
         options: dict[str, Any] = {"compiler_options": compiler_options()}
         if mesh is not None:
             where = state_shardings(self.agent, mesh, state, config.seeds)
-            state = jax.device_put(state, where)
+            state = jax.device_put(state, where, donate=True)
             options |= {"in_shardings": (where,), "out_shardings": (where, None)}
         if jax.config.jax_disable_jit:
             # Nothing to compile: every operation runs by itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +44,10 @@ _VERSIONS = (
     "numpy",
     *("gymnax", "brax", "gymnasium", "popgym", "mujoco"),
 )
+
+
+# What flock says where a file system does not know it.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunFolder:
@@ -129,11 +134,15 @@ class RunFolder:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, warn: Callable[[str], Any] | None = None) -> Iterator[None]:
         """Be the only process that writes in this folder, which must exist.
 
         The operating system holds the lock for the process and lets go of it however the process
-        ends; the file stays behind and means nothing by itself.
+        ends; the file stays behind and means nothing by itself. Some file systems, of networks
+        above all, have no locks: there nothing keeps two processes apart.
+
+        Args:
+            warn: called with a line where the file system has no locks.
 
         Raises:
             RunError: another process has it, or the file cannot be written.
@@ -156,7 +165,13 @@ class RunFolder:
                     "wait for it or stop it, or choose another run_dir"
                 ) from None
             except OSError as error:
-                raise RunError(f"cannot lock {path}: {error.strerror or error}") from error
+                if error.errno not in _NO_LOCKS:
+                    raise RunError(f"cannot lock {path}: {error.strerror or error}") from error
+                if warn is not None:
+                    warn(
+                        f"the file system of {self.path} has no locks ({error.strerror}): see to "
+                        "it that no other process trains in this folder"
+                    )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()

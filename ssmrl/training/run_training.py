@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ssmrl.training import streams
 from ssmrl.training.agent import NotingAgent
@@ -23,9 +24,23 @@ from ssmrl.training.failures import explained_failures, reason
 from ssmrl.training.fit import check_size, out_of_memory, refusals
 from ssmrl.training.loading import as_dict, build_agent, load_run, make_venv
 from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
-from ssmrl.training.loop import Evaluate, TrainResult, abstract_state, check_placement, train
+from ssmrl.training.loop import (
+    Evaluate,
+    TrainResult,
+    abstract_state,
+    check_placement,
+    init_state,
+    train,
+)
 from ssmrl.training.progress import Reporter, make_reporter
-from ssmrl.training.run import RUNS, RunFolder, find_resumable, new_run_path, run_label
+from ssmrl.training.run import (
+    RUNS,
+    RunFolder,
+    find_resumable,
+    new_run_path,
+    read_metrics,
+    run_label,
+)
 from ssmrl.training.transfer import make_transfer, same_scale
 
 
@@ -76,9 +91,9 @@ def run_training(
     check_logger(config.logger)
     eval_venv = _training_evaluation_venv(config, components, venv) if config.eval_every else None
     begun = _find_begun(config)
-    initialize = None
-    if config.init_from and not (begun and begun.checkpoint_steps()):
-        initialize = _prepare_transfer(config, agent, venv, components, reporter)
+    state = None
+    if not (begun and begun.checkpoint_steps()):
+        state = _first_state(config, agent, venv, components, reporter)
     if config.resume and begun is None:
         reporter.message("nothing to resume: starting a new run")
     run = begun or _make_folder(config, overrides, imports)
@@ -101,13 +116,15 @@ def run_training(
                 reporter=reporter,
                 logger=logger,
                 evaluate=evaluate,
-                initialize=initialize,
+                state=state,
                 is_host=is_host,
             )
     finally:
         logger.close()
     _draw_curve(run, reporter)
     _say_goodbye(run, config, result, reporter)
+    if result.stopped_by is None:
+        _advise_on_endless_episodes(run, config, is_host, reporter)
     return RunResult(run, result)
 
 
@@ -150,6 +167,23 @@ def _find_begun(config: TrainConfig) -> RunFolder | None:
         return None
     run.check_resumable(settings)
     return run
+
+
+def _first_state(
+    config: TrainConfig, agent: Any, venv: Any, components: Components, reporter: Reporter
+) -> Any:
+    """What a new training begins with. Environments are reset here for the first time.
+
+    Raises:
+        RunError: they fail, it does not fit into memory, or ``config.init_from`` does not fit it.
+    """
+    initialize = None
+    if config.init_from:
+        initialize = _prepare_transfer(config, agent, venv, components, reporter)
+    with out_of_memory(), explained_failures(venv):
+        # Waited for: what a callback raises is known when its results are asked for.
+        state = jax.block_until_ready(init_state(agent, config.seed, config.seeds))
+        return state if initialize is None else initialize(state)
 
 
 def _prepare_transfer(
@@ -258,3 +292,23 @@ def _say_goodbye(
         reporter.message(f"stopped by {name}; the same command with run={run.path} continues")
     elif result.step >= config.total_steps:
         reporter.message(f"finished: {run.path}")
+
+
+def _advise_on_endless_episodes(
+    run: RunFolder, config: TrainConfig, is_host: bool, reporter: Reporter
+) -> None:
+    """Where no episode of a whole run has ended, say so, and how episodes are limited."""
+    lines = read_metrics(run.metrics)
+    counts = [line["episodes"] for line in lines if "episodes" in line]
+    if not counts or any(np.any(count) for count in counts):
+        return
+    steps = lines[-1]["step"] // config.agent.num_envs
+    limit = "truncated=True after so many steps, from its step_env"
+    if config.env.name.startswith("gymnasium/"):
+        limit = "env.kwargs.max_episode_steps=1000"
+    elif is_host:
+        limit = "gymnasium.wrappers.TimeLimit(env, 1000) where it is made"
+    reporter.message(
+        f"no episode has ended in {steps:,} steps of each environment, so there is no return to "
+        f"show: train for longer, or limit its episodes ({limit})"
+    )

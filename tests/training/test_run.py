@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -11,16 +13,22 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental import io_callback
 
 from ssmrl.training.config import EnvConfig, EvaluateConfig
-from ssmrl.training.errors import RunError
+from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.failures import explained_failures
+from ssmrl.training.loading import make_venv
+from ssmrl.training.loop import init_state
 from ssmrl.training.progress import LiveReporter, PlainReporter, format_duration
 from ssmrl.training.run import MetricsFile, RunFolder, new_run_path, read_metrics, write_atomically
 from ssmrl.training.run_evaluation import evaluate_run
 from ssmrl.training.run_training import run_training
-from tests.training.stub import STUB, StubVectorEnv
+from tests.training.stub import STUB, StubAgent, StubVectorEnv
 from tests.training.stub_train import ROOT
 
 
@@ -117,6 +125,32 @@ def test_a_folder_belongs_to_one_process_until_it_ends(tmp_path):
             assert str(os.getpid()) in Path("r/lock").read_text()
             with pytest.raises(RunError, match="is being trained"), RunFolder("r").lock():
                 pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_a_warning(number, make_config, record, monkeypatch):
+    def flock(*arguments):
+        raise OSError(number, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert run_training(make_config(total_steps=20), STUB, reporter=record).exit_code == 0
+    # Once, though the folder is locked twice.
+    assert [text for text in record.messages if "locks" in text] == [
+        "the file system of runs/test has no locks (No locks available): see to it that no other "
+        "process trains in this folder"
+    ]
+    assert read_metrics(Path("runs/test/metrics.jsonl"))
+
+
+def test_a_lock_that_fails_for_another_reason_is_refused(monkeypatch):
+    def flock(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    Path("r").mkdir()
+    monkeypatch.setattr("fcntl.flock", flock)
+    message = "^cannot lock r/lock: Input/output error$"
+    with pytest.raises(RunError, match=message), RunFolder("r").lock(pytest.fail):
+        pass
 
 
 def test_of_two_runs_that_begin_in_one_folder_one_is_refused(monkeypatch):
@@ -259,6 +293,110 @@ def test_other_errors_are_left_alone(venv, raised):
         raise raised
     assert error.value is raised
     assert not Path("r").exists()
+
+
+def test_what_cannot_begin_leaves_no_folder(make_config, record, monkeypatch):
+    """A host environment that raises at its first reset: the corrected one starts as it should."""
+
+    class Broken(StubVectorEnv):
+        is_host, failure, broken = True, None, True
+
+        def reset(self, key):
+            shape = jax.ShapeDtypeStruct((), jnp.float32)
+            zero = io_callback(self.answer, shape, ordered=True)
+            observation, state = super().reset(key)
+            return observation + zero, state
+
+        def answer(self):
+            if Broken.broken:
+                Broken.failure = failed_venv().failure
+                raise Broken.failure
+            return np.float32(0)
+
+    parts = dataclasses.replace(STUB, make_vector=lambda name, n, **options: Broken(n, **options))
+    monkeypatch.setattr(logging.getLogger("jax._src.callback"), "disabled", True)
+    with pytest.raises(RunError) as error:
+        run_training(make_config(), parts, reporter=record)
+    line = 'raise ValueError("the motor is on fire")'
+    where = Path(__file__).read_text().splitlines().index(f"            {line}") + 1
+    assert str(error.value) == (
+        f"the motor is on fire; raised by e, environment 3, step 45, at test_run.py:{where}: {line}"
+    )
+    assert not Path("runs").exists()
+    Broken.broken, Broken.failure = False, None
+    assert run_training(make_config(), parts, reporter=record).exit_code == 0
+
+
+def test_a_state_that_was_made_before_is_the_one_that_is_trained(make_config, record, monkeypatch):
+    """It is made once: a host environment need not be reset twice."""
+    made = []
+    monkeypatch.setattr(
+        "ssmrl.training.run_training.init_state", lambda *a: made.append(init_state(*a)) or made[0]
+    )
+    monkeypatch.setattr("ssmrl.training.loop.init_state", lambda *a: pytest.fail("made again"))
+    monkeypatch.setattr("ssmrl.training.run_training.abstract_state", lambda *a: {})
+    result = run_training(make_config(total_steps=20), STUB, reporter=record).result
+    assert len(made) == 1 and result.step == 20
+
+
+ENDLESS = "truncated=True after so many steps, from its step_env"
+TIME_LIMIT = "gymnasium.wrappers.TimeLimit(env, 1000) where it is made"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_host", "how"),
+    [
+        ("my/env", False, ENDLESS),
+        ("own.Env", True, TIME_LIMIT),
+        ("gymnasium/CartPole-v1", True, "env.kwargs.max_episode_steps=1000"),
+    ],
+)
+def test_episodes_that_never_end_are_spoken_of(
+    name, is_host, how, make_config, record, monkeypatch
+):
+    class Endless(StubAgent):
+        def iteration(self, state):
+            state, metrics = super().iteration(state)
+            metrics["episodes"] = metrics["starts/episodes"] = jnp.zeros((), jnp.int32)
+            return state, metrics
+
+    parts = dataclasses.replace(
+        STUB,
+        make_vector=lambda _, n, **options: StubVectorEnv(n, **options),
+        make_agent=lambda agent, memory, venv, **options: Endless(agent, memory, venv, False),
+    )
+    monkeypatch.setattr(StubVectorEnv, "is_host", is_host)
+    run_training(make_config(env={"name": name}, total_steps=100), parts, reporter=record)
+    assert record.messages[-1] == (
+        "no episode has ended in 25 steps of each environment, so there is no return to show: "
+        f"train for longer, or limit its episodes ({how})"
+    )
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_single_episode_is_enough(seeds, make_config, record):
+    run_training(make_config(total_steps=40, seeds=seeds), STUB, reporter=record)
+    assert not any("no episode" in text for text in record.messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "line"),
+    [
+        ("my/x", "my/x, reset_env must return (obs, state), got 3", "reset_env must return (obs"),
+        ("own.X", "X: observation must give a space", "observation must give a space"),
+        ("my/x", "no door; raised by my/x, environment 0, reset", "no door; raised by environment"),
+        ("my/x", "x needs 3 doors", "x needs 3 doors"),
+        ("my/x", "my/xy, step 3: reward must be finite", "my/xy, step 3"),
+    ],
+)
+def test_a_line_names_an_environment_once(name, fault, line, make_config):
+    def make_vector(*arguments, **options):
+        raise ValueError(fault)
+
+    parts = dataclasses.replace(STUB, make_vector=make_vector)
+    with pytest.raises(UsageError) as error:
+        make_venv(parts, EnvConfig(name=name), 1)
+    assert str(error.value).startswith(f"env={name}: {line}")
 
 
 def test_a_training_is_explained(make_config, record, monkeypatch):
