@@ -24,6 +24,7 @@ from jax import lax
 
 from benchmarks.harness import machine_info, print_table, write_json
 from ssmrl.experiment import COMPONENTS, train
+from ssmrl.training import streams
 from ssmrl.training.cli import compose_training
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.loading import as_dict, make_venv
@@ -268,7 +269,7 @@ def random_return(env: str, length: int | None) -> float:
         _, state = venv.reset(key)
         return lax.scan(step, state, jax.random.split(key, 2000))[1]
 
-    episode = play(jax.random.key(0))
+    episode = play(streams.benchmark_key(0))
     return float(np.asarray(episode["return"])[np.asarray(episode["done"])].mean())
 
 

@@ -76,6 +76,18 @@ def _packages(obj: Any) -> set[str]:
     return {cls.__module__.partition(".")[0] for cls in type(obj).__mro__}
 
 
+def is_users_own(env: Environment) -> bool:
+    """Whether its first steps are to be looked at: no test of this library has played them.
+
+    brax's are left out, a user's too: compiling the physics once more takes ten seconds to a
+    minute, and its spaces have no bounds. What is not finite, the first iteration finds.
+    """
+    from ssmrl.envs.adapters.gymnax import GymnaxEnvironment
+
+    inner = env.inner if isinstance(env, GymnaxEnvironment) else env
+    return type(inner).__module__.partition(".")[0] not in ("ssmrl", "gymnax")
+
+
 def _from_factory(make: Callable[..., Any], num_envs: int) -> VectorEnv:
     try:
         parameters = list(inspect.signature(make).parameters.values())
@@ -96,7 +108,9 @@ def _from_factory(make: Callable[..., Any], num_envs: int) -> VectorEnv:
             "what makes a single environment takes nothing"
         )
     if "gymnasium" in _packages(made) and not isinstance(made, Environment):
-        return _from_gymnasium(make, num_envs, made)
+        # The one that was made to look at is the first of them, and not left open beside them.
+        waiting = [made]
+        return _from_gymnasium(lambda: waiting.pop() if waiting else make(), num_envs, made)
     if callable(made) and not hasattr(made, "step"):
         raise TypeError(f"{EXPECTED}; {object_name(make)} made {made!r}")
     return from_object(made, num_envs)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -264,10 +266,10 @@ def make_vector(
     num_envs = check_num_envs(num_envs)
     if not isinstance(name, str):
         # Here, as it needs the adapters, and they this module.
-        from ssmrl.envs.objects import from_object
+        from ssmrl.envs.objects import from_object, is_users_own
 
         venv = from_object(name, num_envs, **kwargs)
-        if isinstance(venv, JaxVectorEnv) and not type(venv.env).__module__.startswith("ssmrl."):
+        if isinstance(venv, JaxVectorEnv) and is_users_own(venv.env):
             check_first_steps(venv)
     else:
         venv = _make_named(canonical_name(name), num_envs, **kwargs)
@@ -292,20 +294,34 @@ def _make_named(canonical: str, num_envs: int, **kwargs: Any) -> VectorEnv:
 
 
 _PLAYED: set[tuple[Any, ...]] = set()
-"""Environments whose first steps were right, by name, class, attributes and parameters."""
+"""Environments whose first steps were right, by name, class and a digest of all values."""
 
 
 def check_first_steps(venv: JaxVectorEnv) -> None:
-    """Play a few steps of one of the environments, once in a process, and look at what it gives.
+    """Play a few steps of one of the environments, and look at what it gives.
+
+    Once in a process, for all that are equal by name, class, attributes and parameters. One that
+    holds what has no value of its own, a function say, is played whenever it is made.
 
     Raises:
         EnvironmentFault: naming what is wrong with its types or its values.
     """
-    attributes = sorted(getattr(venv.env, "__dict__", {}).items())
-    key = (venv.name, type(venv.env), repr(attributes), repr(venv.params))
-    if key in _PLAYED:
+    digest = _digest((venv.env.__getstate__(), venv.params))
+    key = (venv.name, type(venv.env), digest)
+    if digest is not None and key in _PLAYED:
         return
     one = JaxVectorEnv(venv.env, venv.params, 1, name=venv.name)
     if fault := first_steps_fault(one):
         raise EnvironmentFault(f"{venv.name}, {fault}")
     _PLAYED.add(key)
+
+
+def _digest(values: Any) -> bytes | None:
+    """Equal only where all values are; None where they cannot be told.
+
+    Not a `repr`, which leaves out the middle of long arrays, and which classes write as they like.
+    """
+    try:
+        return hashlib.sha256(pickle.dumps(values)).digest()
+    except Exception:  # PicklingError, TypeError, AttributeError, and whatever a class raises
+        return None

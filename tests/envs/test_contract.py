@@ -544,6 +544,57 @@ def test_environments_of_ones_own_are_played_when_they_are_made(monkeypatch):
     assert ssmrl.envs.make_vector("my/trusted", 2).name == "my/trusted"
 
 
+class Shy(Good):
+    """Its observation is the middle of a long table, which a repr does not show."""
+
+    def __init__(self, table, note=None):
+        self.table, self.note = table, note
+
+    def __repr__(self):
+        return "Shy"
+
+    def reset_env(self, key, params):
+        return jnp.full(3, self.table[1000]), super().reset_env(key, params)[1]
+
+    def step_env(self, key, state, action, params):
+        _, *rest = super().step_env(key, state, action, params)
+        return jnp.full(3, self.table[1000]), *rest
+
+
+def test_environments_are_the_same_by_their_values_only(monkeypatch):
+    monkeypatch.setattr(registry, "_PLAYED", set())
+    played = []
+    monkeypatch.setattr(
+        registry, "first_steps_fault", lambda venv: played.append(venv) or first_steps_fault(venv)
+    )
+    table = jnp.full(2001, 0.5)
+    ssmrl.envs.make_vector(Shy(table), 2)
+    ssmrl.envs.make_vector(Shy(table + 0), 3)
+    assert len(played) == 1
+    with pytest.raises(EnvironmentFault, match=r"Shy, reset: observation\[0\] must be finite"):
+        ssmrl.envs.make_vector(Shy(table.at[1000].set(jnp.nan)), 2)
+    ssmrl.envs.make_vector((Shy(table), jnp.float32(1)), 2)  # other parameters
+    assert len(played) == 3
+    for _ in range(2):  # a function may be any
+        ssmrl.envs.make_vector(Shy(table, note=lambda: None), 2)
+    assert len(played) == 5
+
+
+def test_what_a_function_makes_is_all_used():
+    """Each has a window or a process, say, that somebody must close."""
+    made = []
+
+    def make_env():
+        made.append(Answering(FLOATS, np.zeros(4, np.float32)))
+        return made[-1]
+
+    venv = ssmrl.envs.make_vector(make_env, 3)
+    assert len(made) == 3
+    assert [id(env) for env in venv.unwrapped._envs] == list(map(id, made))
+    with pytest.raises(ValueError, match="gave the same one twice"):
+        ssmrl.envs.make_vector(lambda: made[0], 2)
+
+
 def test_leaves_are_in_the_order_of_the_tree():
     space = spaces.Dict(
         {"b": spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 1, (2,))]), "a": spaces.Discrete(3)}

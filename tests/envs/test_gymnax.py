@@ -113,6 +113,25 @@ def test_time_limit_truncates_and_fall_terminates():
     assert terminated[0] and not truncated[0]
 
 
+def test_the_values_of_a_users_own_are_looked_at(monkeypatch):
+    from gymnax.environments.classic_control.cartpole import CartPole
+
+    class Flying(CartPole):
+        def reset_env(self, key, params):
+            obs, state = super().reset_env(key, params)
+            return obs.at[2].set(jnp.nan), state
+
+    with pytest.raises(
+        ssmrl.envs.EnvironmentFault, match=r"reset: observation\[2\] must be finite"
+    ):
+        ssmrl.envs.make_vector(Flying(), 2)
+    # gymnax's own have been played by the tests above.
+    monkeypatch.setattr(
+        "ssmrl.envs.registry.first_steps_fault", lambda venv: pytest.fail("was played")
+    )
+    ssmrl.envs.make_vector(CartPole(), 2)
+
+
 def test_mnist_bandit_says_that_it_downloads(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no route")

@@ -17,6 +17,7 @@ from ssmrl.training.loop import seed_keys
 from ssmrl.training.run_evaluation import evaluate_run
 from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB, StubAgent, StubConfig, StubMemoryConfig, StubVectorEnv
+from tests.training.stub_train import ROOT
 
 
 def words(key: jax.Array) -> tuple[int, ...]:
@@ -64,6 +65,14 @@ def test_a_seed_has_the_same_key_alone_and_beside_others():
     assert words(keys[0]) == words(streams.training_key(2**31 - 1))
     assert words(keys[1]) == words(streams.training_key(np.uint32(2**31)))
     assert words(keys[0]) != words(keys[1])
+
+
+def test_benchmarks_of_learning_have_a_stream_of_their_own():
+    """What they play beside a training would else be the very episodes of another purpose."""
+    folder = ROOT / "benchmarks/learning"
+    texts = {path.name: path.read_text() for path in folder.glob("*.py")}
+    assert [name for name, text in texts.items() if "random.key(" in text] == []
+    assert sum("benchmark_key(" in text for text in texts.values()) == 2
 
 
 # --------------------------------------------------------------------------------- the wiring

@@ -85,10 +85,13 @@ class GymnaxEnvironment(Environment[Any, Any]):
     Args:
         env: the gymnax environment.
         params: parameters to take as the default ones.
+
+    Attributes:
+        inner: the gymnax environment.
     """
 
     def __init__(self, env: Any, params: Any):
-        self._env = env
+        self.inner = env
         self._params = params
         action = from_gymnax(env.action_space(params))
         self._action_dtype = action.dtype
@@ -100,13 +103,13 @@ class GymnaxEnvironment(Environment[Any, Any]):
     def _probe(self, action_space: Space) -> Any:
         def step(key: PRNGKeyArray, first: Any) -> Any:
             action = action_space.sample(key)
-            return self._env.step_env(key, first[1], action, self._params)[:2]
+            return self.inner.step_env(key, first[1], action, self._params)[:2]
 
         return step
 
     @property
     def name(self) -> str:
-        return self._env.name
+        return self.inner.name
 
     @property
     def default_params(self) -> Any:
@@ -114,23 +117,23 @@ class GymnaxEnvironment(Environment[Any, Any]):
 
     def observation_space(self, params: Any) -> Space:
         """gymnax's own, with the dtype that also holds the observations it really gives."""
-        space = from_gymnax(self._env.observation_space(params))
+        space = from_gymnax(self.inner.observation_space(params))
         if isinstance(space, Box):
             dtype = jnp.promote_types(space.dtype, self._types[0])
             return Box(*_true_bounds(self.name, space), space.shape, dtype)
         return space
 
     def action_space(self, params: Any) -> Space:
-        return from_gymnax(self._env.action_space(params))
+        return from_gymnax(self.inner.action_space(params))
 
     def reset_env(self, key: PRNGKeyArray, params: Any) -> tuple[Array, Any]:
-        obs, state = cast(self._env.reset_env(key, params), self._types)
+        obs, state = cast(self.inner.reset_env(key, params), self._types)
         return cast(obs, self._obs_dtype), state
 
     def step_env(self, key: PRNGKeyArray, state: Any, action: Any, params: Any) -> Transition:
         action = jax.lax.convert_element_type(action, self._action_dtype)
-        obs, state, reward, terminated, info = self._env.step_env(key, state, action, params)
-        truncated = jnp.asarray(self._env.is_truncated(state, params), bool)
+        obs, state, reward, terminated, info = self.inner.step_env(key, state, action, params)
+        truncated = jnp.asarray(self.inner.is_truncated(state, params), bool)
         obs, state = cast((obs, state), self._types)
         reward, terminated = jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
         return cast(obs, self._obs_dtype), state, reward, terminated, truncated, info
