@@ -4,6 +4,7 @@ What cannot work is not listed, and says why to those who ask for it.
 """
 
 import gzip
+import importlib.util
 import struct
 
 import gymnasium
@@ -15,6 +16,7 @@ import ssmrl.envs
 from ssmrl.envs import UnknownEnvironmentError, list_envs
 from ssmrl.envs.adapters import brax, gymnax, require
 
+HAS_GYMNAX = importlib.util.find_spec("gymnax") is not None
 NUM_ENVS = 2
 NAMES = list_envs()
 IN_JAX = [name for name in NAMES if not name.startswith("popgym_original/")]
@@ -45,10 +47,21 @@ def digits(tmp_path_factory):
             file.write(struct.pack(">IIII", 2051, 8, 28, 28) + bytes(8 * 28 * 28))
         with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz", "wb") as file:
             file.write(struct.pack(">II", 2049, 8) + bytes(range(8)))
+    if not HAS_GYMNAX:
+        yield
+        return
     module = require("gymnax.utils.load_mnist", "gymnax")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.load_mnist, "__defaults__", (str(folder),))
         yield
+
+
+def marks_of(name, *, slow):
+    marks = [pytest.mark.slow] if slow else []
+    if name.startswith("gymnax/"):
+        why = "gymnax caps jax; see constraints/README.md"
+        marks.append(pytest.mark.skipif(not HAS_GYMNAX, reason=why))
+    return marks
 
 
 def sample(venv, key):
@@ -67,7 +80,7 @@ def keys(count):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in IN_JAX]
+    "name", [pytest.param(n, marks=marks_of(n, slow=n in SLOW)) for n in IN_JAX]
 )
 def test_reset_and_step_are_traced(name):
     venv = ssmrl.envs.make_vector(name, NUM_ENVS)
@@ -84,9 +97,8 @@ def test_reset_and_step_are_traced(name):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Maze environments:DeprecationWarning")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks_of(n, slow=True)) for n in NAMES])
 def test_ten_steps_and_a_reset(name):
     venv = ssmrl.envs.make_vector(name, NUM_ENVS)
 
