@@ -146,7 +146,7 @@ class Policy:
         (``(_, _, carry, _), _`` with a key.) Writing and reading such a file takes the package
         flatbuffers beside jax. Spaces are this library's: discrete values of
         gymnasium that do not begin at 0 are counted from 0. jax reads such files for at least six
-        months after the version that wrote them.
+        months after the version that wrote them. docs/export.md says why there is no ONNX.
 
         Args:
             path: of the file, ``policy.stablehlo``, say.
