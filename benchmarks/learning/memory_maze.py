@@ -4,9 +4,9 @@
     python -m benchmarks.learning.memory_maze --only-report
 
 Every training is one run folder below --runs; one that is finished is not repeated and one that was
-interrupted goes on, so the study can be stopped at any time. Behind each the figure and the JSON are
-written anew; `--only-report` writes them of what the newest checkpoints hold, wherever trainings
-are, those under way included.
+interrupted goes on, so the study can be stopped at any time. Behind each the figure and the JSON
+are written anew; `--only-report` writes them of the newest checkpoints, those of trainings under
+way included.
 
 Policies are evaluated on fresh mazes as they acted in training, by draws, three times over:
 
