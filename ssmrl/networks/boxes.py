@@ -52,7 +52,7 @@ def _height_axis(space: Box) -> int | None:
     """Which axis of a picture is its height, the next one being its width."""
     shape = space.shape
     places = [i for i in range(len(shape) - 1) if min(shape[i : i + 2]) >= SMALLEST_SIDE]
-    if not places or len(shape) > 4 or (len(shape) == 2 and not _has_one_range(space)):
+    if not places or len(shape) > 4 or (len(shape) == 2 and not has_one_range(space)):
         return None
 
     def likelihood(i: int) -> tuple[bool, int]:
@@ -120,7 +120,8 @@ def _bounded_entries(space: Box) -> np.ndarray:
     return np.asarray((high < limits.max) & ((low > limits.min) | (limits.min == 0)))
 
 
-def _has_one_range(space: Box) -> bool:
+def has_one_range(space: Box) -> bool:
+    """Whether all entries of a box have the same bounds; `to_centred` then takes any shape."""
     return bool(
         _bounded_entries(space).all()
         and (space.low == space.low.flat[0]).all()

@@ -10,8 +10,14 @@ import numpy as np
 from jax import Array
 
 from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, as_tree
-from ssmrl.networks.boxes import arrange_picture, is_picture, to_centred
+from ssmrl.memory.linear import Dense
+from ssmrl.networks.boxes import arrange_picture, has_one_range, is_picture, to_centred
 from ssmrl.networks.mlp import MLP, activation_function
+
+PICTURE_ENCODERS = ("convolutions", "patches")
+
+_SMALLEST = 4
+_LARGEST_PATCH = 8
 
 
 class ObservationEncoder(nn.Module):
@@ -19,19 +25,22 @@ class ObservationEncoder(nn.Module):
 
     Discrete values become one-hot vectors (an index outside the space becomes zeros), boxes are
     flattened, dicts and tuples concatenated; all of that goes through an MLP. Boxes that hold
-    pictures go through a convolutional network each and join behind. What is a picture, in which
+    pictures go through a network of their own each and join behind. What is a picture, in which
     layout, and what is scaled by its bounds: see `ssmrl.networks.boxes`.
 
     Attributes:
         space: the space of one observation.
         hidden: widths of the MLP; empty for none.
         activation: see `ssmrl.networks.mlp`.
-        picture_depth: channels of the first convolution; they double with every halving.
+        picture_encoder: what pictures go through, one of `PICTURE_ENCODERS`: `Convolutions`, or
+            `Patches`, which a CPU does about ten times as fast.
+        picture_depth: channels of the first layer.
     """
 
     space: Space
     hidden: tuple[int, ...] = (128,)
     activation: str = "silu"
+    picture_encoder: str = "convolutions"
     picture_depth: int = 16
 
     @nn.compact
@@ -39,8 +48,7 @@ class ObservationEncoder(nn.Module):
         vectors, pictures = [], []
         for space, value in leaves(self.space, observation):
             if is_picture(space):
-                picture = arrange_picture(space, to_centred(space, value))
-                pictures.append(Convolutions(self.picture_depth, self.activation)(picture))
+                pictures.append(self._encode_picture(space, value))
             else:
                 vectors.append(encode_leaf(space, value))
         if vectors:
@@ -48,9 +56,20 @@ class ObservationEncoder(nn.Module):
             pictures.insert(0, joined)
         return jnp.concatenate(pictures, -1)
 
+    def _encode_picture(self, space: Box, value: Array) -> Array:
+        if self.picture_encoder == "patches":
+            return Patches(space, self.picture_depth, self.activation)(value)
+        picture = arrange_picture(space, to_centred(space, value))
+        return Convolutions(self.picture_depth, self.activation)(picture)
+
 
 class Convolutions(nn.Module):
-    """Halves a picture `[*leading, height, width, channels]` down to about 4 × 4, then flattens."""
+    """Halves a picture `[*leading, height, width, channels]` down to about 4 × 4, then flattens.
+
+    Attributes:
+        depth: channels of the first convolution; they double with every halving.
+        activation: see `ssmrl.networks.mlp`.
+    """
 
     depth: int = 16
     activation: str = "silu"
@@ -59,11 +78,69 @@ class Convolutions(nn.Module):
     def __call__(self, picture: Array) -> Array:
         activate = activation_function(self.activation)
         x = picture
-        halvings = max(1, round(math.log2(max(min(picture.shape[-3:-1]), 8) / 4)))
-        for i in range(halvings):
+        for i in range(halvings(*picture.shape[-3:-1])):
             x = nn.Conv(self.depth * 2**i, (4, 4), strides=(2, 2), padding="SAME")(x)
             x = activate(x)
         return x.reshape(*x.shape[:-3], -1)
+
+
+class Patches(nn.Module):
+    """Pictures `[*leading, *space.shape]` → vectors `[*leading, K]`, by layers over patches.
+
+    Convolutions whose stride is their size, down to about 4 × 4, the first one over patches of up
+    to 8 × 8 pixels. Each is one matrix product over patches that do not overlap (Dosovitskiy et
+    al., "An Image is Worth 16x16 Words", 2021, begin like this). Small integers stay such until
+    they are cut: what is rearranged is then a quarter as large.
+
+    Attributes:
+        space: of one picture.
+        depth: channels of the first layer; the following ones have twice as many.
+        activation: see `ssmrl.networks.mlp`.
+    """
+
+    space: Box
+    depth: int = 16
+    activation: str = "silu"
+
+    @nn.compact
+    def __call__(self, picture: Array) -> Array:
+        activate = activation_function(self.activation)
+        # One range for all entries holds for patches as well; others belong to their pixels.
+        late = has_one_range(self.space)
+        x = arrange_picture(self.space, picture if late else to_centred(self.space, picture))
+        sides = patch_sides(*x.shape[-3:-1])
+        for i, side in enumerate(sides):
+            x = cut_patches(x, side)
+            if late and i == 0:
+                x = to_centred(self.space, x)
+            x = activate(Dense(self.depth * min(i + 1, 2))(x))
+        return x.reshape(*x.shape[:-3], -1)
+
+
+def halvings(height: int, width: int) -> int:
+    """How often a picture is halved until its shorter side is about 4 pixels; at least once."""
+    return max(1, round(math.log2(min(height, width) / _SMALLEST)))
+
+
+def patch_sides(height: int, width: int) -> list[int]:
+    """Sides of the patches of each layer: a large one first, then 2, all halvings together."""
+    count = halvings(height, width)
+    first = min(max(count - 1, 1), round(math.log2(_LARGEST_PATCH)))
+    return [2**first] + [2] * (count - first)
+
+
+def cut_patches(picture: Array, side: int) -> Array:
+    """`[*leading, height, width, channels]` → `[*leading, rows, columns, side * side * channels]`.
+
+    Patches do not overlap; the last row and column are filled up by repeating the picture's edge.
+    """
+    *leading, height, width, channels = picture.shape
+    rows, columns = -(-height // side), -(-width // side)
+    missing = [(0, rows * side - height), (0, columns * side - width)]
+    if any(missing[0] + missing[1]):
+        picture = jnp.pad(picture, [(0, 0)] * len(leading) + [*missing, (0, 0)], mode="edge")
+    x = picture.reshape(*leading, rows, side, columns, side, channels)
+    return jnp.swapaxes(x, -4, -3).reshape(*leading, rows, columns, side * side * channels)
 
 
 def leaves(space: Space, value: Any) -> list[tuple[Space, Any]]:

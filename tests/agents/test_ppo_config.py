@@ -58,6 +58,8 @@ PPO = [
     ("initial_log_std", math.inf, "finite"),
     ("encoder", [32, 0], "widths of at least 1"),
     ("actor", [-1], "widths of at least 1"),
+    ("picture_encoder", "patch", "one of convolutions, patches"),
+    ("picture_depth", 0, "at least 1"),
     ("critic", [0], "widths of at least 1"),
     ("activation", "swish", "one of"),
 ]

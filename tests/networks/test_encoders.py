@@ -9,7 +9,10 @@ from ssmrl.envs import spaces
 from ssmrl.networks.encoders import (
     Convolutions,
     ObservationEncoder,
+    Patches,
+    cut_patches,
     leaves,
+    patch_sides,
 )
 from ssmrl.networks.mlp import ACTIVATIONS, MLP
 
@@ -168,6 +171,96 @@ def test_pictures_join_behind_the_vectors():
     assert (np.abs(features[:, 2:]).max(-1) > 0).all()
 
 
+# ------------------------------------------------------------------------------ patches
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(16, 24, 8), (10, 12, 2), (9, 8, 4), (8, 11, 3)]
+)
+def test_a_product_over_patches_is_a_convolution_that_strides_by_its_size(height, width, side):
+    """Against `lax.conv` in float64; where patches reach over the edge, the edge is repeated."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        picture = rng.normal(size=(2, 3, height, width, 3))
+        kernel = rng.normal(size=(side, side, 3, 5))
+        result = cut_patches(jnp.asarray(picture), side) @ kernel.reshape(-1, 5)
+        missing = ((0, -height % side), (0, -width % side))
+        padded = np.pad(picture, ((0, 0), (0, 0), *missing, (0, 0)), mode="edge")
+        expected = jax.lax.conv_general_dilated(
+            jnp.asarray(padded.reshape(6, *padded.shape[2:])),
+            jnp.asarray(kernel),
+            window_strides=(side, side),
+            padding="VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        assert result.dtype == jnp.float64
+    shape = (2, 3, -(-height // side), -(-width // side), 5)
+    np.testing.assert_allclose(result, np.reshape(expected, shape), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sides"),
+    [
+        # What is left is 4 x 4; one halving at least; the first patch is 8 x 8 at most.
+        ((64, 64), [8, 2]),
+        ((32, 32), [4, 2]),
+        ((16, 40), [2, 2]),
+        ((10, 10), [2]),
+        ((8, 8), [2]),
+        ((128, 128), [8, 2, 2]),
+    ],
+)
+def test_patches_are_large_first(shape, sides):
+    assert patch_sides(*shape) == sides
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_encoder_by_patches_is_its_layers_over_the_centred_picture(dtype):
+    """In float64 from the parameters, with loops over patches; bytes are scaled after cutting."""
+    space = spaces.Box(0, 255, (16, 18, 3), dtype)
+    picture = np.random.default_rng(0).integers(0, 256, (2, 16, 18, 3)).astype(dtype)
+    module = ObservationEncoder(space, hidden=(), picture_encoder="patches", picture_depth=6)
+    features, variables = module.init_with_output(jax.random.key(0), jnp.asarray(picture))
+    assert features.dtype == jnp.float32
+    x = picture / 255 - 0.5
+    parameters = variables["params"]["Patches_0"]
+    assert [parameters[f"Dense_{i}"]["kernel"].shape[1] for i in range(2)] == [6, 12]
+    for i in range(2):
+        x = np.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
+        y = np.zeros((2, x.shape[1] // 2, x.shape[2] // 2, 6 * (i + 1)))
+        kernel = np.float64(parameters[f"Dense_{i}"]["kernel"])
+        for row, column in np.ndindex(*y.shape[1:3]):
+            patch = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            y[:, row, column] = patch.reshape(2, -1) @ kernel
+        y += np.float64(parameters[f"Dense_{i}"]["bias"])
+        x = y / (1 + np.exp(-y))
+    np.testing.assert_allclose(features, x.reshape(2, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(SAME)[1:])
+def test_patches_see_the_same_picture_in_every_layout_type_and_range(name):
+    picture = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 2)).astype(np.uint8)
+
+    def features(name):
+        space, view = SAME[name]
+        return encode(space, view(picture), picture_encoder="patches")
+
+    np.testing.assert_allclose(features(name), features("bytes"), atol=1e-6)
+
+
+def test_patches_scale_every_pixel_by_its_own_bounds():
+    """Entries with other bounds than their neighbours' are scaled before they are cut."""
+    high = np.random.default_rng(0).integers(1, 256, (8, 8, 2))
+    relative = np.random.default_rng(1).uniform(size=(3, 8, 8, 2))
+    own = encode(
+        spaces.Box(0, high.astype(np.float32), (8, 8, 2)),
+        np.float32(relative * high),
+        picture_encoder="patches",
+    )
+    common = encode(spaces.Box(0, 1, (8, 8, 2)), np.float32(relative), picture_encoder="patches")
+    np.testing.assert_allclose(own, common, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_leading_axes_are_only_carried_along():
     space = spaces.Dict(
@@ -227,8 +320,13 @@ def test_output_is_linear(activation):
     np.testing.assert_allclose(module.apply(variables, -3 * x), -3 * y, rtol=1e-5)
 
 
-@pytest.mark.parametrize("module", [MLP, Convolutions])
-def test_unknown_activations_are_named(module):
-    module = MLP((3,), "swish") if module is MLP else Convolutions(4, "swish")
+@pytest.mark.parametrize("name", ["MLP", "Convolutions", "Patches"])
+def test_unknown_activations_are_named(name):
+    space = spaces.Box(0, 1, (8, 8, 3))
+    module = {
+        "MLP": MLP((3,), "swish"),
+        "Convolutions": Convolutions(4, "swish"),
+        "Patches": Patches(space, 4, "swish"),
+    }[name]
     with pytest.raises(ValueError, match="unknown activation 'swish'; choose one of .*silu"):
         module.init(jax.random.key(0), jnp.zeros((8, 8, 3)))

@@ -10,7 +10,7 @@ import pytest
 
 from ssmrl.agents import agent_config, list_agents, make_agent
 from ssmrl.agents.dreamer import SIZES, DreamerConfig, DreamerV3Config, R2IConfig, dreamer
-from ssmrl.envs import EpisodeStatistics, spaces
+from ssmrl.envs import EpisodeStatistics, make_vector, spaces
 from ssmrl.experiment import COMPONENTS
 from ssmrl.memory import memory_config
 from ssmrl.training.cli import compose_training
@@ -166,6 +166,22 @@ def test_the_replay_buffer_says_what_it_takes(monkeypatch):
     monkeypatch.setattr(dreamer, "device_memory", lambda: 1_000_000)
     with pytest.raises(ValueError, match=r"set agent\.replay_context=false$"):
         make(config).training_notes(1)
+
+
+def test_a_replay_of_pictures_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
+    """A million steps of Memory Maze, 24,587 bytes each, on 16 GiB."""
+    env = make_vector("memory_maze/9x9", 16)
+    config = DreamerConfig(size="nano", replay_capacity=1_000_000)
+    agent = make_agent(config, memory_config("s5")(), env, total_steps=1000)
+    monkeypatch.setattr(dreamer, "device_memory", lambda: 64 * 2**30)
+    assert agent.training_notes(1) == ["replay buffer: 1,000,000 steps, 22.90 GiB"]
+    monkeypatch.setattr(dreamer, "device_memory", lambda: 16 * 2**30)
+    message = (
+        r"agent\.replay_capacity=1000000 takes 22\.90 GiB, and the device has 16\.00 GiB; "
+        r"set agent\.replay_capacity=349368$"
+    )
+    with pytest.raises(ValueError, match=message):
+        agent.training_notes(1)
 
 
 def test_dropout_is_refused_not_ignored():

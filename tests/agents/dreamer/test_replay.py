@@ -324,3 +324,45 @@ def test_bytes_of_a_step():
     stored = sum(x.nbytes for x in jax.tree.leaves(state.contexts.experience)) / 72
     one = jax.tree.map(lambda x: x[0, 0], state.contexts.experience)
     assert bytes_per_step(observation, spaces.Discrete(3), one)[1] == stored
+
+
+def test_pictures_are_kept_as_the_bytes_that_they_came_as():
+    """In the ring, in what is read from it, and in what the capacity is said to take."""
+    picture = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    config = DreamerConfig(
+        num_envs=2,
+        batch_size=3,
+        batch_length=4,
+        rollout_length=16,
+        train_ratio=6.0,
+        replay_capacity=64,
+    )
+    replay = Replay(config)
+    rng = np.random.default_rng(0)
+
+    def steps(length):
+        no = jnp.zeros((length, 2), bool)
+        pictures = jnp.asarray(rng.integers(0, 256, (2, length, 2, 64, 64, 3), np.uint8))
+        number = jnp.zeros((length, 2))
+        return Step(
+            observation=pictures[0],
+            reset=no,
+            context=None,
+            action=no.astype(jnp.int32),
+            reward=number,
+            terminated=no,
+            truncated=no,
+            final_observation=pictures[1],
+        )
+
+    state = replay.init(jax.tree.map(lambda x: x[0], steps(1)))
+    state = replay.add(state, stored := steps(16))
+    ring = state.steps.experience
+    assert ring.observation.dtype == ring.final_observation.dtype == jnp.uint8
+    _, batch = replay.read(state, Windows(jnp.array([1, 0, 1]), jnp.array([0, 5, 12])))
+    assert batch.observation.dtype == jnp.uint8
+    np.testing.assert_array_equal(batch.observation[:, 1], stored.observation[5:9, 0])
+    # Two pictures of 12,288 bytes; action and reward; three flags.
+    step, _ = bytes_per_step(picture, spaces.Discrete(6), ())
+    assert step == 2 * 12_288 + 4 + 4 + 3
+    assert sum(x.nbytes for x in jax.tree.leaves(ring)) == 64 * step

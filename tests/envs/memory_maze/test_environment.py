@@ -86,6 +86,39 @@ def test_time_truncates(blind):
         assert (terminated, truncated) == (False, ended)
 
 
+def test_an_action_that_lasts_is_the_same_action_again(blind):
+    """Three quarters of a second at once: places, time and rewards as one by one."""
+    env = MemoryMaze(9)
+    params = env.make_params(action_repeat=3, **BLIND)
+    lasting = quick_jit(lambda *inputs: env.step_env(*inputs, params)[1:5])
+    key, forward = jax.random.key(0), jnp.int32(FORWARD)
+    state = beside(state_at(9, 0, 0, current=jnp.int32(0)), 0, 0.6)
+    found = []
+    by_one = state
+    for _ in range(3):
+        by_one, reward, *_ = blind(key, by_one, forward)
+        found.append(float(reward))
+    assert found == [0, 1, 0]
+    after, reward, terminated, truncated = lasting(key, state, forward)
+    assert (reward, terminated, truncated) == (1, False, False) and after.time == 3
+    assert after.current != 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.body, by_one.body)
+    # What would be found after the end of time pays nothing: the target is reached in two steps.
+    for time, pays, ended in ((998, 1, True), (999, 0, True), (996, 1, False)):
+        _, reward, _, truncated = lasting(key, state.replace(time=jnp.int32(time)), forward)
+        assert (reward, truncated) == (pays, ended)
+
+
+def test_a_lasting_action_can_find_several_targets():
+    """With one target, which is asked for again at once, every step on it pays."""
+    env = MemoryMaze(7)
+    params = env.make_params(action_repeat=4, targets=1, **BLIND)
+    _, state = env.reset_env(jax.random.key(0), params)
+    step = quick_jit(lambda *inputs: env.step_env(*inputs, params)[1:5])
+    after, reward, *_ = step(jax.random.key(0), beside(state, 0, 0.1), jnp.int32(NOOP))
+    assert reward == 4 and reward.dtype == jnp.float32 and after.time == 4
+
+
 @pytest.mark.parametrize(
     ("size", "targets", "length"),
     [(7, 2, 500), (9, 3, 1000), (11, 4, 2000), (13, 5, 3000), (15, 6, 4000)],
@@ -222,6 +255,7 @@ def test_what_cannot_be():
         ({"targets": 0}, "needs 1 to 4 targets"),
         ({"targets": 2.5}, "needs an integer targets, got 2.5"),
         ({"episode_length": 0}, "needs an episode_length of at least 1"),
+        ({"action_repeat": 0}, "needs an action_repeat of at least 1"),
         ({"picture_size": 8}, "needs a picture_size of 16 to 512, got 8"),
         ({"picture_size": 16, "show_path": True}, "at least 18 to show a path, got 16"),
         ({"quality": "best"}, "needs a quality out of fast, good, got 'best'"),
