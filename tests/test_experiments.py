@@ -7,7 +7,7 @@ import pytest
 
 from ssmrl.experiment import COMPONENTS
 from ssmrl.training.cli import compose_training
-from ssmrl.training.runner import build_agent
+from ssmrl.training.loading import build_agent
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
