@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness import machine_info, write_json
 from ssmrl.experiment import COMPONENTS, load_run, train
+from ssmrl.training import streams
 from ssmrl.training.cli import compose_training
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import Evaluator, summarise
@@ -131,7 +132,7 @@ def evaluated(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def played(policy: Any, state: Any, env: Any, episodes: int) -> dict[str, Any]:
     """Mean return of a policy's draws, with its interval; see `summarise`."""
     evaluator = Evaluator(policy, env, episodes=episodes, greedy=False)
-    result = summarise([evaluator(state, jax.random.key(1))])
+    result = summarise([evaluator(state, streams.benchmark_key(1))])
     return {key: result[key] for key in ("episodes", "mean", "mean_interval", "iqm", "max")}
 
 
