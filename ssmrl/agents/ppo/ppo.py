@@ -97,7 +97,7 @@ class PPOConfig(OptimizerConfig):
     epochs: int = 4
     minibatches: int = 8
     discount: float = 0.99
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.8
     clip: float = 0.2
     value_clip: float | None = None
     value_coefficient: float = 0.5
@@ -106,7 +106,7 @@ class PPOConfig(OptimizerConfig):
     target_kl: float | None = None
     normalize_advantages: bool = True
     normalize_observations: bool = False
-    normalize_rewards: bool = False
+    normalize_rewards: bool = True
     normalize_values: bool = False
     encoder: list[int] = field(default_factory=lambda: [128])
     actor: list[int] = field(default_factory=lambda: [128])
