@@ -14,13 +14,14 @@ SOURCES := ssmrl scripts tests benchmarks examples docs
 TEST_WORKERS ?= auto
 TESTS ?= tests
 
-.PHONY: help demo install test test-slow mutants lint clean
+.PHONY: help demo install test test-slow mutants memory-maze lint clean
 
 help:
 	@echo "make demo       train PPO + S5 on a memory task, test it, draw its curve"
 	@echo "make test       lint, format, types and the fast tests"
 	@echo "make test-slow  the learning tests"
 	@echo "make mutants    plant small faults and see whether the tests notice (hours)"
+	@echo "make memory-maze  the original Memory Maze for Pythons that it does not run on"
 	@echo "make lint       lint, format and types alone"
 	@echo "make clean      remove the environment and caches; runs/ stays"
 
@@ -64,6 +65,21 @@ $(VENV)/.mutants: $(VENV)/.dev
 mutants: $(VENV)/.mutants
 	$(BIN)/python tests/mutants.py $(MUTANTS)
 
+# Its dependency labmaze has no wheel for Python 3.13, and newer sets of ours pin mujoco 4, which breaks
+# dm-control: the original runs in an interpreter of its own and needs nothing of ours there.
+MAZE_PYTHON ?= $(shell for python in python3.12 python3.11; do \
+	$$python -c '' 2>/dev/null && echo $$python && break; done)
+$(VENV)-memory-maze/.installed:
+	@"$(MAZE_PYTHON)" -c '' 2>/dev/null || \
+		{ echo "Python 3.11 or 3.12 is needed; name one with make MAZE_PYTHON=..." >&2; exit 1; }
+	"$(MAZE_PYTHON)" -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet "memory-maze>=1.0.3" "dm-control>=1.0.50" \
+		"mujoco>=3.17,<4" "numpy>=2.0"
+	@touch $@
+
+memory-maze: $(VENV)-memory-maze/.installed
+	@echo "export SSMRL_MEMORY_MAZE_PYTHON=$(abspath $(VENV)-memory-maze/bin/python)"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-memory-maze .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find ssmrl scripts tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

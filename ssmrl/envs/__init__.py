@@ -7,7 +7,8 @@ batch with auto-reset, which is what agents take; ``list_envs()`` lists the name
 - ``bsuite/…``: bsuite's memory and credit assignment experiments in JAX;
 - ``worlds/…``: small worlds for world models that must remember;
 - ``gymnax/…`` and ``brax/…``: the environments of those packages;
-- ``gymnasium/<id>`` and ``popgym_original/…``: Python environments, stepped on the host.
+- ``gymnasium/<id>``, ``popgym_original/…`` and ``memory_maze_original/…``: Python environments,
+  stepped on the host.
 
 Importing this package imports none of those packages: each is imported when one of its environments
 is made.

@@ -7,10 +7,17 @@ from functools import partial
 from typing import Any
 
 from ssmrl.envs import bsuite, memory_maze, popgym, worlds
-from ssmrl.envs.adapters import brax, gymnasium, gymnax, popgym_original
+from ssmrl.envs.adapters import (
+    brax,
+    gymnasium,
+    gymnax,
+    memory_maze_original,
+    popgym_original,
+)
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.registry import register as register_checked
 from ssmrl.envs.registry import register_suite, register_unavailable
+from ssmrl.envs.vector import VectorEnv
 
 # Tests have played all of them.
 register = partial(register_checked, check=False)
@@ -69,6 +76,16 @@ def _register_memory_maze() -> None:
             make = partial(memory_maze.MemoryMaze, size, **options)
             id_ = f"{size}x{size}_{variant}" if variant else f"{size}x{size}"
             register(f"memory_maze/{id_}", partial(_make_with_options, make))
+            if size in memory_maze_original.SIZES:
+                original = partial(_make_memory_maze_original, size, variant, options)
+                register(f"memory_maze_original/{id_}", original, is_host=True)
+
+
+def _make_memory_maze_original(
+    size: int, variant: str, options: dict[str, Any], num_envs: int, **overrides: Any
+) -> VectorEnv:
+    make = memory_maze_original.make_memory_maze_original
+    return make(size, variant, num_envs, **{**options, **overrides})
 
 
 def _make_with_options(make: Callable[[], Environment], **options: Any) -> tuple[Environment, Any]:

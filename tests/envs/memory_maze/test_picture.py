@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.ndimage import uniform_filter
 
 from ssmrl.envs.memory_maze import textures
 from ssmrl.envs.memory_maze.layout import make_maze
@@ -14,6 +13,7 @@ from ssmrl.envs.memory_maze.picture import COLOURS, QUALITIES, draw, frame, sky
 from ssmrl.envs.memory_maze.picture import camera as camera_of
 from tests.compiling import quick_jit
 from tests.envs.memory_maze.recorded import SIZES, episodes, mazes
+from tests.envs.memory_maze.similarity import similarity
 
 EVERY = 4  # of the recorded pictures: 13 of each episode
 
@@ -37,27 +37,6 @@ def pictures(size, quality, with_targets=True):
 
 def recorded(size):
     return episodes(size)["image"][:, ::EVERY]
-
-
-def similarity(a, b):
-    """Structural similarity (Wang et al. 2004): windows of 7, channels apart, uint8 [..., H, W, 3].
-
-    Covariances are the samples'; the mean leaves out a margin of 3 pixels.
-    """
-    a, b = a.astype(float), b.astype(float)
-    window = (1,) * (a.ndim - 3) + (7, 7, 1)
-
-    def mean(x):
-        return uniform_filter(x, window)
-
-    unbiased = 49 / 48
-    mean_a, mean_b = mean(a), mean(b)
-    variances = unbiased * (mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2)
-    covariance = unbiased * (mean(a * b) - mean_a * mean_b)
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    score = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    score /= (mean_a**2 + mean_b**2 + c1) * (variances + c2)
-    return score[..., 3:-3, 3:-3, :].mean(axis=(-3, -2, -1))
 
 
 def test_similarity_of_a_picture_with_itself_and_with_noise():
