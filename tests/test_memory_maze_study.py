@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.learning.memory_maze import Forgetful, Uniform, hours
+from benchmarks.learning.memory_maze import ALWAYS, RANDOM, Controls, hours
 from ssmrl.envs import spaces
 
 
@@ -19,26 +19,27 @@ class Counting:
         return carry, carry
 
 
-def test_a_forgetful_policy_remembers_so_many_steps_of_an_episode():
-    """Every third step begins afresh, counted from each episode's own beginning."""
-    policy = Forgetful(Counting(), 3)
-    resets = np.array([[1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0, 0, 1]], bool).T
-    carry, actions = policy.initialize_carry(2), []
+def test_a_control_remembers_so_many_steps_of_an_episode():
+    """Every third step begins afresh, counted from each episode's own beginning; or never."""
+    policy = Controls(Counting(), spaces.Discrete(6), [3, 3, ALWAYS])
+    one, other = [1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0, 0, 1]
+    resets = np.array([one, other, other], bool).T
+    carry, actions = policy.initialize_carry(3), []
     for reset in resets:
-        carry, action = policy.act(None, carry, None, jnp.asarray(reset), None, greedy=False)
+        key = jax.random.key(0)
+        carry, action = policy.act(None, carry, None, jnp.asarray(reset), key, greedy=False)
         actions.append(action)
-    expected = [[1, 2, 3, 1, 2, 3, 1, 2], [1, 2, 1, 2, 3, 1, 2, 1]]
+    expected = [[1, 2, 3, 1, 2, 3, 1, 2], [1, 2, 1, 2, 3, 1, 2, 1], [1, 2, 1, 2, 3, 4, 5, 1]]
     np.testing.assert_array_equal(np.transpose(actions), expected)
 
 
-def test_uniform_actions_are_drawn_for_each_environment():
-    class Env:
-        action_space = spaces.Discrete(6)
-
-    policy = Uniform(Env())
-    reset = jnp.zeros(600, bool)
-    _, actions = policy.act(None, (), None, reset, jax.random.key(0), greedy=False)
-    assert actions.shape == (600,) and np.bincount(actions, minlength=6).min() > 60
+def test_random_actions_are_drawn_for_each_environment():
+    policy = Controls(Counting(), spaces.Discrete(6), [RANDOM] * 600 + [ALWAYS] * 3)
+    carry, reset = policy.initialize_carry(603), jnp.zeros(603, bool)
+    _, actions = policy.act(None, carry, None, reset, jax.random.key(0), greedy=False)
+    counts = np.bincount(actions[:600], minlength=6)
+    assert counts.size == 6 and counts.min() > 60
+    assert (actions[600:] == 1).all()
 
 
 def test_hours_are_steps_by_their_speed():

@@ -8,16 +8,16 @@ interrupted goes on, so the study can be stopped at any time. Behind each the fi
 are written anew; `--only-report` writes them of the newest checkpoints, those of trainings under
 way included.
 
-Policies are evaluated on fresh mazes as they acted in training, by draws, three times over:
-
-- as trained;
-- forgetting: the same with the memory's carry reset every `--forget-every` steps. What is lost is
-  what was remembered for longer than that;
-- random: uniform actions, whose return is the line to beat.
+Policies are evaluated on fresh mazes as they acted in training, by draws: as trained, and with the
+memory's carry reset every `--forget-every` steps. What those lose is what the policy gets from
+remembering longer than that. Uniform actions are the line to beat. All are played side by side in
+one program, an equal share of the environments each, as many episodes each.
 """
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,30 @@ from ssmrl.experiment import COMPONENTS, load_run, train
 from ssmrl.training import streams
 from ssmrl.training.cli import compose_training
 from ssmrl.training.errors import RunError
-from ssmrl.training.evaluation import Evaluator, summarise
+from ssmrl.training.evaluation import Evaluator, bootstrap
 from ssmrl.training.plotting import read_curves
 from ssmrl.training.run import RunFolder, read_metrics
 
 ROOT = Path(__file__).parents[2]
 MEMORIES = ("s5", "gru", "none")
-STATELESS = ("none",)
+ALWAYS, RANDOM = np.iinfo(np.int32).max, 0
+KEPT = "memory_maze_study.json"
+"""In a run's folder: its last evaluation."""
 COLOURS = {"s5": "tab:blue", "gru": "tab:orange", "transformer": "tab:red", "none": "tab:green"}
 
 
-class Forgetful:
-    """A policy whose memory starts afresh every so many steps, whatever the environment does.
+class Controls:
+    """A policy whose memory starts afresh every so many steps, or that acts at random instead.
 
     Args:
         agent: whose policy.
-        every: steps between two fresh starts.
+        space: of its actions.
+        every: for each environment of a batch the steps between two fresh starts, ALWAYS for a
+            memory that is left alone, RANDOM for uniform actions.
     """
 
-    def __init__(self, agent: Any, every: int):
-        self.agent, self.every = agent, every
+    def __init__(self, agent: Any, space: Any, every: Sequence[int]):
+        self.agent, self.space, self.every = agent, space, np.asarray(every, np.int32)
 
     def initialize_carry(self, batch_size: int) -> Any:
         """The agent's carry, and the steps since its last fresh start, int32 `[B]`."""
@@ -61,22 +65,9 @@ class Forgetful:
         inner, age = carry
         age = jnp.where(reset | (age >= self.every), 0, age)
         inner, action = self.agent.act(state, inner, observation, age == 0, key, greedy=greedy)
+        keys = jax.random.split(jax.random.fold_in(key, 1), len(reset))
+        action = jnp.where(self.every == RANDOM, jax.vmap(self.space.sample)(keys), action)
         return (inner, age + 1), action
-
-
-class Uniform:
-    """Actions drawn uniformly from the space of `env`."""
-
-    def __init__(self, env: Any):
-        self.space = env.action_space
-
-    def initialize_carry(self, batch_size: int) -> Any:
-        """Nothing is remembered."""
-        return ()
-
-    def act(self, state, carry, observation, reset, key, *, greedy):
-        """As an agent's own `act`; the state is not looked at."""
-        return carry, jax.vmap(self.space.sample)(jax.random.split(key, len(reset)))
 
 
 def main() -> int:
@@ -101,8 +92,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memories", nargs="+", default=MEMORIES)
     parser.add_argument("--set", nargs="*", default=[], help="further overrides, key=value")
     parser.add_argument("--only-report", action="store_true", help="train nothing")
-    parser.add_argument("--episodes", type=int, default=256, help="of each evaluation")
-    parser.add_argument("--forget-every", type=int, default=50, help="steps")
+    help_ = "whose newest checkpoints are played, and not only shown as they were last time"
+    parser.add_argument("--evaluate", nargs="*", default=None, help=f"{help_}; default: all")
+    parser.add_argument("--episodes", type=int, default=256, help="of each policy, about")
+    parser.add_argument("--forget-every", type=int, nargs="+", default=[50, 10], help="steps")
     parser.add_argument("--note", default="", help="a caption, for what a reader has to know")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "memory_maze")
     parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "memory_maze_learning.png")
@@ -112,28 +105,27 @@ def parse() -> argparse.Namespace:
 
 
 def evaluated(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a run's newest checkpoint can do: returns, as trained and forgetting, and at which step.
+    """What a run's newest checkpoint is worth, by policy: returns with intervals, and its step.
 
     Raises:
         RunError: there is no checkpoint.
     """
     run = load_run(path)
-    state = run.state
-    policies = {"as_trained": run.agent}
-    if run.config.memory.name not in STATELESS:
-        policies["forgetting"] = Forgetful(run.agent, arguments.forget_every)
-    row = {"step": run.step, "memory": run.config.memory.name}
-    for name, policy in policies.items():
-        row[name] = played(policy, state, run.venv, arguments.episodes)
-    row["random"] = played(Uniform(run.venv), state, run.venv, arguments.episodes)
+    policies = {"as trained": ALWAYS}
+    policies |= {f"forgets after {n}": n for n in arguments.forget_every}
+    policies["random"] = RANDOM
+    group = np.arange(run.venv.num_envs) % len(policies)
+    every = np.array(list(policies.values()))[group]
+    controls = Controls(run.agent, run.venv.action_space, every)
+    episodes = arguments.episodes * len(policies)
+    evaluator = Evaluator(controls, run.venv, episodes=episodes, greedy=False)
+    returns = evaluator(run.state, streams.benchmark_key(1)).returns.reshape(-1, len(every))
+    row: dict[str, Any] = {"step": run.step}
+    for i, name in enumerate(policies):
+        own = returns[:, group == i].reshape(-1, 1)
+        row[name] = {"episodes": own.size, **bootstrap(own)}
+    write_json(path / KEPT, row)
     return row
-
-
-def played(policy: Any, state: Any, env: Any, episodes: int) -> dict[str, Any]:
-    """Mean return of a policy's draws, with its interval; see `summarise`."""
-    evaluator = Evaluator(policy, env, episodes=episodes, greedy=False)
-    result = summarise([evaluator(state, streams.benchmark_key(1))])
-    return {key: result[key] for key in ("episodes", "mean", "mean_interval", "iqm", "max")}
 
 
 def training(path: Path) -> dict[str, Any]:
@@ -169,7 +161,11 @@ def report(paths: dict[str, Path], arguments: argparse.Namespace) -> None:
     rows = {}
     for memory, path in paths.items():
         try:
-            rows[memory] = training(path) | evaluated(path, arguments)
+            rows[memory] = training(path)
+            if arguments.evaluate is None or memory in arguments.evaluate:
+                rows[memory]["evaluation"] = evaluated(path, arguments)
+            elif (path / KEPT).exists():
+                rows[memory]["evaluation"] = json.loads((path / KEPT).read_text())
         except RunError as error:
             print(f"left out: {error}")
     if not rows:
@@ -179,43 +175,40 @@ def report(paths: dict[str, Path], arguments: argparse.Namespace) -> None:
     record |= {"forget_every": arguments.forget_every, "rows": rows}
     write_json(arguments.output, record)
     draw(rows, arguments)
-    print("\n| memory | steps | return | forgetting | random |\n|---|---|---|---|---|")
     for memory, row in rows.items():
-        cells = [cell(row.get(name)) for name in ("as_trained", "forgetting", "random")]
-        print("|", " | ".join([memory, f"{row['step']:,}", *cells]), "|")
+        print(f"{memory}: {row['steps_done']:,} steps, {row['hours']:.2f} h, {row['final']:.2f}")
+        for name, result in policies_of(row):
+            low, high = result["mean_interval"]
+            print(f"  {name:20} {result['mean']:6.2f} [{low:.2f}, {high:.2f}]")
 
 
-def cell(result: dict[str, Any] | None) -> str:
-    """A mean with its interval."""
-    if result is None:
-        return "–"
-    low, high = result["mean_interval"]
-    return f"{result['mean']:.2f} [{low:.2f}, {high:.2f}]"
+def policies_of(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The policies that were evaluated, and their returns."""
+    return [(k, v) for k, v in row.get("evaluation", {}).items() if isinstance(v, dict)]
 
 
 def draw(rows: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Learning curves on the left, the evaluations with their intervals on the right."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     curves, bars = figure.subplots(1, 2)
-    for i, (memory, row) in enumerate(rows.items()):
+    names: list[str] = []
+    for memory, row in rows.items():
         colour = COLOURS.get(memory)
         steps = np.array(row["curve"]["steps"]) / 1e6
         curves.plot(steps, row["curve"]["returns"], color=colour, label=memory)
-        for j, name in enumerate(("as_trained", "forgetting")):
-            if name in row:
-                low, high = row[name]["mean_interval"]
-                mean, x = row[name]["mean"], i + 0.35 * j
-                bars.bar(x, mean, 0.33, color=colour, alpha=0.4 if j else 0.9)
-                bars.vlines(x, low, high, color="black")
-    random = next(iter(rows.values()))["random"]["mean"]
-    for axis in (curves, bars):
-        axis.axhline(random, color="grey", linestyle=":")
-        axis.text(0, random, " random", va="bottom", color="grey")
+        for name, result in policies_of(row):
+            low, high = result["mean_interval"]
+            bars.barh(len(names), result["mean"], color=colour, alpha=0.8)
+            bars.hlines(len(names), low, high, color="black")
+            names.append(f"{memory}, {name}")
+            if name == "random":
+                curves.axhline(result["mean"], color="grey", linestyle=":")
     curves.set(xlabel="environment steps, millions", ylabel="return of an episode")
+    curves.set_title("training (dotted: random)", fontsize="medium")
     curves.legend()
-    bars.set_xticks(range(len(rows)), list(rows))
-    bars.set(ylabel="return, fresh mazes")
-    bars.set_title(f"pale: memory reset every {arguments.forget_every} steps", fontsize="medium")
+    bars.set_yticks(range(len(names)), names)
+    bars.invert_yaxis()
+    bars.set_title("return on fresh mazes, 95% intervals over episodes", fontsize="medium")
     if arguments.note:
         figure.supxlabel(arguments.note, fontsize="small")
     arguments.figure.parent.mkdir(parents=True, exist_ok=True)
