@@ -2,10 +2,11 @@
 
     python tests/mutants.py [part of a path ...] [--sample N] [--again] [--report]
 
-cosmic-ray knows the faults. Each file's are drawn in an order of their own that never changes: a run
-that was stopped goes on where it was, and a larger sample goes on from a smaller one. They are
+cosmic-ray knows the faults. Each file's are drawn in an order of their own that never changes: a
+run that was stopped goes on where it was, and a larger sample goes on from a smaller one. They are
 planted in a copy under build/mutants, the work tree can be used meanwhile. Results belong to the
-text of their file; `--again` tries the survivors once more, as after a change of the tests.
+text of their file; `--again` tries the survivors once more, as after a change of the tests. Those
+that mutants.toml calls equivalent are not tried.
 
 A trial is a fork of this process, which has imported what the tests need from others, and what a
 mutant left as it was comes from jax's compilation cache. Linux alone.
@@ -223,24 +224,25 @@ def preload(names: list[str]) -> None:
         raise SystemExit(f"one of the imported modules started {threads - 1} threads: no forks")
 
 
-def baseline(source: str) -> float:
-    """Seconds that the tests take; they must pass, as failing ones would notice everything."""
-    tests = TABLE["tests"][source]
-    known = BUILD / f"{_stem(source)}.json"
-    if known.exists():
-        kept = json.loads(known.read_text())
-        if kept["tests"] == tests:
-            preload(kept["modules"])
-            return kept["seconds"]
-    found = BUILD / "modules.txt"
-    for _ in range(2):  # the first writes bytecode and compiles; the second is as the mutants' are
-        trial = try_tests(tests, found=found)
-        if not trial.passed:
-            raise SystemExit(f"the tests of {source} fail without a mutant:\n{trial.output}")
-        preload(found.read_text().splitlines())
-    kept = {"tests": tests, "seconds": trial.seconds, "modules": found.read_text().splitlines()}
-    known.write_text(json.dumps(kept))
-    return trial.seconds
+def baseline(tests: list[str]) -> float:
+    """Seconds that these tests take; they must pass, as failing ones would notice everything.
+
+    What one file's tests imported is imported before the next one's are run, and so it is known
+    that they pass with it.
+    """
+    path = BUILD / "baseline.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"modules": [], "seconds": {}}
+    preload(kept["modules"])
+    for test in tests:
+        if test not in kept["seconds"]:
+            found = BUILD / "modules.txt"
+            trial = try_tests([test], found=found)
+            if not trial.passed:
+                raise SystemExit(f"{test} fails without a mutant:\n{trial.output}")
+            kept["seconds"][test] = trial.seconds
+            kept["modules"] = list(dict.fromkeys(kept["modules"] + found.read_text().split()))
+            path.write_text(json.dumps(kept))
+    return sum(kept["seconds"][test] for test in tests)
 
 
 # Sessions -----------------------------------------------------------------------------------------
@@ -268,12 +270,12 @@ def execute(source: str, sample: int | None, again: bool) -> None:
     waiting = [
         m
         for m in mutants_of(source)[:sample]
-        if m.name not in known
-        or (again and not known[m.name]["noticed"] and not equivalent(source, m))
+        if not equivalent(source, m)
+        and (m.name not in known or (again and not known[m.name]["noticed"]))
     ]
     if not waiting:
         return
-    timeout = max(LEAST_PATIENCE, PATIENCE * baseline(source))
+    timeout = max(LEAST_PATIENCE, PATIENCE * baseline(TABLE["tests"][source]))
     target = TREE / source
     for mutant in waiting:
         target.write_text(mutant.text)
@@ -294,7 +296,7 @@ def execute(source: str, sample: int | None, again: bool) -> None:
 def equivalent(source: str, mutant: Mutant) -> bool:
     """Whether mutants.toml says that nothing can tell it from the original."""
     return any(
-        source.endswith(known["file"]) and mutant.before == known["line"] and mutant.after in known["mutants"]
+        known["file"] in source and mutant.before == known["line"] and mutant.after in known["as"]
         for known in TABLE.get("equivalent", [])
     )
 
@@ -302,26 +304,31 @@ def equivalent(source: str, mutant: Mutant) -> bool:
 # Report -------------------------------------------------------------------------------------------
 
 
-def report(sources: list[str]) -> None:
-    """The table of mutants.md, and the survivors that nobody has explained."""
-    total, open_cases = [0, 0, 0, 0], []
-    print("| file | mutants | tried | noticed | equivalent | survived |\n|" + " --- |" * 6)
+def report(sources: list[str], sample: int | None) -> None:
+    """The table of mutants.md, and the survivors that nobody has explained.
+
+    Drawn are those of the sample that have been tried, or need not be.
+    """
+    total, alive = [0, 0, 0, 0], []
+    print("| file | mutants | drawn | noticed | equivalent | survived |\n|" + " --- |" * 6)
     for source in sources:
         mutants, known = mutants_of(source), results(source)
-        tried = [m for m in mutants if m.name in known]
-        alive = [m for m in tried if not known[m.name]["noticed"]]
-        rest = [m for m in alive if not equivalent(source, m)]
-        row = [len(tried), len(tried) - len(alive), len(alive) - len(rest), len(rest)]
-        total = [a + b for a, b in zip(total, row, strict=True)]
-        open_cases += [(source, m) for m in rest]
-        print(f"| `{source.removeprefix('ssmrl/')}` | {len(mutants)} |", *map("{} |".format, row))
+        same = [m for m in mutants[:sample] if equivalent(source, m)]
+        tried = [m for m in mutants[:sample] if m.name in known and m not in same]
+        rest = [m for m in tried if not known[m.name]["noticed"]]
+        if tried:
+            row = [len(tried) + len(same), len(tried) - len(rest), len(same), len(rest)]
+            total = [a + b for a, b in zip(total, row, strict=True)]
+            alive += [(source, m) for m in rest]
+            name = source.removeprefix("ssmrl/")
+            print(f"| `{name}` | {len(mutants)} |", *map("{} |".format, row))
     print("| all | |", *map("{} |".format, total))
-    tried, noticed, same, _ = total
-    for what, count in ("tried", tried), ("tried and not equivalent", tried - same):
+    drawn, noticed, same, _ = total
+    for what, count in ("drawn", drawn), ("drawn that are not equivalent", drawn - same):
         if count:
             low, high = wilson(noticed, count)
             print(f"noticed of those {what}: {noticed / count:.1%} (95 %: {low:.1%} to {high:.1%})")
-    for source, m in open_cases:
+    for source, m in alive:
         print(f"{source}:{m.line} {m.operator}\n  - {m.before}\n  + {m.after}")
 
 
@@ -350,10 +357,10 @@ def main() -> None:
         copy_tree()
         os.environ.update(ENVIRONMENT)
         os.chdir(TREE)
-        sys.path[0] = str(TREE)  # where imports look, and not in tests/
+        sys.path[0] = str(TREE)  # and not tests/
         for source in sources:
             execute(source, arguments.sample, arguments.again)
-    report(sources)
+    report(sources, arguments.sample)
 
 
 if __name__ == "__main__":
