@@ -2,11 +2,13 @@
 
 import math
 import re
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 
 from ssmrl.agents import UnknownAgentError, agent_config, list_agents, make_agent
+from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig
 from ssmrl.agents.optimizer import OptimizerConfig
 from ssmrl.agents.ppo import PPOConfig
 from ssmrl.agents.rollout import check_memory
@@ -108,6 +110,15 @@ def test_one_transition_cannot_be_normalised(options):
     message = r"^agent\.normalize_advantages must be false where .* one transition .*, got True$"
     with pytest.raises(ValueError, match=message):
         PPOConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "config", [OptimizerConfig, PPOConfig, DreamerConfig, R2IConfig, DreamerV3Config]
+)
+def test_options_stay_what_they_were_checked_to_be(config):
+    options = config()
+    with pytest.raises(FrozenInstanceError):
+        options.lr = -1.0
 
 
 def test_every_option_is_explained():

@@ -130,6 +130,14 @@ def test_extras_of_nested_action_spaces():
         ObservationExtras(JaxVectorEnv(Counting(), None, 1))
 
 
+def test_bounds_of_continuous_actions_make_room_for_zero_and_nothing_else():
+    from ssmrl.envs.wrappers import with_none
+
+    actions = spaces.Box(np.array([0.25, -3, -2]), np.array([0.5, -1, 0.5]), (3,))
+    expected = spaces.Box(np.array([0, -3, -2]), np.array([0.5, 0, 0.5]), (3,))
+    assert with_none(actions) == expected
+
+
 def test_an_environments_episodes_do_not_depend_on_how_many_there_are():
     actions = np.random.default_rng(0).integers(0, 2, (40, 8))
     for make in (lambda n: JaxVectorEnv(Counting(), None, n), popgym("repeat_previous_easy")):
