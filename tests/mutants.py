@@ -106,7 +106,9 @@ def _make_mutants(source: str) -> list[Mutant]:
         operator = plugins.get_operator(name)()
         count = sum(len(list(operator.mutation_positions(x))) for x in nodes)
         for occurrence in range(count):
-            changed = mutate_code(text, plugins.get_operator(name)(), occurrence)
+            changed = None
+            with contextlib.suppress(AttributeError):  # ExceptionReplacer, of `except a.B`
+                changed = mutate_code(text, plugins.get_operator(name)(), occurrence)
             if changed is not None and _is_fault(text, changed):
                 found.setdefault(changed, _describe(text, changed, name))
     ordered = sorted(found.values(), key=lambda m: (m.line, m.operator, m.after))
