@@ -1,12 +1,13 @@
 """Plants small faults, one at a time, and runs the tests that should notice.
 
-    python tests/mutants.py [part of a path ...] [--sample N] [--again] [--report]
+    python tests/mutants.py [part of a path ...] [--sample N] [--first] [--again] [--report]
 
 cosmic-ray knows the faults. Each file's are drawn in an order of their own that never changes: a
 run that was stopped goes on where it was, and a larger sample goes on from a smaller one. They are
 planted in a copy under build/mutants, the work tree can be used meanwhile. Results belong to the
-text of their file; `--again` tries the survivors once more, as after a change of the tests. Those
-that mutants.toml calls equivalent are not tried.
+text of their file; `--again` tries the survivors once more, as after a change of the tests, or
+after `--first`, which runs but the test file most likely to notice. Those that mutants.toml calls
+equivalent are not tried.
 
 A trial is a fork of this process, which has imported what the tests need from others, and what a
 mutant left as it was comes from jax's compilation cache. Linux alone.
@@ -266,8 +267,9 @@ def results(source: str) -> dict[str, dict]:
     return {entry["name"]: entry for entry in map(json.loads, lines)}
 
 
-def execute(source: str, sample: int | None, again: bool) -> None:
+def execute(source: str, sample: int | None, again: bool, first: bool) -> None:
     """Tries those that have not been tried."""
+    tests = TABLE["tests"][source][: 1 if first else None]
     known = results(source)
     waiting = [
         m
@@ -277,11 +279,11 @@ def execute(source: str, sample: int | None, again: bool) -> None:
     ]
     if not waiting:
         return
-    timeout = max(LEAST_PATIENCE, PATIENCE * baseline(TABLE["tests"][source]))
+    timeout = max(LEAST_PATIENCE, PATIENCE * baseline(tests))
     target = TREE / source
     for mutant in waiting:
         target.write_text(mutant.text)
-        trial = try_tests(TABLE["tests"][source], timeout)
+        trial = try_tests(tests, timeout)
         entry = {
             "name": mutant.name,
             "noticed": not trial.passed,
@@ -350,6 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help="only files whose path contains one of these")
     parser.add_argument("--sample", type=int, help="mutants of each file, drawn at random")
+    parser.add_argument("--first", action="store_true", help="only the first file of the tests")
     parser.add_argument("--again", action="store_true", help="try the survivors once more")
     parser.add_argument("--report", action="store_true", help="run nothing, print what is known")
     arguments = parser.parse_args()
@@ -361,7 +364,7 @@ def main() -> None:
         os.chdir(TREE)
         sys.path[0] = str(TREE)  # and not tests/
         for source in sources:
-            execute(source, arguments.sample, arguments.again)
+            execute(source, arguments.sample, arguments.again, arguments.first)
     report(sources, arguments.sample)
 
 
