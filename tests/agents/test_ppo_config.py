@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict
 
 import numpy as np
 import pytest
@@ -119,6 +119,42 @@ def test_options_stay_what_they_were_checked_to_be(config):
     options = config()
     with pytest.raises(FrozenInstanceError):
         options.lr = -1.0
+
+
+# Choices that nothing derives; a run that leaves an option out relies on them all the same.
+DEFAULTS = {
+    "lr": 1e-3,
+    "lr_schedule": "linear",
+    "ssm_lr_scale": 1.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 0.5,
+    "num_envs": 64,
+    "rollout_length": 128,
+    "window_length": None,
+    "epochs": 4,
+    "minibatches": 8,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "clip": 0.2,
+    "value_clip": None,
+    "value_coefficient": 0.5,
+    "entropy_coefficient": 0.01,
+    "entropy_coefficient_final": None,
+    "target_kl": None,
+    "normalize_advantages": True,
+    "normalize_observations": False,
+    "normalize_rewards": False,
+    "normalize_values": False,
+    "encoder": [128],
+    "actor": [128],
+    "critic": [128],
+    "activation": "silu",
+    "initial_log_std": -0.5,
+}
+
+
+def test_defaults_change_only_on_purpose():
+    assert asdict(PPOConfig()) == {"name": "ppo"} | DEFAULTS
 
 
 def test_every_option_is_explained():

@@ -170,6 +170,13 @@ def test_a_published_size_follows_from_one_width(size, width):
     assert replace(SIZES[size], rollout_length=1) == replace(expected, rollout_length=1)
 
 
+def test_the_small_sizes_have_one_layer_of_everything():
+    """They are our own: a width for all layers, and the fewest of those."""
+    for size, width, depth in (("pico", 64, 2), ("nano", 128, 4)):
+        expected = Size(width, width, 8, depth, width, variables=4, layers=1)
+        assert replace(SIZES[size], rollout_length=1) == replace(expected, rollout_length=1)
+
+
 def test_the_nano_pair_differs_in_what_the_two_agents_publish_alone():
     def settings(experiment):
         return compose_training([f"experiment={experiment}"], COMPONENTS, CONFIGS)
