@@ -311,14 +311,16 @@ def equivalent(source: str, mutant: Mutant) -> bool:
 def report(sources: list[str], sample: int | None) -> None:
     """The table of mutants.md, and the survivors that nobody has explained.
 
-    Drawn are those of the sample that have been tried, or need not be.
+    Drawn are those up to the last that has been tried.
     """
     total, alive = [0, 0, 0, 0], []
     print("| file | mutants | drawn | noticed | equivalent | survived |\n|" + " --- |" * 6)
     for source in sources:
         mutants, known = mutants_of(source), results(source)
-        same = [m for m in mutants[:sample] if equivalent(source, m)]
-        tried = [m for m in mutants[:sample] if m.name in known and m not in same]
+        last = max((i for i, m in enumerate(mutants[:sample]) if m.name in known), default=-1)
+        drawn = mutants[: last + 1]
+        same = [m for m in drawn if equivalent(source, m)]
+        tried = [m for m in drawn if m.name in known and m not in same]
         rest = [m for m in tried if not known[m.name]["noticed"]]
         if tried:
             row = [len(tried) + len(same), len(tried) - len(rest), len(same), len(rest)]
@@ -357,6 +359,8 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="run nothing, print what is known")
     arguments = parser.parse_args()
     sources = list(chosen(arguments.parts))
+    if gone := [name for name in sources if not (ROOT / name).is_file()]:
+        raise SystemExit(f"tests/mutants.toml names files that are gone: {', '.join(gone)}")
     if not arguments.report:
         BUILD.mkdir(parents=True, exist_ok=True)
         copy_tree()
