@@ -1,125 +1,375 @@
-"""Plants small faults with cosmic-ray, one at a time, and runs the tests that should notice.
+"""Plants small faults, one at a time, and runs the tests that should notice.
 
-    python tests/mutants.py [part of a path ...] [--sample N]
+    python tests/mutants.py [part of a path ...] [--sample N] [--first] [--again] [--report]
 
-All files of `mutants.toml` take many hours; a run that was stopped goes on where it was. Mutants
-are planted in a copy under build/mutants, the work tree can be used meanwhile. A session belongs to
-the text of its file; delete build/mutants to begin anew, as after a change of the tests.
+cosmic-ray knows the faults. Each file's are drawn in an order of their own that never changes: a
+run that was stopped goes on where it was, and a larger sample goes on from a smaller one. They are
+planted in a copy under build/mutants, the work tree can be used meanwhile. Results belong to the
+text of their file; `--again` tries the survivors once more, as after a change of the tests, or
+after `--first`, which runs but the test file most likely to notice. Those that mutants.toml calls
+equivalent are not tried.
+
+A trial is a fork of this process, which has imported what the tests need from others, and what a
+mutant left as it was comes from jax's compilation cache. Linux alone.
 """
 
 import argparse
+import ast
+import contextlib
+import dataclasses
 import hashlib
+import importlib
+import json
+import math
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
+TREE = BUILD / "tree"
 TABLE = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())
-TIMEOUT = 600  # seconds; far more than the slowest of these test files takes
+SEED = 0
+PATIENCE = 5  # times the tests' own time; who takes longer has been noticed
+_PRELOADED = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+LEAST_PATIENCE = 60  # seconds; other work on the machine must not notice mutants
+
+ENVIRONMENT = {
+    "PYTHONPATH": str(TREE),  # for the processes that tests start
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(BUILD / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
-def copy_tree() -> Path:
-    """Every file that git knows, new ones included."""
-    tree = BUILD / "tree"
-    shutil.rmtree(tree, ignore_errors=True)
+@dataclass(frozen=True)
+class Mutant:
+    """One changed text of a file."""
+
+    text: str
+    operator: str
+    line: int
+    before: str
+    after: str
+
+    @property
+    def name(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def copy_tree() -> None:
+    """Every file that git knows, new ones included; bytecode that is there stays."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in listed.splitlines():
-        source, target = ROOT / name, tree / name
-        if source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-    return tree
+    names = {name for name in listed.splitlines() if (ROOT / name).is_file()}
+    for old in [path for path in TREE.rglob("*") if path.is_file()]:
+        if str(old.relative_to(TREE)) not in names and old.parent.name != "__pycache__":
+            old.unlink()
+    for name in names:
+        (TREE / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, TREE / name)
 
 
-def prepare(source: str, sample: int | None) -> tuple[Path, Path]:
-    """The configuration and the session of one source file, made if they are new."""
-    digest = hashlib.sha256((ROOT / source).read_bytes()).hexdigest()[:8]
-    stem = source.replace("/", ".").removesuffix(".py")
-    session = BUILD / f"{stem}-{digest}{f'-{sample}' if sample else ''}.sqlite"
-    config = session.with_suffix(".toml")
-    tests = " ".join(TABLE["tests"][source])
-    config.write_text(
-        "[cosmic-ray]\n"
-        f'module-path = "{source}"\n'
-        f"timeout = {TIMEOUT}\n"
-        "excluded-modules = []\n"
-        f"test-command = '\"{sys.executable}\" -m pytest -x -q -p no:cacheprovider {tests}'\n"
-        '[cosmic-ray.distributor]\nname = "local"\n'
-    )
-    if not session.exists():
-        # Tests that fail anyway, or do not exist, would notice everything.
-        cosmic_ray("baseline", config)
-        cosmic_ray("init", config, session)
-        skip(session, sample)
-    return config, session
+# Mutants ------------------------------------------------------------------------------------------
 
 
-def cosmic_ray(*arguments: object) -> None:
-    command = [sys.executable, "-m", "cosmic_ray.cli", *map(str, arguments)]
-    subprocess.run(command, cwd=BUILD / "tree", check=True)
+def mutants_of(source: str) -> list[Mutant]:
+    """All of a file, in the order in which they are drawn; made once, which takes a while."""
+    kept = session(source).with_suffix(".mutants")
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps([dataclasses.astuple(m) for m in _make_mutants(source)]))
+    return [Mutant(*fields) for fields in json.loads(kept.read_text())]
 
 
-def skip(session: Path, sample: int | None) -> None:
-    """Leave out the mutants of other operators, and all but a random sample."""
-    from cosmic_ray.work_db import WorkDB
-    from cosmic_ray.work_item import WorkerOutcome, WorkResult
+def _make_mutants(source: str) -> list[Mutant]:
+    from cosmic_ray import plugins
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
 
+    text = (ROOT / source).read_text()
+    nodes = list(ast_nodes(get_ast(text)))
     wanted = re.compile("|".join(f"core/{name}$" for name in TABLE["operators"]))
-    database = WorkDB(str(session), WorkDB.Mode.open)
-    kept, left_out = [], []
-    for item in database.pending_work_items:
-        fits = all(wanted.match(mutation.operator_name) for mutation in item.mutations)
-        (kept if fits else left_out).append(item)
-    if sample is not None:
-        kept.sort(key=lambda item: [(m.start_pos, m.operator_name) for m in item.mutations])
-        random.Random(0).shuffle(kept)
-        left_out += kept[sample:]
-    skipped = WorkResult(output="left out", worker_outcome=WorkerOutcome.SKIPPED)
-    database.set_multiple_results([item.job_id for item in left_out], skipped)
-    database.close()
+    found: dict[str, Mutant] = {}
+    for name in sorted(filter(wanted.match, plugins.operator_names())):
+        operator = plugins.get_operator(name)()
+        count = sum(len(list(operator.mutation_positions(x))) for x in nodes)
+        for occurrence in range(count):
+            changed = None
+            with contextlib.suppress(AttributeError):  # ExceptionReplacer, of `except a.B`
+                changed = mutate_code(text, plugins.get_operator(name)(), occurrence)
+            if changed is not None and _is_fault(text, changed):
+                found.setdefault(changed, _describe(text, changed, name))
+    ordered = sorted(found.values(), key=lambda m: (m.line, m.operator, m.after))
+    random.Random(f"{SEED} {source}").shuffle(ordered)
+    return ordered
 
 
-def report(session: Path, name: str) -> None:
-    """How many were noticed, and those that were not."""
-    from cosmic_ray.work_db import WorkDB
-    from cosmic_ray.work_item import WorkerOutcome
+def _describe(text: str, changed: str, operator: str) -> Mutant:
+    pairs = zip(text.splitlines(), changed.splitlines(), strict=False)
+    line, (before, after) = next((i, p) for i, p in enumerate(pairs, 1) if p[0] != p[1])
+    return Mutant(changed, operator.removeprefix("core/"), line, before.strip(), after.strip())
 
-    database = WorkDB(str(session), WorkDB.Mode.open)
-    results = [r for _, r in database.results if r.worker_outcome != WorkerOutcome.SKIPPED]
-    waiting = len(database.pending_work_items)
-    database.close()
-    alive = [result for result in results if not result.is_killed]
-    rate = f"{1 - len(alive) / len(results):.0%}" if results else "-"
-    print(f"{name}: {len(results)} tried, {len(results) - len(alive)} noticed ({rate})", end="")
-    print(f", {waiting} to come" if waiting else "")
-    for result in alive:
-        print(
-            "\n".join(f"    {x}" for x in result.diff.splitlines() if x[:2] in ("@@", "- ", "+ "))
-        )
+
+def _is_fault(text: str, changed: str) -> bool:
+    """Whether it is Python, and means something else to those who name their arguments.
+
+    cosmic-ray takes the mark before keyword-only arguments for a product.
+    """
+    try:
+        return _meaning(text) != _meaning(changed)
+    except SyntaxError:
+        return False
+
+
+@cache
+def _meaning(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            first = [*node.posonlyargs, *node.args]
+            defaults = [None] * (len(first) - len(node.defaults)) + node.defaults
+            pairs = zip([*first, *node.kwonlyargs], [*defaults, *node.kw_defaults], strict=True)
+            node.posonlyargs, node.args, node.defaults, node.kwonlyargs = [], [], [], []
+            node.kw_defaults = [ast.Tuple([a, d or ast.Constant(...)]) for a, d in pairs]
+    return ast.dump(tree)
+
+
+# Trials -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trial:
+    passed: bool
+    output: str
+    seconds: float
+
+    @property
+    def noticed_by(self) -> str:
+        """The test that failed first; what stood in for one otherwise."""
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", self.output, re.MULTILINE)
+        return failed[1] if failed else "import" if self.output else "time"
+
+
+def try_tests(tests: list[str], timeout: float | None = None, found: Path | None = None) -> Trial:
+    """Runs them in a fork; `found` is for the names of the modules that they imported."""
+    log, began = BUILD / "output.txt", time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _run_tests(tests, log, found)
+    status = _wait(pid, timeout)
+    seconds = time.monotonic() - began
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # what its tests may have left running
+    if status is None:
+        os.waitpid(pid, 0)
+        return Trial(False, "", seconds)
+    return Trial(status == 0, log.read_text(errors="replace"), seconds)
+
+
+def _run_tests(tests: list[str], log: Path, found: Path | None) -> None:
+    """The child's life."""
+    code = 1
+    try:
+        os.setsid()
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        sys.dont_write_bytecode = found is None
+        if found is None:
+            os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        import pytest
+
+        options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-W", _PRELOADED]
+        code = int(pytest.main([*options, *tests]))
+        if found is not None:
+            ours = ("ssmrl", "tests", "conftest", "scripts", "__main__")
+            names = [name for name in sys.modules if name.partition(".")[0] not in ours]
+            found.write_text("\n".join(names))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(pid: int, timeout: float | None) -> int | None:
+    """The exit status, None where the time was up."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.02)
+    return None
+
+
+def preload(names: list[str]) -> None:
+    """Imports what others wrote, once for all forks."""
+    for name in names:
+        if name not in sys.modules and not name.startswith(tuple(TABLE["not_preloaded"])):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+        raise SystemExit(f"one of the imported modules started {threads - 1} threads: no forks")
+
+
+def baseline(tests: list[str]) -> float:
+    """Seconds that these tests take; they must pass, as failing ones would notice everything.
+
+    What one file's tests imported is imported before the next one's are run, and so it is known
+    that they pass with it.
+    """
+    path = BUILD / "baseline.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"modules": [], "seconds": {}}
+    preload(kept["modules"])
+    for test in tests:
+        if test not in kept["seconds"]:
+            found = BUILD / "modules.txt"
+            trial = try_tests([test], found=found)
+            if not trial.passed:
+                raise SystemExit(f"{test} fails without a mutant:\n{trial.output}")
+            kept["seconds"][test] = trial.seconds
+            kept["modules"] = list(dict.fromkeys(kept["modules"] + found.read_text().split()))
+            path.write_text(json.dumps(kept))
+    return sum(kept["seconds"][test] for test in tests)
+
+
+# Sessions -----------------------------------------------------------------------------------------
+
+
+def _stem(source: str) -> str:
+    return source.replace("/", ".").removesuffix(".py")
+
+
+def session(source: str) -> Path:
+    digest = hashlib.sha256((ROOT / source).read_bytes()).hexdigest()[:8]
+    return BUILD / f"{_stem(source)}-{digest}.jsonl"
+
+
+def results(source: str) -> dict[str, dict]:
+    """By the mutant's name; the last line about one counts."""
+    path = session(source)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {entry["name"]: entry for entry in map(json.loads, lines)}
+
+
+def execute(source: str, sample: int | None, again: bool, first: bool) -> None:
+    """Tries those that have not been tried."""
+    tests = TABLE["tests"][source][: 1 if first else None]
+    known = results(source)
+    waiting = [
+        m
+        for m in mutants_of(source)[:sample]
+        if not equivalent(source, m)
+        and (m.name not in known or (again and not known[m.name]["noticed"]))
+    ]
+    if not waiting:
+        return
+    timeout = max(LEAST_PATIENCE, PATIENCE * baseline(tests))
+    target = TREE / source
+    for mutant in waiting:
+        target.write_text(mutant.text)
+        trial = try_tests(tests, timeout)
+        entry = {
+            "name": mutant.name,
+            "noticed": not trial.passed,
+            "by": trial.noticed_by if not trial.passed else None,
+            "seconds": round(trial.seconds, 1),
+            "mutant": f"{mutant.line}: {mutant.before} -> {mutant.after}",
+        }
+        with session(source).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(source, *entry.values(), flush=True)
+    shutil.copy2(ROOT / source, target)
+
+
+def equivalent(source: str, mutant: Mutant) -> bool:
+    """Whether mutants.toml says that nothing can tell it from the original."""
+    return any(
+        known["file"] in source and mutant.before == known["line"] and mutant.after in known["as"]
+        for known in TABLE.get("equivalent", [])
+    )
+
+
+# Report -------------------------------------------------------------------------------------------
+
+
+def report(sources: list[str], sample: int | None) -> None:
+    """The table of mutants.md, and the survivors that nobody has explained.
+
+    Drawn are those up to the last that has been tried.
+    """
+    total, alive = [0, 0, 0, 0], []
+    print("| file | mutants | drawn | noticed | equivalent | survived |\n|" + " --- |" * 6)
+    for source in sources:
+        mutants, known = mutants_of(source), results(source)
+        last = max((i for i, m in enumerate(mutants[:sample]) if m.name in known), default=-1)
+        drawn = mutants[: last + 1]
+        same = [m for m in drawn if equivalent(source, m)]
+        tried = [m for m in drawn if m.name in known and m not in same]
+        rest = [m for m in tried if not known[m.name]["noticed"]]
+        if tried:
+            row = [len(tried) + len(same), len(tried) - len(rest), len(same), len(rest)]
+            total = [a + b for a, b in zip(total, row, strict=True)]
+            alive += [(source, m) for m in rest]
+            name = source.removeprefix("ssmrl/")
+            print(f"| `{name}` | {len(mutants)} |", *map("{} |".format, row))
+    print("| all | |", *map("{} |".format, total))
+    drawn, noticed, same, _ = total
+    for what, count in ("drawn", drawn), ("drawn that are not equivalent", drawn - same):
+        if count:
+            low, high = wilson(noticed, count)
+            print(f"noticed of those {what}: {noticed / count:.1%} (95 %: {low:.1%} to {high:.1%})")
+    for source, m in alive:
+        print(f"{source}:{m.line} {m.operator}\n  - {m.before}\n  + {m.after}")
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a rate (Wilson 1927)."""
+    rate = successes / trials
+    middle = rate + z**2 / (2 * trials)
+    spread = z * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
+    return (middle - spread) / (1 + z**2 / trials), (middle + spread) / (1 + z**2 / trials)
+
+
+def chosen(parts: list[str]) -> Iterator[str]:
+    return (s for s in TABLE["tests"] if not parts or any(part in s for part in parts))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help="only files whose path contains one of these")
     parser.add_argument("--sample", type=int, help="mutants of each file, drawn at random")
+    parser.add_argument("--first", action="store_true", help="only the first file of the tests")
+    parser.add_argument("--again", action="store_true", help="try the survivors once more")
     parser.add_argument("--report", action="store_true", help="run nothing, print what is known")
     arguments = parser.parse_args()
-    sources = [
-        s for s in TABLE["tests"] if not arguments.parts or any(p in s for p in arguments.parts)
-    ]
-    BUILD.mkdir(parents=True, exist_ok=True)
-    copy_tree()
-    sessions = {source: prepare(source, arguments.sample) for source in sources}
-    for source, (config, session) in sessions.items():
-        if not arguments.report:
-            cosmic_ray("exec", config, session)
-        report(session, source)
+    sources = list(chosen(arguments.parts))
+    if gone := [name for name in sources if not (ROOT / name).is_file()]:
+        raise SystemExit(f"tests/mutants.toml names files that are gone: {', '.join(gone)}")
+    if not arguments.report:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        copy_tree()
+        os.environ.update(ENVIRONMENT)
+        os.chdir(TREE)
+        sys.path[0] = str(TREE)  # and not tests/
+        for source in sources:
+            execute(source, arguments.sample, arguments.again, arguments.first)
+    report(sources, arguments.sample)
 
 
 if __name__ == "__main__":

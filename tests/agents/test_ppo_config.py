@@ -2,11 +2,13 @@
 
 import math
 import re
+from dataclasses import FrozenInstanceError, asdict
 
 import numpy as np
 import pytest
 
 from ssmrl.agents import UnknownAgentError, agent_config, list_agents, make_agent
+from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig
 from ssmrl.agents.optimizer import OptimizerConfig
 from ssmrl.agents.ppo import PPOConfig
 from ssmrl.agents.rollout import check_memory
@@ -108,6 +110,51 @@ def test_one_transition_cannot_be_normalised(options):
     message = r"^agent\.normalize_advantages must be false where .* one transition .*, got True$"
     with pytest.raises(ValueError, match=message):
         PPOConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "config", [OptimizerConfig, PPOConfig, DreamerConfig, R2IConfig, DreamerV3Config]
+)
+def test_options_stay_what_they_were_checked_to_be(config):
+    options = config()
+    with pytest.raises(FrozenInstanceError):
+        options.lr = -1.0
+
+
+# Choices that nothing derives; a run that leaves an option out relies on them all the same.
+DEFAULTS = {
+    "lr": 1e-3,
+    "lr_schedule": "linear",
+    "ssm_lr_scale": 1.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 0.5,
+    "num_envs": 64,
+    "rollout_length": 128,
+    "window_length": None,
+    "epochs": 4,
+    "minibatches": 8,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "clip": 0.2,
+    "value_clip": None,
+    "value_coefficient": 0.5,
+    "entropy_coefficient": 0.01,
+    "entropy_coefficient_final": None,
+    "target_kl": None,
+    "normalize_advantages": True,
+    "normalize_observations": False,
+    "normalize_rewards": False,
+    "normalize_values": False,
+    "encoder": [128],
+    "actor": [128],
+    "critic": [128],
+    "activation": "silu",
+    "initial_log_std": -0.5,
+}
+
+
+def test_defaults_change_only_on_purpose():
+    assert asdict(PPOConfig()) == {"name": "ppo"} | DEFAULTS
 
 
 def test_every_option_is_explained():

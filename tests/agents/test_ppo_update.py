@@ -451,6 +451,18 @@ print("same")
 """
 
 
+def test_what_has_a_row_for_each_environment_is_spread_and_nothing_else():
+    agent = small_agent(JaxVectorEnv(probes.Recall(), None, 4), "none")
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    shapes = {"rows": (4, 2), "table": (7, 4), "clock": ()}
+    env = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    where = agent.shardings(mesh, state.replace(acting=state.acting.replace(env=env)))
+    spread = {name: bool(tuple(s.spec)) for name, s in where.acting.env.items()}
+    assert spread == {"rows": True, "table": False, "clock": False}
+    assert not tuple(where.acting.key.spec)
+
+
 @pytest.mark.slow
 def test_two_devices_do_what_one_does():
     environment = os.environ | {

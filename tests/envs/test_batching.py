@@ -109,7 +109,7 @@ def test_replacing_in_blocks_branches_under_vmap_and_draws_no_more_than_it_must(
 
     f = lambda x: replace_in_blocks(x < 0, draw, x, 2)  # noqa: E731
     x = np.ones((2, 3, 9), np.float32)
-    x[0, 1, [4, 7, 8]] = -1
+    x[0, 1, [2, 4, 7, 8]] = -1
     x[1, 2, 0] = -1
     together = jax.jit(jax.vmap(jax.vmap(f)))(jnp.asarray(x))
     jax.effects_barrier()
@@ -121,8 +121,9 @@ def test_replacing_in_blocks_branches_under_vmap_and_draws_no_more_than_it_must(
     ]
     # A batched predicate would have made the loop's counter one for each program.
     assert loop.outvars[0].aval.shape == ()
-    # Two turns, for the program with three marked entries; six programs each.
+    # Two turns, for the program with four marked entries; six programs each.
     assert len(drawn) == 2 * 6 and all(len(index) == 2 for index in drawn)
+    assert np.max(drawn) < 9  # what fills up a block is an index, too
 
 
 def test_gradients_pass_the_entries_that_are_kept():

@@ -7,6 +7,7 @@ import pytest
 
 import ssmrl.envs
 from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, ObservationExtras, spaces
+from ssmrl.envs.vector import VectorEnv, VectorState
 from tests.envs.counting import Counting, Params
 from tests.envs.test_batching import primitives
 
@@ -128,6 +129,32 @@ def test_extras_of_nested_action_spaces():
     assert with_none(space)["b"][0] == spaces.Box(0.0, 2.0, (2,))
     with pytest.raises(ValueError, match="at least one extra"):
         ObservationExtras(JaxVectorEnv(Counting(), None, 1))
+
+
+def test_vector_environments_reset_and_step():
+    for missing in ("reset", "step"):
+        methods = {"reset": lambda *_: None, "step": lambda *_: None}
+        del methods[missing]
+        with pytest.raises(TypeError, match=missing):
+            type("Half", (VectorEnv,), methods)()
+
+
+def test_the_first_environment_is_the_one_that_is_drawn():
+    class Drawn(Counting):
+        def render(self, state, params):
+            return jnp.full((1, 1, 3), state)
+
+    venv = JaxVectorEnv(Drawn(), None, 2)
+    state = VectorState(env=jnp.array([3, 5]), key=None, time=None)
+    assert venv.render(state)[0, 0, 0] == 3 and venv.render(state, 1)[0, 0, 0] == 5
+
+
+def test_bounds_of_continuous_actions_make_room_for_zero_and_nothing_else():
+    from ssmrl.envs.wrappers import with_none
+
+    actions = spaces.Box(np.array([0.25, -3, -2]), np.array([0.5, -1, 0.5]), (3,))
+    expected = spaces.Box(np.array([0, -3, -2]), np.array([0.5, 0, 0.5]), (3,))
+    assert with_none(actions) == expected
 
 
 def test_an_environments_episodes_do_not_depend_on_how_many_there_are():

@@ -112,6 +112,21 @@ def test_an_agent_without_parts_is_named(make_config):
         make_transfer(agent, {}, 1, plain, {}, 1, [], "there")
 
 
+def test_the_first_of_several_that_do_not_fit_is_named():
+    def agent(*widths):
+        model = {f"layer{i}": np.zeros(width, np.float32) for i, width in enumerate(widths)}
+        return SimpleNamespace(parts=lambda _: {"model": model}, with_parts=lambda s, _: s)
+
+    with pytest.raises(RunError) as error:
+        make_transfer(agent(1, 2, 3, 4), {}, 1, agent(1, 5, 6), {}, 1, [], "there")
+    assert str(error.value) == (
+        "init_from=there: model does not fit: ['layer1'] is float32[2] there and float32[5] here "
+        "(and 2 more); choose what to load with init_parts"
+    )
+    with pytest.raises(RunError, match=r"\['layer2'\] is float32\[3\] there and absent here;"):
+        make_transfer(agent(1, 2, 3), {}, 1, agent(1, 2), {}, 1, [], "there")
+
+
 # ------------------------------------------------------------------------------------- spaces
 
 

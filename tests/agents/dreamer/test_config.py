@@ -10,6 +10,7 @@ import pytest
 
 from ssmrl.agents import agent_config, list_agents, make_agent
 from ssmrl.agents.dreamer import SIZES, DreamerConfig, DreamerV3Config, R2IConfig, dreamer
+from ssmrl.agents.dreamer.config import Size
 from ssmrl.envs import EpisodeStatistics, make_vector, spaces
 from ssmrl.experiment import COMPONENTS
 from ssmrl.memory import memory_config
@@ -109,6 +110,71 @@ def test_published_agents_are_configurations():
     )
     for name in ("replay_context", "replay_online"):
         assert [getattr(c, name) for c in (v3, r2i, ours)] == [True, False, False]
+
+
+# Hafner et al. 2023, the table of hyperparameters; the rest is in its code's configs.yaml.
+PUBLISHED = {
+    "num_envs": 16,
+    "batch_size": 16,
+    "batch_length": 64,
+    "train_ratio": 32,
+    "lr": 4e-5,
+    "warmup": 1000,
+    "clip": 0.3,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "eps": 1e-20,
+    "reconstruction_weight": 1,
+    "reward_weight": 1,
+    "reward_scale": 1,
+    "ssm_lr_scale": 1,
+    "dynamics_weight": 1,
+    "representation_weight": 0.1,
+    "free_bits": 1,
+    "unimix": 0.01,
+    "policy_unimix": 0.01,
+    "bins": 255,
+    "min_std": 0.1,
+    "max_std": 1,
+    "horizon": 333,
+    "return_lambda": 0.95,
+    "imagination_length": 15,
+    "imagination_starts": None,
+    "entropy_coefficient": 3e-4,
+    "return_rate": 1 - 0.99,
+    "slow_critic_rate": 1 - 0.98,
+    "slow_critic_weight": 1,
+    "replay_value_weight": 0.3,
+    "continue_discount": True,
+    "posterior": "recurrent",
+    "joint_input": False,
+    "policy_inputs": "output",
+}
+
+
+def test_the_numbers_are_the_published_ones():
+    options = {name: getattr(DreamerV3Config(), name) for name in PUBLISHED}
+    assert options == pytest.approx(PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("size", "width"),
+    [
+        *[("1m", 64), ("12m", 256), ("25m", 384), ("50m", 512)],
+        *[("100m", 768), ("200m", 1024), ("400m", 1536)],
+    ],
+)
+def test_a_published_size_follows_from_one_width(size, width):
+    """Hafner et al. 2023, the table of model sizes: 8 d, d, d / 16, d / 16."""
+    expected = Size(8 * width, width, width // 16, width // 16, width, variables=32, layers=3)
+    assert replace(SIZES[size], rollout_length=1) == replace(expected, rollout_length=1)
+
+
+def test_the_small_sizes_have_one_layer_of_everything():
+    """They are our own: a width for all layers, and the fewest of those."""
+    for size, width, depth in (("pico", 64, 2), ("nano", 128, 4)):
+        expected = Size(width, width, 8, depth, width, variables=4, layers=1)
+        assert replace(SIZES[size], rollout_length=1) == replace(expected, rollout_length=1)
 
 
 def test_the_nano_pair_differs_in_what_the_two_agents_publish_alone():
