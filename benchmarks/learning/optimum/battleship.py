@@ -23,6 +23,8 @@ import numpy as np
 
 SHIPS = (2, 3, 3, 4)
 HITS = sum(SHIPS)
+ORDERS = tuple(sorted(set(permutations(SHIPS))))
+"""Those in which the ships can come along the board."""
 
 
 @cache
@@ -50,18 +52,17 @@ def draw_fleet(size: int, rng: np.random.Generator) -> frozenset[int]:
 def fleet_probability(size: int, cells: frozenset[int]) -> float:
     """Probability that the ships, in whatever way, lie on just these ``cells``."""
     total = 0.0
-    for ships in layouts(size, cells, tuple(sorted(set(permutations(SHIPS))))):
+    for ships in layouts(size, cells):
         total += layout_probability(size, ships)
     return total
 
 
-def layouts(size, cells, orders) -> Iterator[dict[int, list[frozenset[int]]]]:
+def layouts(size: int, cells: frozenset[int]) -> Iterator[dict[int, list[frozenset[int]]]]:
     """All ways to cut ``cells`` into ships: by length, the cells of each.
 
-    The first cell left is the upper or left end of a ship; ``orders`` are the lengths that the
-    ships can have in the order of their first cells.
+    The first of the cells left is always the upper or left end of a ship.
     """
-    for order in orders:
+    for order in ORDERS:
         yield from _cut(size, cells, order)
 
 
