@@ -1,10 +1,10 @@
 """MultiarmedBandit: a bound on what any policy earns, and what two policies do earn.
 
-The bound is Lagrange's: who may pull any number of arms at a time, as long as it is one on average,
-and pays λ a pull, gains at least as much as before, for every λ. The arms are then independent, each
-a problem of optimal stopping whose states are the pulls that paid and that did not. (Whittle,
-Restless Bandits, 1988; Brown & Smith, Index Policies and Performance Bounds for Dynamic Selection
-Problems, Management Science 2020.)
+The bound is Lagrange's: whoever may pull any number of arms in a step, at a price of λ each, and is
+given λ in every step, can do what all policies do and more, for every λ. The arms are then
+independent, each a problem of optimal stopping whose states are the pulls that paid and those that
+did not. (Whittle, Restless Bandits, 1988; Brown & Smith, Index Policies and Performance Bounds for
+Dynamic Selection Problems, Management Science 2020.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def best_arm_return(arms: int) -> float:
-    """Return of who knows the best arm: the largest of n uniform numbers is n / (n + 1) on average."""
+    """Return of who knows the best arm: the largest of n uniform numbers has mean n / (n + 1)."""
     return 2 * arms / (arms + 1) - 1
 
 
@@ -39,6 +39,10 @@ def one_arm(pulls: int, price: float) -> float:
     return float(value[0])
 
 
+OPTIMISM = 1.7
+"""Standard deviations; what does well among 0.7, 1, 1.3, 1.6 and 2 on all three ids."""
+
+
 def thompson(arms: int, pulls: int, episodes: int, seed: int = 0) -> np.ndarray:
     """Returns of Thompson sampling (1933): the best arm of a world drawn from what is believed."""
 
@@ -60,9 +64,6 @@ def optimistic(arms: int, pulls: int, episodes: int, seed: int = 0) -> np.ndarra
         return (mean + OPTIMISM * np.sqrt(left) * deviation).argmax(axis=1)
 
     return simulate(choose, arms, pulls, episodes, seed)
-
-
-OPTIMISM = 1.0
 
 
 def simulate(choose, arms: int, pulls: int, episodes: int, seed: int = 0) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Battleship: a bound from counting what shots can tell, and a player that believes as Bayes does.
+"""Battleship: a bound from counting what shots can tell, and a player with a belief.
 
-The bound: hits pay 1 in all and each miss costs ``1 / (n² - H)``, so that an episode is worth 1 less
-its misses. What a policy without chance does depends on hits and misses only. The episodes in which
-it needs exactly m misses are sequences of H hits and m misses that end with a hit, of which there
-are ``C(H - 1 + m, m)``, and each of them sinks one fleet: the cells that it hits. So whatever it
-does, it sinks at most ``C(H + m, m)`` different fleets with m misses or less, and these have no more
-probability than the most probable of all have. Chance does not help: a policy that uses it is a
-mixture of such that do not.
+The bound: hits pay 1 in all and each miss costs ``1 / (n² - H)``, so that an episode is worth 1
+less its misses. What a deterministic policy does depends on hits and misses only. The episodes in
+which it needs exactly m misses are sequences of H hits and m misses that end with a hit, of which
+there are ``C(H - 1 + m, m)``, and each of them sinks one fleet: the cells that it hits. So whatever
+it does, it sinks at most ``C(H + m, m)`` different fleets with m misses or less, and these have no
+more probability than as many of the most probable ones. A random policy is a mixture of
+deterministic ones, and does no better.
 
 How probable fleets are is found by drawing some: fleets of one probability p that have the share s
 of the draws are about ``s / p`` many.
@@ -23,6 +23,8 @@ import numpy as np
 
 SHIPS = (2, 3, 3, 4)
 HITS = sum(SHIPS)
+ORDERS = tuple(sorted(set(permutations(SHIPS))))
+"""Those in which the ships can come along the board."""
 
 
 @cache
@@ -50,18 +52,17 @@ def draw_fleet(size: int, rng: np.random.Generator) -> frozenset[int]:
 def fleet_probability(size: int, cells: frozenset[int]) -> float:
     """Probability that the ships, in whatever way, lie on just these ``cells``."""
     total = 0.0
-    for ships in layouts(size, cells, tuple(sorted(set(permutations(SHIPS))))):
+    for ships in layouts(size, cells):
         total += layout_probability(size, ships)
     return total
 
 
-def layouts(size, cells, orders) -> Iterator[dict[int, list[frozenset[int]]]]:
+def layouts(size: int, cells: frozenset[int]) -> Iterator[dict[int, list[frozenset[int]]]]:
     """All ways to cut ``cells`` into ships: by length, the cells of each.
 
-    The first cell left is the upper or left end of a ship; ``orders`` are the lengths that the ships
-    can have in the order of their first cells.
+    The first of the cells left is always the upper or left end of a ship.
     """
-    for order in orders:
+    for order in ORDERS:
         yield from _cut(size, cells, order)
 
 

@@ -103,7 +103,7 @@ def first_looks_bound(size: int, mines: int, looks: int = 3) -> float:
         return best
 
     def future(numbers: dict[int, int], cell: int, looks: int) -> float:
-        """Expected value after ``cell`` has been seen to be clear, if there are ``looks`` with it."""
+        """Expected value after ``cell`` was seen to be clear, if there are ``looks`` with it."""
         if looks == 1:
             return (clear - len(numbers) - 1) / clear
         total, ways = 0.0, 0
@@ -128,8 +128,8 @@ def count_boards(size: int, mines: int, numbers: dict[int, int]) -> int:
 def mine_probabilities(size: int, mines: int, numbers: dict[int, int]) -> np.ndarray:
     """Probability of a mine in each cell, float64 ``[size²]``, given the numbers seen by cell.
 
-    Exact: the cells beside numbers fall into groups that share no number. For each group all ways to
-    lay mines are counted by their number; the other cells hold the rest in any way.
+    Exact: the cells beside numbers fall into groups that share no number. For each group all ways
+    to lay mines are counted by their number; the other cells hold the rest in any way.
     """
     groups = _groups(size, numbers)
     counted = [_count(*group) for group in groups]

@@ -52,8 +52,14 @@ def interpolate(values: Values, angle: Array, speed: Array) -> Array:
 
 def lookahead(values: Values, angle: Array, speed: Array, torque: Array) -> Array:
     """Cost of a step with ``torque`` and of ``values`` after it."""
-    after = integrate(jnp.stack([angle, speed]), torque, EnvParams())
-    return step_cost(angle, speed, torque) + interpolate(values, after[0], after[1])
+    angle_after, speed_after = _step(angle, speed, torque)
+    return step_cost(angle, speed, torque) + interpolate(values, angle_after, speed_after)
+
+
+@partial(jnp.vectorize, signature="(),(),()->(),()")
+def _step(angle: Array, speed: Array, torque: Array) -> tuple[Array, Array]:
+    """Angle and speed after a step of the environment, of arrays of any shapes."""
+    return tuple(integrate(jnp.stack([angle, speed]), torque, EnvParams()))
 
 
 @partial(jax.jit, static_argnames=("angles", "speeds", "steps"))

@@ -22,7 +22,7 @@ class Sample(NamedTuple):
 class Player(Protocol):
     """Plays one episode; whatever it remembers is its own."""
 
-    def act(self, obs: np.ndarray) -> Any:
+    def act(self, obs: Any) -> Any:
         """The action after an observation."""
 
 
@@ -47,9 +47,9 @@ def play(id_: str, make_player: Callable[[], Player], episodes: int, seed: int =
     actions = np.zeros((episodes, *env.action_space(params).shape), np.int32)
     returns, alive, time = np.zeros(episodes), np.ones(episodes, bool), 0
     while alive.any():
-        seen = np.asarray(obs)
+        seen = jax.device_get(obs)
         for i in np.flatnonzero(alive):
-            actions[i] = players[i].act(seen[i])
+            actions[i] = players[i].act(jax.tree.map(lambda entries, i=i: entries[i], seen))
         keys = jax.random.split(jax.random.fold_in(key, time), episodes)
         obs, state, reward, terminated, truncated, _ = step(keys, state, actions)
         returns += np.where(alive, np.asarray(reward, np.float64), 0.0)
