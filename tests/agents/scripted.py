@@ -103,6 +103,7 @@ def small_agent(
         "rollout_length": 8,
         "epochs": 1,
         "minibatches": 1,
+        "normalize_rewards": False,  # rewards and values are then in the table's units
         "encoder": [8],
         "actor": [8],
         "critic": [8],

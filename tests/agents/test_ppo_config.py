@@ -123,7 +123,7 @@ def test_options_stay_what_they_were_checked_to_be(config):
 
 # Choices that nothing derives; a run that leaves an option out relies on them all the same.
 DEFAULTS = {
-    "lr": 1e-3,
+    "lr": 2e-3,
     "lr_schedule": "linear",
     "ssm_lr_scale": 1.0,
     "weight_decay": 0.0,
@@ -134,7 +134,7 @@ DEFAULTS = {
     "epochs": 4,
     "minibatches": 8,
     "discount": 0.99,
-    "gae_lambda": 0.95,
+    "gae_lambda": 0.8,
     "clip": 0.2,
     "value_clip": None,
     "value_coefficient": 0.5,
@@ -143,12 +143,14 @@ DEFAULTS = {
     "target_kl": None,
     "normalize_advantages": True,
     "normalize_observations": False,
-    "normalize_rewards": False,
+    "normalize_rewards": True,
     "normalize_values": False,
     "encoder": [128],
     "actor": [128],
     "critic": [128],
     "activation": "silu",
+    "picture_encoder": "convolutions",
+    "picture_depth": 16,
     "initial_log_std": -0.5,
 }
 

@@ -57,7 +57,11 @@ Metrics = dict[str, Array]
 class PPOConfig(OptimizerConfig):
     """Hyperparameters of PPO.
 
+    The defaults of the learning rate, λ and the normalisation of rewards were searched for on six
+    ids of POPGym: docs/recipe.md has the trials.
+
     Attributes:
+        lr: learning rate at the start.
         num_envs: environments stepped side by side.
         rollout_length: steps of each environment per iteration. Metrics, checkpoints and signals
             wait for the end of an iteration, its epochs included: where that takes half a minute,
@@ -67,7 +71,8 @@ class PPOConfig(OptimizerConfig):
         epochs: passes over each iteration's data.
         minibatches: updates per pass; divides num_envs * rollout_length / window_length.
         discount: γ.
-        gae_lambda: λ of the generalised advantage estimate.
+        gae_lambda: λ of the generalised advantage estimate. Tasks that pay for every answer at once
+            want less than the usual .95, whose estimates are noisy with what other answers pay.
         clip: ε, how far the probability ratio may leave 1.
         value_clip: the same for the value's change; None for no clipping.
         value_coefficient: weight of the value loss.
@@ -78,7 +83,8 @@ class PPOConfig(OptimizerConfig):
             two transitions: the difference of one from its own mean is 0, and teaches nothing.
         normalize_observations: real-valued observations by their running mean and deviation; what
             is scaled by its bounds, as pictures and bounded integers are, stays as it is.
-        normalize_rewards: by the running deviation of the discounted return.
+        normalize_rewards: by the running deviation of the discounted return. Rewards of 1/T else make
+            value targets so small that the critic teaches the memory nothing.
         normalize_values: learn values in units of their running deviation (PopArt, van Hasselt et
             al. 2016: the output layer is rescaled so that predictions stay the same).
         encoder, actor, critic: widths of the hidden layers in front of and behind the memory.
@@ -91,6 +97,7 @@ class PPOConfig(OptimizerConfig):
     """
 
     name: str = "ppo"
+    lr: float = 2e-3
     num_envs: int = 64
     rollout_length: int = 128
     window_length: int | None = None
