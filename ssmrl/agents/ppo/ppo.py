@@ -83,7 +83,7 @@ class PPOConfig(OptimizerConfig):
             two transitions: the difference of one from its own mean is 0, and teaches nothing.
         normalize_observations: real-valued observations by their running mean and deviation; what
             is scaled by its bounds, as pictures and bounded integers are, stays as it is.
-        normalize_rewards: by the running deviation of the discounted return. Rewards of 1/T else make
+        normalize_rewards: by the running deviation of the discounted return. Rewards of 1/T make
             value targets so small that the critic teaches the memory nothing.
         normalize_values: learn values in units of their running deviation (PopArt, van Hasselt et
             al. 2016: the output layer is rescaled so that predictions stay the same).
