@@ -148,7 +148,7 @@ def concentration_(id_: str, params: Any) -> dict[str, Any]:
     bound = 1 - concentration.fewest_mismatches(kinds, number // kinds) / number
     how = "dynamic programming over how many cards of each kind are unseen and known"
     script = "a new card, then its mate if known, else another; known pairs last"
-    reached = played(id_, lambda: concentration.Player(kinds), 500)
+    reached = played(id_, lambda: concentration.Player(kinds), 2000)
     return entry(bound, how, script, reached, exact=True)
 
 
