@@ -222,7 +222,8 @@ def _count(group: list[int], constraints: list) -> list[tuple[int, list[int]]]:
 class Player:
     """Looks at the safest cell, unless an old one is the better bet.
 
-    It stops risking mines when even a future without any more of them would not be worth the risk.
+    It stops risking mines when even a future without any more of them would not be worth the risk,
+    and then looks at an old cell for the rest of the episode.
     """
 
     def __init__(self, size: int, mines: int):
