@@ -27,10 +27,18 @@ def machine_info() -> dict[str, Any]:
         "load_average_1min": round(os.getloadavg()[0], 2),
         "os": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
         "ssmrl_commit": git_commit(Path(__file__).parent),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed: some benchmarks run in an environment of their own."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:
