@@ -33,7 +33,7 @@ class ObservationEncoder(nn.Module):
         hidden: widths of the MLP; empty for none.
         activation: see `ssmrl.networks.mlp`.
         picture_encoder: what pictures go through, one of `PICTURE_ENCODERS`: `Convolutions`, or
-            `Patches`, which a CPU does about ten times as fast.
+            `Patches`, which a CPU does about twenty times as fast.
         picture_depth: channels of the first layer.
     """
 

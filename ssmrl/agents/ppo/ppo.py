@@ -91,7 +91,7 @@ class PPOConfig(OptimizerConfig):
         activation: of those layers.
         picture_encoder: what pictures go through: "convolutions", four by four pixels with a stride
             of 2, or "patches", matrix products over patches that do not overlap, which a CPU does
-            about ten times as fast.
+            about twenty times as fast.
         picture_depth: channels of its first layer.
         initial_log_std: of continuous actions.
     """
