@@ -1,7 +1,7 @@
 """Memory Maze on the CPU: frames a second by size, number of environments, quality and picture.
 
     python -m benchmarks.speed.memory_maze
-    python -m benchmarks.speed.memory_maze --sizes 9 --envs 64 --original 9=51 15=32
+    python -m benchmarks.speed.memory_maze --sizes 9 --envs 64
 
 Random actions with everything an agent pays for: motion, touches, pictures, and auto-resets with
 new mazes (`JaxVectorEnv`). The environments' clocks are spread over an episode, so that resets come
@@ -9,9 +9,8 @@ as often as in a long run. Compiling is not counted; the cases take turns, media
 
 - without: the same without pictures (one small drawing from above, the least there is), which tells
   what share of the time the picture takes.
-- `--original size=frames`: frames a second of the original, to print by how much ours is faster.
 
-Targets: 250 times the original's process at 9 × 9 and 240 times at 15 × 15.
+`benchmarks.speed.memory_maze_original` has the original beside ours.
 """
 
 import argparse
@@ -83,11 +82,9 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, nargs="+", default=[64])
     parser.add_argument("--steps", type=int, default=50, help="a call")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--original", nargs="*", default=[], metavar="SIZE=FRAMES")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    original = {int(k): float(v) for k, _, v in (pair.partition("=") for pair in args.original)}
 
     loops = {key: loop(*key[:2], args.steps, options) for key, options in cases(args).items()}
     taken = harness.interleaved({str(key): call for key, call in loops.items()}, args.repeats)
@@ -104,14 +101,13 @@ def main() -> None:
             "frames_per_second": 1 / seconds,
             "fastest": 1 / min(each),
             "picture_share": 1 - blind / seconds if pixels else None,
-            "times_original": 1 / seconds / original[size] if size in original else None,
         }
         results.append(result | {"seconds_per_frame": each})
         rows.append([f"{size}x{size}", *list(result.values())[1:]])
     headers = ["maze", "envs", "picture", "pixels", "frames/s", "fastest", "picture's share"]
-    harness.print_table([*headers, "x original"], rows)
+    harness.print_table(headers, rows)
     record = {"benchmark": "memory_maze", "machine": harness.machine_info()}
-    record |= {"steps": args.steps, "repeats": args.repeats, "original": original}
+    record |= {"steps": args.steps, "repeats": args.repeats}
     harness.write_json(args.output, record | {"cases": results})
 
 

@@ -79,6 +79,7 @@ def test_the_worker_says_what_went_wrong_and_goes_on(monkeypatch):
         ({"python": "/no/python"}, "SSMRL_MEMORY_MAZE_PYTHON=/no/python does not run"),
         ({"quality": "good"}, "has no option 'quality'"),
         ({"targets": 2}, "has no option 'targets'"),
+        ({"action_repeat": 3}, "has no option 'action_repeat'"),
         ({"workers": 3}, "needs 1 to 2 workers, got 3"),
         ({"picture_size": 8}, "needs a picture_size of 16 to 512, got 8"),
     ],
