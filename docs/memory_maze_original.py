@@ -1,4 +1,4 @@
-"""Draws the sheet of `memory_maze_original.md`: python docs/memory_maze.py
+"""Draws the sheet of `memory_maze_original.md`: python docs/memory_maze_original.py
 
 Recorded pictures of the original, and ours at the same place in the same maze.
 """
@@ -15,7 +15,7 @@ from ssmrl.envs.memory_maze.layout import Maze
 from ssmrl.envs.memory_maze.picture import QUALITIES, draw
 from tests.envs.memory_maze.recorded import episodes, mazes
 
-OUTPUT = Path(__file__).with_name("memory_maze.png")
+OUTPUT = Path(__file__).with_name("memory_maze_original.png")
 SHOWN = {9: ((0, 10), (1, 24), (4, 3), (5, 20)), 15: ((0, 8), (0, 30), (1, 12), (1, 40))}
 """By size: episode and recorded picture."""
 SCALE, GAP = 2, 4
