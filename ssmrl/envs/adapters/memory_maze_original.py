@@ -245,6 +245,7 @@ def _task_options(params: EnvParams) -> dict[str, Any]:
         "top_camera": params.view == "above",
         "camera_resolution": params.picture_size,
         "randomize_colors": params.shuffle_colours,
+        "good_visibility": params.low_walls,
     }
 
 

@@ -24,12 +24,24 @@ from ssmrl.envs.environment import Environment, Leaf, Transition
 from ssmrl.envs.memory_maze.above import draw_above, overlay_map, shortest_path
 from ssmrl.envs.memory_maze.layout import SIZES, Maze, draw_maze
 from ssmrl.envs.memory_maze.motion import NUM_ACTIONS, Body, at_rest, distance_to, move
-from ssmrl.envs.memory_maze.picture import COLOURS, QUALITIES, draw, frame, frame_colour
+from ssmrl.envs.memory_maze.picture import (
+    COLOURS,
+    HIGH_WALLS,
+    LOW_WALLS,
+    QUALITIES,
+    draw,
+    frame,
+    frame_colour,
+)
 from ssmrl.envs.spaces import Box, Dict, Discrete, Space
 
 TOUCH_DISTANCE = 0.3873
 """Between the centres of agent and target, in cells: a ball of 0.2 m on the floor touches one of
 0.6 m that is half below it, √(0.8² - 0.2²) m apart."""
+HEAD_TOUCH_DISTANCE = 0.208
+"""With low walls, where targets float, their centres 1.1 m above the floor: the upper rim of the
+agent's head, a cylinder of 0.1 m that ends at 0.59 m, touches them √(0.6² - 0.51²) + 0.1 m apart.
+(Straight ahead the nose reaches 0.01 cells farther, which is left out.)"""
 
 VIEWS = ("agent", "above")
 _PICTURE_SIZES = (16, 512)
@@ -52,6 +64,7 @@ class EnvParams:
         extra_observations: whether the observation is a dict with the maze and the places of agent
             and targets beside the picture.
         show_path: whether a map in the picture shows the way to the target.
+        low_walls: whether walls are too low to hide anything, and targets float above them.
         shuffle_colours: whether the targets' colours are drawn for each episode out of all six; if
             not, they are always the first.
     """
@@ -65,9 +78,11 @@ class EnvParams:
     extra_observations: Leaf = struct.field(pytree_node=False, default=False)
     show_path: Leaf = struct.field(pytree_node=False, default=False)
     shuffle_colours: Leaf = struct.field(pytree_node=False, default=False)
+    low_walls: Leaf = struct.field(pytree_node=False, default=False)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    "vis": {"low_walls": True},
     "hd": {"picture_size": 256},
     "top": {"view": "above", "picture_size": 256},
     "extra_obs": {"extra_observations": True},
@@ -144,7 +159,7 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
                     f"{self.name} needs a {field} out of {', '.join(choices)}, "
                     f"got {getattr(params, field)!r}"
                 )
-        for field in ("extra_observations", "show_path", "shuffle_colours"):
+        for field in ("extra_observations", "show_path", "shuffle_colours", "low_walls"):
             if not isinstance(getattr(params, field), bool):
                 raise ValueError(
                     f"{self.name} needs true or false for {field}, got {getattr(params, field)!r}"
@@ -192,8 +207,10 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
     def step_env(
         self, key: PRNGKeyArray, state: EnvState, action: Any, params: EnvParams
     ) -> Transition:
+        reach = HEAD_TOUCH_DISTANCE if params.low_walls else TOUCH_DISTANCE
+
         def advance(state: EnvState, key: PRNGKeyArray) -> tuple[EnvState, Leaf]:
-            state, is_found = self._advance(key, state, action)
+            state, is_found = self._advance(key, state, action, reach)
             # Time may run out while the action lasts.
             return state, is_found & (state.time <= params.episode_length)
 
@@ -207,10 +224,12 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
         obs = self.observe(state, params)
         return obs, state, reward, jnp.zeros_like(truncated), truncated, {}
 
-    def _advance(self, key: PRNGKeyArray, state: EnvState, action: Any) -> tuple[EnvState, Leaf]:
+    def _advance(
+        self, key: PRNGKeyArray, state: EnvState, action: Any, reach: float
+    ) -> tuple[EnvState, Leaf]:
         """A quarter of a second: the state behind it, and whether the target was found."""
         body = move(state.body, jnp.asarray(action, jnp.int32), state.maze.is_wall)
-        touched = distance_to(state.maze.targets, state.body, body) < TOUCH_DISTANCE
+        touched = distance_to(state.maze.targets, state.body, body) < reach
         is_found = touched[state.current]
         following = next_target(key, touched, state.current)
         current = jnp.where(is_found, following, state.current)
@@ -225,7 +244,7 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
             colour = frame_colour(state.colours[state.current]).astype(jnp.uint8)
             picture = jnp.where(frame(params.picture_size)[..., None], colour, picture)
         else:
-            picture = _first_person(state, params.picture_size, params.quality)
+            picture = _first_person(state, params, params.picture_size, params.quality)
         if path is not None:
             picture = overlay_map(picture, maze, body, path)
         if not params.extra_observations:
@@ -257,7 +276,7 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
     def render(self, state: EnvState, params: EnvParams) -> UInt8[Array, "H W 3"]:
         """The agent's view beside the maze from above, with the way to the target in dots."""
         body, maze = state.body, state.maze
-        view = _first_person(state, _RENDERED, "good")
+        view = _first_person(state, params, _RENDERED, "good")
         path = shortest_path(maze, body, state.current)
         return side_by_side(view, draw_above(maze, body, state.colours, _RENDERED, path))
 
@@ -268,8 +287,11 @@ def next_target(key: PRNGKeyArray, touched: Leaf, current: Leaf) -> Leaf:
     return jnp.where(jnp.all(touched), current, jnp.argmax(lots))
 
 
-def _first_person(state: EnvState, size: int, quality: str) -> UInt8[Array, "H W 3"]:
+def _first_person(
+    state: EnvState, params: EnvParams, size: int, quality: str
+) -> UInt8[Array, "H W 3"]:
     """What the agent sees, with the frame."""
     body, colours = state.body, state.colours
     where = body.x, body.y, body.heading
-    return draw(state.maze, *where, colours, state.current, size, QUALITIES[quality])
+    heights = LOW_WALLS if params.low_walls else HIGH_WALLS
+    return draw(state.maze, *where, colours, state.current, size, QUALITIES[quality], heights)

@@ -11,6 +11,9 @@ parameter is the depth z. A pixel has a u, and rises by w z above the camera: w 
 alone. Lengths are in cells, heights above the floor.
 
 The light comes from the camera, so that a flat face has one shade all over.
+
+With walls lower than the camera, as in the variant for people, none of this helps: a ray may go on
+behind a wall. Then every pixel casts a ray of its own, from where it is as low as the walls.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ COLOURS = np.array(
 _COLOURS = (COLOURS / 220 * 255).astype(np.float32)
 _FRAMES = np.floor(0.7 * COLOURS / 220 * 255 + 1e-4).astype(np.uint32)
 
-WALL_HEIGHT, EYE_HEIGHT, EYE_AHEAD, TARGET_RADIUS = 0.75, 0.45, 0.075, 0.3
+EYE_HEIGHT, EYE_AHEAD, TARGET_RADIUS = 0.45, 0.075, 0.3
 _HALF_VIEW = np.radians(40)
 _COS, _SIN = 1 / np.sqrt(1.01), 0.1 / np.sqrt(1.01)  # of the camera's pitch: it drops by 0.1 in 1
 _AMBIENT, _DIFFUSE = 0.3, 0.6
@@ -57,6 +60,17 @@ class Quality:
     texture_size: int
     interpolate: bool
 
+
+@dataclass(frozen=True)
+class Heights:
+    """Above the floor, in cells: of the walls' upper edge and of the targets' centres."""
+
+    wall: float
+    target: float
+
+
+HIGH_WALLS, LOW_WALLS = Heights(wall=0.75, target=0.0), Heights(wall=0.2, target=0.55)
+"""The standard maze, and the one in which all targets are seen from everywhere (``Vis``)."""
 
 QUALITIES = {"fast": Quality(2, 256, False), "good": Quality(4, 512, True)}
 
@@ -111,6 +125,17 @@ class _Eye:
     sin: Leaf
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """What is drawn: ``colours`` of the targets f32[n, 3], 0 to 255."""
+
+    maze: Maze
+    eye: _Eye
+    colours: Leaf
+    heights: Heights
+    quality: Quality
+
+
 def draw(
     maze: Maze,
     x: Leaf,
@@ -120,6 +145,7 @@ def draw(
     current: Leaf,
     size: int = 64,
     quality: Quality = QUALITIES["fast"],
+    heights: Heights = HIGH_WALLS,
 ) -> UInt8[Array, "size size 3"]:
     """The agent's view.
 
@@ -130,19 +156,26 @@ def draw(
         current: the target whose colour the frame shows.
         size: pixels a side.
         quality: how it is drawn.
+        heights: of walls and targets.
     """
-    view = camera(size, quality.columns)
     cos, sin = jnp.cos(heading), jnp.sin(heading)
     eye = _Eye(x + EYE_AHEAD * cos, y + EYE_AHEAD * sin, cos, sin)
-    # Behind barriers: XLA would compute the columns again for each pixel that reads them, and a
-    # pixel again for each of its channels, which are therefore one integer to the end.
-    depth, face = jax.lax.optimization_barrier(_cast(maze, eye, view, quality.texture_size))
-    upper = _upper(view, depth, face, quality)
-    lower = _lower(view, depth, face, quality, maze, eye, jnp.asarray(_COLOURS)[colours])
-    pixels = jnp.concatenate([upper, lower], axis=0)
+    scene = _Scene(maze, eye, jnp.asarray(_COLOURS)[colours], heights, quality)
+    paint = _by_columns if heights.wall > EYE_HEIGHT else _by_pixels
+    pixels = paint(scene, size)
     pixels = jnp.where(frame(size), _pack_bytes(frame_colour(colours[current])), pixels)
     pixels = jax.lax.optimization_barrier(pixels)
     return jax.lax.bitcast_convert_type(pixels, jnp.uint8)[..., :3]
+
+
+def _by_columns(scene: _Scene, size: int) -> Leaf:
+    """Walls higher than the eye, packed, u32[size, size]."""
+    view = camera(size, scene.quality.columns)
+    # Behind barriers: XLA would compute the columns again for each pixel that reads them, and a
+    # pixel again for each of its channels, which are therefore one integer to the end.
+    depth, face = jax.lax.optimization_barrier(_cast(scene, view.cast_u, view.focal))
+    upper, lower = _upper(view, depth, face, scene), _lower(view, depth, face, scene)
+    return jnp.concatenate([upper, lower], axis=0)
 
 
 @functools.cache
@@ -177,13 +210,21 @@ _LEVEL_SHIFT, _PLACE_SHIFT, _SHADE_SHIFT = 4, 8, 18
 _PLACES, _SHADES = 1024, 4095
 
 
-def _cast(maze: Maze, eye: _Eye, view: _Camera, texture_size: int) -> tuple[Leaf, Leaf]:
-    """Depth of the wall that each direction meets, f32[K], and its face, packed, u32[K]."""
-    along_x = eye.cos + view.cast_u * eye.sin
-    along_y = eye.sin - view.cast_u * eye.cos
-    to_x = _nearest(eye.x, eye.y, along_x, along_y, maze.wall_columns)
-    to_y = _nearest(eye.y, eye.x, along_y, along_x, maze.wall_rows)
-    depth = jnp.minimum(to_x, to_y)
+def _cast(scene: _Scene, u: np.ndarray, focal: float, begin: Leaf = 0.0) -> tuple[Leaf, Leaf]:
+    """Depth of the wall that each ray meets, f32 of u's shape, and its face, packed, u32.
+
+    Args:
+        scene: what is seen.
+        u: the rays' slopes to the right.
+        focal: pixels to a unit of slope.
+        begin: the depth from which on walls are in the way.
+    """
+    maze, eye = scene.maze, scene.eye
+    along_x, along_y = eye.cos + u * eye.sin, eye.sin - u * eye.cos
+    from_x, from_y = eye.x + begin * along_x, eye.y + begin * along_y
+    to_x = _nearest(from_x, from_y, along_x, along_y, maze.wall_columns)
+    to_y = _nearest(from_y, from_x, along_y, along_x, maze.wall_rows)
+    depth = begin + jnp.minimum(to_x, to_y)
     meets_x = to_x < to_y  # a face across the x axis
 
     x, y = eye.x + depth * along_x, eye.y + depth * along_y
@@ -203,7 +244,7 @@ def _cast(maze: Maze, eye: _Eye, view: _Camera, texture_size: int) -> tuple[Leaf
     shade = _AMBIENT + _DIFFUSE * jnp.maximum(_COS * facing, 0)
     # The face's pixels on a picture's pixel, as seen along it and across.
     away = jnp.maximum(jnp.where(meets_x, jnp.abs(x - eye.x), jnp.abs(y - eye.y)), 1e-4)
-    level = _level(jnp.maximum(depth * depth / away, depth), view.focal, texture_size)
+    level = _level(jnp.maximum(depth * depth / away, depth), focal, scene.quality.texture_size)
     return depth, (
         texture.astype(jnp.uint32)
         | level.astype(jnp.uint32) << _LEVEL_SHIFT
@@ -213,13 +254,13 @@ def _cast(maze: Maze, eye: _Eye, view: _Camera, texture_size: int) -> tuple[Leaf
 
 
 def _nearest(start: Leaf, across: Leaf, along: Leaf, sideways: Leaf, walls: Leaf) -> Leaf:
-    """Depth at which rays meet a wall across one axis, f32[K].
+    """Depth at which rays meet a wall across one axis, f32 of ``along``'s shape.
 
     Each line between cells is tried, in a plain loop of arithmetic on all rays: no gather, and
     nothing that depends on where walls are.
 
     Args:
-        start, across: the camera's place on that axis, and on the other.
+        start, across: the place on that axis where rays begin, and on the other.
         along, sideways: the rays' components on that axis, and on the other.
         walls: bits of the cells beyond a line, by their place on that axis, u32[N].
     """
@@ -252,38 +293,110 @@ def _level(stretch: Leaf, focal: float, texture_size: int) -> Leaf:
 # ------------------------------------------------------------------------------------- pixels
 
 
-def _upper(view: _Camera, depth: Leaf, face: Leaf, quality: Quality) -> Leaf:
+def _upper(view: _Camera, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
     """Rows above the horizon: walls before the sky, u32[horizon, size]."""
     rows = slice(None, view.horizon)
     column, w = view.column[rows], view.w[rows]
     depth = depth[column]
-    wall = _wall(face[column], EYE_HEIGHT + w * depth, quality)
+    rise = scene.heights.wall - EYE_HEIGHT
+    wall = _wall(face[column], rise - w * depth, scene.quality)
     # How much of the pixel is below the wall's upper edge.
-    slope = (WALL_HEIGHT - EYE_HEIGHT) / depth - w
+    slope = rise / depth - w
     share = jnp.clip(slope * (view.focal * view.ahead[rows] ** 2) + 0.5, 0, 1)
     return _mix_and_pack(sky(view)[rows], wall, share)
 
 
-def _lower(
-    view: _Camera, depth: Leaf, face: Leaf, quality: Quality, maze: Maze, eye: _Eye, colours: Leaf
-) -> Leaf:
+def _lower(view: _Camera, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
     """Rows below the horizon: targets before walls before the floor, u32[size - horizon, size]."""
     rows = slice(view.horizon, None)
     column, u, w = view.column[rows], view.u[rows], view.w[rows]
     depth = depth[column]
-    wall = _wall(face[column], EYE_HEIGHT + w * depth, quality)
+    rise = scene.heights.wall - EYE_HEIGHT
+    wall = _wall(face[column], rise - w * depth, scene.quality)
     slope = w + EYE_HEIGHT / depth
     share = jnp.clip(slope * (view.focal * view.ahead[rows] ** 2) + 0.5, 0, 1)
-    floor = _floor(view, rows, maze, eye, quality)
+    down = np.maximum(-w, 1e-3)
+    floor = _flat(scene, u, down, EYE_HEIGHT / down, view.focal)[2]
     colour = [below + (above - below) * share for above, below in zip(wall, floor, strict=True)]
-    for target in range(maze.targets.shape[0]):
-        cover, light, front = _sphere(view, u, w, maze.targets[target], eye, depth)
+    colour = _with_targets(colour, depth, view.focal, u, w, scene)
+    return _round_and_pack(colour)
+
+
+def _with_targets(
+    colour: list[Leaf], depth: Leaf, focal: float, u: np.ndarray, w: np.ndarray, scene: _Scene
+) -> list[Leaf]:
+    """The colours with the targets before them, where they are nearer than ``depth``."""
+    targets, height = scene.maze.targets, scene.heights.target
+    for target in range(targets.shape[0]):
+        cover, light, front = _sphere(focal, u, w, targets[target], height, scene.eye, depth)
         colour = [
-            behind + (light * colours[target, k] - behind) * cover
+            behind + (light * scene.colours[target, k] - behind) * cover
             for k, behind in enumerate(colour)
         ]
         depth = front
-    return _round_and_pack(colour)
+    return colour
+
+
+def _by_pixels(scene: _Scene, size: int) -> Leaf:
+    """Walls lower than the eye, packed, u32[size, size]: each pixel the mean of four rays.
+
+    A ray that falls is in the way of walls between the depth at which it is as low as they are and
+    that at which it meets the floor. It begins above a wall and meets its top, or meets a side, or
+    the floor; or it comes down behind the outer wall, where there is nothing but sky.
+    """
+    fine, focal = camera(2 * size, 1), camera(size, 1).focal
+    rows = slice(fine.horizon, None)
+    u, down = fine.u[rows], np.maximum(-fine.w[rows], 1e-3)
+    begin, end = (EYE_HEIGHT - scene.heights.wall) / down, EYE_HEIGHT / down
+    meets, face = _cast(scene, u, focal, begin)
+    inside, is_wall, top = _flat(scene, u, down, begin, focal)
+    _, _, floor = _flat(scene, u, down, end, focal)
+    side = _wall(face, down * (meets - begin), scene.quality)
+    is_top, is_side = inside & is_wall, inside & ~is_wall & (meets < end)
+    beyond = sky(fine)
+    lower = [
+        jnp.where(
+            is_top, above, jnp.where(is_side, by, jnp.where(inside, on, beyond[rows][..., k]))
+        )
+        for k, (above, by, on) in enumerate(zip(top, side, floor, strict=True))
+    ]
+    depth = jnp.where(is_top, begin, jnp.where(is_side, meets, jnp.where(inside, end, _FAR)))
+    upper = jnp.asarray(beyond[: fine.horizon])
+    seen = [jnp.concatenate([upper[..., k], part]) for k, part in enumerate(lower)]
+    depth = jnp.concatenate([jnp.full(upper.shape[:2], _FAR), depth])
+    w = np.broadcast_to(fine.w, fine.u.shape)
+    seen = _with_targets(seen, depth, fine.focal, fine.u, w, scene)
+    seen = jax.lax.optimization_barrier(seen)
+    return _round_and_pack([c.reshape(size, 2, size, 2).mean((1, 3)) for c in seen])
+
+
+def _flat(
+    scene: _Scene, u: np.ndarray, down: np.ndarray, depth: np.ndarray, focal: float
+) -> tuple[Leaf, Leaf, list[Leaf]]:
+    """What lies flat where rays are at ``depth``: whether in the maze, whether a wall, colours.
+
+    Args:
+        scene: what is seen.
+        u, down: the rays' slopes to the right and down.
+        depth: as large as they.
+        focal: pixels to a unit of slope.
+    """
+    maze, eye, quality = scene.maze, scene.eye, scene.quality
+    x = eye.x + depth * (eye.cos + u * eye.sin)
+    y = eye.y + depth * (eye.sin - u * eye.cos)
+    n = maze.is_room.shape[0]
+    inside = (x > 0) & (x < n) & (y > 0) & (y < n)
+    row, column = jnp.clip(y, 0, n - 1).astype(jnp.int32), jnp.clip(x, 0, n - 1).astype(jnp.int32)
+    cell = row * n + column
+    is_wall = maze.is_wall.ravel()[cell]
+    floor = jnp.where(maze.is_room.ravel()[cell], textures.ROOM, textures.CORRIDOR)
+    texture = jnp.where(is_wall, maze.textures.ravel()[cell].astype(jnp.int32), floor)
+    level = np.round(np.log2(quality.texture_size / focal * depth / down))
+    level = np.clip(level, 0, np.log2(quality.texture_size)).astype(np.int32)
+    place, up = x - jnp.floor(x), y - jnp.floor(y)
+    below = jnp.minimum(1 - up, 0.9999)
+    colour = _sample(texture, level, place, below, quality, False)
+    return inside, is_wall, [c * _FLOOR_SHADE for c in colour]
 
 
 def _mix_and_pack(below: np.ndarray, above: list[Leaf], share: Leaf) -> Leaf:
@@ -295,32 +408,14 @@ def _round_and_pack(colour: list[Leaf]) -> Leaf:
     return _pack_bytes([jnp.clip(c + 0.5, 0, 255).astype(jnp.uint32) for c in colour])
 
 
-def _wall(face: Leaf, height: Leaf, quality: Quality) -> list[Leaf]:
-    """A wall's colours where a ray meets it at ``height``."""
+def _wall(face: Leaf, down: Leaf, quality: Quality) -> list[Leaf]:
+    """A wall's colours where a ray meets it ``down`` from its upper edge."""
     texture = (face & (1 << _LEVEL_SHIFT) - 1).astype(jnp.int32)
     level = (face >> _LEVEL_SHIFT & (1 << _PLACE_SHIFT - _LEVEL_SHIFT) - 1).astype(jnp.int32)
     place = (face >> _PLACE_SHIFT & _PLACES - 1).astype(jnp.float32) / _PLACES
     shade = (face >> _SHADE_SHIFT).astype(jnp.float32) / _SHADES
-    # A texture is a cell high; a wall ends three quarters of the way up.
-    down = WALL_HEIGHT - jnp.clip(height, 0, 0.9999 * WALL_HEIGHT)
+    down = jnp.clip(down, 0, 0.9999)  # a texture is a cell high, more than any wall
     return [c * shade for c in _sample(texture, level, place, down, quality, quality.interpolate)]
-
-
-def _floor(view: _Camera, rows: slice, maze: Maze, eye: _Eye, quality: Quality) -> list[Leaf]:
-    """The floor's colours."""
-    u, down = view.u[rows], np.maximum(-view.w[rows], 1e-3)
-    depth = EYE_HEIGHT / down
-    x = eye.x + depth * (eye.cos + u * eye.sin)
-    y = eye.y + depth * (eye.sin - u * eye.cos)
-    n = maze.is_room.shape[0]
-    row, column = jnp.clip(y, 0, n - 1).astype(jnp.int32), jnp.clip(x, 0, n - 1).astype(jnp.int32)
-    is_room = maze.is_room.ravel()[row * n + column]
-    texture = jnp.where(is_room, textures.ROOM, textures.CORRIDOR)
-    level = np.round(np.log2(quality.texture_size / view.focal * depth / down))
-    level = np.clip(level, 0, np.log2(quality.texture_size)).astype(np.int32)
-    place, up = x - jnp.floor(x), y - jnp.floor(y)
-    below = jnp.minimum(1 - up, 0.9999)
-    return [c * _FLOOR_SHADE for c in _sample(texture, level, place, below, quality, False)]
 
 
 def _sample(
@@ -349,32 +444,37 @@ def _sample(
 
 
 def _sphere(
-    view: _Camera, u: np.ndarray, w: np.ndarray, centre: Leaf, eye: _Eye, depth: Leaf
+    focal: float,
+    u: np.ndarray,
+    w: np.ndarray,
+    place: Leaf,
+    height: float,
+    eye: _Eye,
+    depth: Leaf,
 ) -> tuple[Leaf, Leaf, Leaf]:
     """How much of each pixel a target covers, its light there, and the depth with it in front.
 
     Args:
-        view: the camera.
+        focal: pixels to a unit of slope.
         u, w: of the pixels.
-        centre: of the target, f32[2]; it is half below the floor.
+        place, height: of the target's centre, f32[2] and above the floor.
         eye: the camera's place.
         depth: of what is there without it.
     """
-    x, y = centre[0] - eye.x, centre[1] - eye.y
+    x, y, up = place[0] - eye.x, place[1] - eye.y, height - EYE_HEIGHT
     ahead, right = x * eye.cos + y * eye.sin, x * eye.sin - y * eye.cos
-    squared = x * x + y * y + EYE_HEIGHT**2
+    squared = x * x + y * y + up * up
     # The rays D = (1, u, w), and C the centre from the camera.
     length = 1 + u * u + w * w
-    projection = ahead + u * right - w * EYE_HEIGHT
+    projection = ahead + u * right + w * up
     apart = squared - projection * projection / length  # the squared distance of ray and centre
     chord = jnp.sqrt(jnp.maximum((TARGET_RADIUS**2 - apart) * length, 0))
     front = (projection - chord) / length
-    height = EYE_HEIGHT + w * front
-    is_seen = (ahead > 0) & (front < depth) & (height > 0)
+    is_seen = (ahead > 0) & (front < depth) & (w * front > -EYE_HEIGHT)  # and above the floor
     # The normal along the light, which comes from where the camera looks.
-    facing = ((ahead - front) * _COS + height * _SIN) / TARGET_RADIUS
+    facing = ((ahead - front) * _COS + (w * front - up) * _SIN) / TARGET_RADIUS
     light = _AMBIENT + _DIFFUSE * jnp.maximum(facing, 0)
-    edge = (TARGET_RADIUS - jnp.sqrt(jnp.maximum(apart, 0))) * (view.focal / jnp.sqrt(squared))
+    edge = (TARGET_RADIUS - jnp.sqrt(jnp.maximum(apart, 0))) * (focal / jnp.sqrt(squared))
     cover = jnp.where(is_seen, jnp.clip(edge + 0.5, 0, 1), 0)
     return cover, light, jnp.where(is_seen & (apart < TARGET_RADIUS**2), front, depth)
 

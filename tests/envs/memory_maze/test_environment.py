@@ -57,6 +57,17 @@ def test_touching(blind):
     assert reward == 0 and after.current == 1
 
 
+def test_floating_targets_are_touched_with_the_head():
+    """The original's oracle walks found them at .194 cells and nearer, and passed at .218."""
+    env = MemoryMaze(9, low_walls=True)
+    params = env.make_params(**BLIND)
+    step = quick_jit(lambda *inputs: env.step_env(*inputs, params)[2])
+    state = state_at(9, 0, 0, current=jnp.int32(1))
+    for distance, pays in ((0.194, 1), (0.218, 0)):
+        reward = step(jax.random.key(0), beside(state, 1, distance), jnp.int32(NOOP))
+        assert reward == pays
+
+
 def test_a_target_is_touched_on_the_way(blind):
     """The ends of the step are farther away than its middle."""
     state = state_at(9, 0, 0, current=jnp.int32(0))
@@ -261,6 +272,7 @@ def test_what_cannot_be():
         ({"quality": "best"}, "needs a quality out of fast, good, got 'best'"),
         ({"view": "below"}, "needs a view out of agent, above, got 'below'"),
         ({"shuffle_colours": 1}, "needs true or false for shuffle_colours, got 1"),
+        ({"low_walls": "yes"}, "needs true or false for low_walls, got 'yes'"),
         ({"walls": 3}, "has no option 'walls'"),
     ]:
         with pytest.raises(ValueError, match=words) as caught:

@@ -224,7 +224,7 @@ def test_scripted_actions_move_alike(original):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", adapter.SIZES)
-@pytest.mark.parametrize("variant", ["", "_top", "_oracle", "_6cl"])
+@pytest.mark.parametrize("variant", ["", "_vis", "_top", "_oracle", "_6cl"])
 def test_every_variant_is_played(original, size, variant):
     name = f"{size}x{size}{variant}"
     theirs = ssmrl.envs.make_vector(f"memory_maze_original/{name}", 1, episode_length=2)

@@ -9,10 +9,10 @@ import pytest
 
 from ssmrl.envs.memory_maze import textures
 from ssmrl.envs.memory_maze.layout import make_maze
-from ssmrl.envs.memory_maze.picture import COLOURS, QUALITIES, draw, frame, sky
+from ssmrl.envs.memory_maze.picture import COLOURS, LOW_WALLS, QUALITIES, draw, frame, sky
 from ssmrl.envs.memory_maze.picture import camera as camera_of
 from tests.compiling import quick_jit
-from tests.envs.memory_maze.recorded import SIZES, episodes, mazes
+from tests.envs.memory_maze.recorded import DATA, SIZES, episodes, mazes
 from tests.envs.memory_maze.similarity import similarity
 
 EVERY = 4  # of the recorded pictures: 13 of each episode
@@ -52,6 +52,26 @@ def test_pictures_are_similar(quality, floor):
     scores = [similarity(pictures(s, quality), recorded(s)) for s in SIZES]
     assert np.concatenate([s.ravel() for s in scores]).mean() > floor
     assert min(s.mean(axis=1).min() for s in scores) > floor - 0.03
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_pictures_with_low_walls_are_similar(quality):
+    """Walls behind walls, their tops, targets in the sky and what is beyond the maze."""
+    with np.load(DATA / "low_walls.npz") as file:
+        told = dict(file)
+    all_mazes = jax.vmap(make_maze)(
+        *(told[k] for k in ("is_wall", "is_room", "textures", "targets"))
+    )
+
+    def one(maze, place, heading, colours, current):
+        return draw(maze, *place, heading, colours, current, 64, QUALITIES[quality], LOW_WALLS)
+
+    places = (told[k] for k in ("place", "heading", "colours", "current"))
+    ours = np.asarray(quick_jit(jax.vmap(one))(all_mazes, *places))
+    scores = similarity(ours, told["image"])
+    assert scores.mean() > 0.985 and scores.min() > 0.97
+    edge = frame(64)
+    np.testing.assert_array_equal(ours[:, edge], told["image"][:, edge])
 
 
 @pytest.mark.parametrize("size", SIZES)
