@@ -137,7 +137,9 @@ class _Remote:
         spaces = require("gymnasium.spaces", "memory-maze")
         self.observation_space = _as_gymnasium(ours.observation_space(params), spaces)
         self.action_space = spaces.Discrete(ours.action_space(params).n)
-        self.spec = SimpleNamespace(max_episode_steps=params.episode_length)
+        self.spec = SimpleNamespace(
+            max_episode_steps=-(-params.episode_length // params.action_repeat)
+        )
         self._worker, self._slot = worker, slot
         self._first: Any = None
 
@@ -182,6 +184,7 @@ class MemoryMazeOriginal(HostVectorEnv):
             "size": size,
             "options": _task_options(params),
             "episode_length": params.episode_length,
+            "action_repeat": params.action_repeat,
             "stock": stock_contacts,
         }
         self._shares = np.array_split(np.arange(num_envs), workers)
@@ -282,14 +285,14 @@ def make_memory_maze_original(
             ``SSMRL_MEMORY_MAZE_PYTHON`` names, or else this one.
         stock_contacts: look for touches as the package does: the same, at a third of the speed.
         info: see :class:`HostVectorEnv`.
-        **options: of ``memory_maze/…``, but for ``action_repeat``, ``quality`` and ``targets``.
+        **options: of ``memory_maze/…``, but for ``quality`` and ``targets``.
 
     Raises:
         ImportError: if the package is missing, or there is nothing to draw with.
         ValueError: for unknown options, and for more environments than memory holds.
     """
     name = f"memory_maze_original/{size}x{size}{variant and f'_{variant}'}"
-    if fixed := {"action_repeat", "quality", "targets"} & options.keys():
+    if fixed := {"quality", "targets"} & options.keys():
         raise ValueError(f"{name} has no option {sorted(fixed)[0]!r}: that is the original's own")
     params = MemoryMaze(size).make_params(**options)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -95,14 +95,23 @@ class Original:
         size: of the maze.
         options: keyword arguments of its task.
         episode_length: in steps; None for its own.
+        action_repeat: how many steps an action lasts.
     """
 
-    def __init__(self, tasks: Any, size: int, options: dict[str, Any], episode_length: int | None):
+    def __init__(
+        self,
+        tasks: Any,
+        size: int,
+        options: dict[str, Any],
+        episode_length: int | None,
+        action_repeat: int = 1,
+    ):
         self._make = getattr(tasks, f"memory_maze_{size}x{size}")
         self._colours = np.array(sys.modules["memory_maze.maze"].TARGET_COLORS)
         self._size = size
         self._options = options
         self._limit = episode_length
+        self._repeat = action_repeat
         self._env: Any = None
         self._time = 0
 
@@ -115,13 +124,18 @@ class Original:
         return self._observation(self._env.reset())
 
     def step(self, action: int) -> tuple[Any, float, bool]:
-        """Observation, reward, and whether time is up."""
-        timestep = self._env.step(action)
-        self._time += 1
-        if timestep.last() and timestep.discount == 0:
-            raise RuntimeError("the original ended an episode by other means than time")
-        over = timestep.last() or (self._limit is not None and self._time >= self._limit)
-        return self._observation(timestep), float(timestep.reward), bool(over)
+        """Observation, the sum of rewards, and whether time is up, be it while the action lasts."""
+        reward, over = 0.0, False
+        for _ in range(self._repeat):
+            timestep = self._env.step(action)
+            self._time += 1
+            reward += float(timestep.reward)
+            if timestep.last() and timestep.discount == 0:
+                raise RuntimeError("the original ended an episode by other means than time")
+            over = timestep.last() or (self._limit is not None and self._time >= self._limit)
+            if over:
+                break
+        return self._observation(timestep), reward, bool(over)
 
     def _observation(self, timestep: Any) -> Any:
         """With the types of ours."""
@@ -177,7 +191,8 @@ class Batch:
     """The environments of one process.
 
     Args:
-        size, options, episode_length, count: of each :class:`Original`, and how many.
+        size, options, episode_length, action_repeat: of each :class:`Original`.
+        count: how many.
         stock: whether contacts are looked for as the package does.
     """
 
@@ -186,13 +201,15 @@ class Batch:
         size: int,
         options: dict[str, Any],
         episode_length: int | None,
+        action_repeat: int,
         count: int,
         stock: bool = False,
     ):
         tasks = load_tasks()
         if not stock:
             vectorise_contacts()
-        self._envs = [Original(tasks, size, options, episode_length) for _ in range(count)]
+        settings = tasks, size, options, episode_length, action_repeat
+        self._envs = [Original(*settings) for _ in range(count)]
 
     def reset(self, seeds: list[int]) -> list[Any]:
         return [env.reset(seed) for env, seed in zip(self._envs, seeds, strict=True)]

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import pickle
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from tests.envs.memory_maze.similarity import similarity
 class FakeTask:
     """What stands for the package's process: observations are numbers, episodes last two steps."""
 
-    def __init__(self, tasks, size, options, episode_length):
+    def __init__(self, tasks, size, options, episode_length, action_repeat):
         self.time, self.seed = 0, None
 
     def reset(self, seed=None):
@@ -48,7 +49,8 @@ def served(monkeypatch, *requests):
     """What the worker answers."""
     monkeypatch.setattr(worker, "load_tasks", lambda: None)
     monkeypatch.setattr(worker, "Original", FakeTask)
-    made = ("make", {"size": 9, "options": {}, "episode_length": 2, "count": 2, "stock": True})
+    settings = {"size": 9, "options": {}, "episode_length": 2, "action_repeat": 1}
+    made = ("make", settings | {"count": 2, "stock": True})
     inward = io.BytesIO(b"".join(pickle.dumps(x) for x in (made, *requests)))
     outward = io.BytesIO()
     worker.serve(inward, outward)
@@ -67,6 +69,39 @@ def test_the_worker_steps_all_and_begins_the_next_episode(monkeypatch):
     assert answers[4][1] == answers[2][1]
 
 
+@pytest.mark.parametrize(("limit", "rewards"), [(None, [3, 12, 13]), (5, [3, 7])])
+def test_an_action_that_lasts_ends_with_the_episode(monkeypatch, limit, rewards):
+    """Steps pay 0, 1, 2 … 7 and the package's time is up after eight: sums of three at a time."""
+
+    class Package:
+        """Stands for the package's task."""
+
+        def __init__(self, seed):
+            self.time = 0
+
+        def reset(self):
+            return SimpleNamespace(observation=0)
+
+        def step(self, action):
+            reward, self.time = self.time, self.time + 1
+            last = self.time == 8
+            return SimpleNamespace(
+                observation=self.time, reward=reward, discount=1, last=lambda: last
+            )
+
+        def close(self):
+            pass
+
+    colours = SimpleNamespace(TARGET_COLORS=[[1, 0, 0]])
+    monkeypatch.setitem(sys.modules, "memory_maze.maze", colours)
+    env = worker.Original(SimpleNamespace(memory_maze_9x9=Package), 9, {}, limit, 3)
+    env.reset(0)
+    answers = [env.step(1) for _ in rewards]
+    assert [reward for _, reward, _ in answers] == rewards
+    assert [over for *_, over in answers] == [False] * (len(rewards) - 1) + [True]
+    assert answers[-1][0] == (8 if limit is None else 5)
+
+
 def test_the_worker_says_what_went_wrong_and_goes_on(monkeypatch):
     answers = served(monkeypatch, ("step", ([1],)), ("reset", ([7, 8],)))
     assert answers[1][0] == "error" and answers[1][1].startswith("ValueError: zip()")
@@ -79,7 +114,7 @@ def test_the_worker_says_what_went_wrong_and_goes_on(monkeypatch):
         ({"python": "/no/python"}, "SSMRL_MEMORY_MAZE_PYTHON=/no/python does not run"),
         ({"quality": "good"}, "has no option 'quality'"),
         ({"targets": 2}, "has no option 'targets'"),
-        ({"action_repeat": 3}, "has no option 'action_repeat'"),
+        ({"action_repeat": 0}, "needs an action_repeat of at least 1"),
         ({"workers": 3}, "needs 1 to 2 workers, got 3"),
         ({"picture_size": 8}, "needs a picture_size of 16 to 512, got 8"),
     ],
