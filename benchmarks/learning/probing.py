@@ -2,9 +2,9 @@
 
     python -m benchmarks.learning.probing runs/memory_maze/s5 runs/memory_maze/gru ...
 
-The scripted wanderer (`ssmrl.envs.memory_maze.scripted`) walks through fresh mazes; a trained policy
-looks on, with its observations, and never acts. At every step probes predict, from what its memory
-gives out and from nothing else,
+The scripted wanderer (`ssmrl.envs.memory_maze.scripted`) walks through fresh mazes; a trained
+policy looks on, with its observations, and never acts. At every step probes predict, from what its
+memory gives out and from nothing else,
 
 - the walls of the maze, bit by bit (accuracy),
 - the targets' places in the maze, and as seen from the agent (squared distance, cells²).
