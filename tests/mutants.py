@@ -126,7 +126,8 @@ def _describe(text: str, changed: str, operator: str) -> Mutant:
 def _is_fault(text: str, changed: str) -> bool:
     """Whether it is Python, and means something else to those who name their arguments.
 
-    cosmic-ray takes the mark before keyword-only arguments for a product.
+    cosmic-ray takes the mark before keyword-only arguments for a product. Whether `zip` is strict
+    shows only where lengths differ, and it is there to say that they do not.
     """
     try:
         return _meaning(text) != _meaning(changed)
@@ -138,6 +139,8 @@ def _is_fault(text: str, changed: str) -> bool:
 def _meaning(text: str) -> str:
     tree = ast.parse(text)
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "zip":
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "strict"]
         if isinstance(node, ast.arguments):
             first = [*node.posonlyargs, *node.args]
             defaults = [None] * (len(first) - len(node.defaults)) + node.defaults

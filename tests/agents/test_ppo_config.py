@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, asdict
 import numpy as np
 import pytest
 
-from ssmrl.agents import UnknownAgentError, agent_config, list_agents, make_agent
+from ssmrl.agents import _AGENTS, UnknownAgentError, agent_config, list_agents, make_agent, register
 from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig
 from ssmrl.agents.optimizer import OptimizerConfig
 from ssmrl.agents.ppo import PPOConfig
@@ -198,6 +198,17 @@ def test_unknown_agent_and_near_match():
         make_agent(PPOConfig(name="zzz"), None, None, total_steps=1)
     assert issubclass(UnknownAgentError, ValueError)
     assert agent_config("ppo") is PPOConfig
+
+
+def test_a_name_is_given_to_one_agent_alone():
+    where = ("ssmrl.agents.ppo", "PPOConfig", "make_ppo")
+    with pytest.raises(ValueError, match="agent 'ppo' is registered already"):
+        register("ppo", *where)
+    try:
+        register("mine", *where)
+        assert "mine" in list_agents() and agent_config("mine") is PPOConfig
+    finally:
+        _AGENTS.pop("mine", None)
 
 
 @pytest.mark.parametrize("total_steps", [1, 64, 65, 128])

@@ -10,23 +10,20 @@ from ssmrl.envs.memory_maze import MemoryMaze
 from ssmrl.memory import make_memory
 
 
-@pytest.fixture(scope="module")
-def data():
-    """400 episodes of 4 steps: outputs that hold the truths from the third step on, scaled."""
+@pytest.mark.parametrize("hidden", [(), (16,)])
+def test_a_probe_reads_what_is_there_and_nothing_else(hidden):
+    """Truths mixed up by a matrix can be read, those of another episode are worth nothing."""
     rng = np.random.default_rng(0)
-    walls = np.repeat(rng.integers(0, 2, (400, 1, 3)).astype(np.float32), 4, axis=1)
-    places = np.repeat(rng.normal(3, 1, (400, 1, 4)).astype(np.float32), 4, axis=1)
-    known = np.concatenate([walls, places], axis=-1) * 7 - 2
-    known[:, :2] = rng.normal(size=(400, 2, 7))
-    return {"memory": known, "walls": walls, "places": places}
-
-
-@pytest.mark.parametrize("hidden", probing.PROBES.values())
-def test_a_probe_reads_what_is_there_and_nothing_else(data, hidden):
-    walls = probing.probe(data, "walls", hidden, tested=100, updates=600)
-    assert (walls[2:] > 0.9).all() and (walls[:2] < 0.65).all()
-    places = probing.probe(data, "places", hidden, tested=100, updates=600)
-    assert (places[2:] < 0.2).all() and (places[:2] > 1.7).all()
+    walls = np.repeat(rng.integers(0, 2, (300, 1, 3)), 2, axis=1).astype(np.float32)
+    places = np.repeat(rng.normal(3, 1, (300, 1, 4)), 2, axis=1).astype(np.float32)
+    known = np.concatenate([walls, places], axis=-1) @ rng.normal(size=(7, 9)).astype(np.float32)
+    data = {"memory": known, "walls": walls, "places": places}
+    other = data | {"memory": rng.permutation(known)}
+    settings = {"hidden": hidden, "tested": 100, "updates": 2000}
+    assert (probing.probe(data, "walls", **settings) > 0.95).all()
+    assert (probing.probe(data, "places", **settings) < 0.3).all()
+    assert (probing.probe(other, "walls", **settings) < 0.65).all()
+    assert (probing.probe(other, "places", **settings) > 1.8).all()
 
 
 def test_without_looking_the_likelier_bit_and_the_mean_place():
