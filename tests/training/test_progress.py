@@ -118,12 +118,53 @@ def test_plain_lines_come_every_five_seconds_and_the_last_one_at_the_end(clock, 
     ]
 
 
-def test_a_return_that_is_not_yet_known_is_not_called_nan(capsys):
+def test_a_line_says_that_no_episode_has_ended_yet(capsys):
+    """Instead of a NaN, which looks like a fault; and the time left is not guessed too early.
+
+    Nor are those that end first shown for all.
+    """
     reporter = PlainReporter(interval=0.0)
-    reporter.start("compiled", 0, 10)
-    reporter.update(5, {"episodes": [0, 1], RETURN: float("nan")}, 0.0)
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line.endswith("return not yet known (first episodes under way)  eta ?")
+    reporter.start("title", 0, 400)
+    reporter.update(100, {"loss/total": 0.0, "updates": 0.0, "episodes": [0.0, 0.0]}, 50.0)
+    ended = {"episodes": [0.0, 1.0], "episode_return": [float("nan"), 9.0]}
+    reporter.update(150, {"loss/total": 0.0, "updates": 0.0, **ended}, 50.0)
+    reporter.update(200, {"loss/total": 0.5, "updates": 8.0, "training_return": 2.0}, 50.0)
+    reporter.update(200, {"eval/return": 3.0}, 50.0)
+    reporter.update(300, {"updates": [8.0, 8.0]}, 50.0)
+    reporter.stop()
+    prefix = "50 steps/s per seed"
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"step 100/400  {prefix}  no episode has ended yet  loss 0  "
+        "eta unknown before learning begins",
+        f"step 150/400  {prefix}  return not yet known (first episodes under way)  loss 0  "
+        "eta unknown before learning begins",
+        f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
+        f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
+        f"step 300/400  {prefix}  return 2.000  loss 0.5  eta 0:02",
+    ]
+
+
+def test_a_reader_that_has_gone_does_not_stop_training(monkeypatch):
+    def gone(*arguments, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    reporter = PlainReporter()
+    reporter.update(100, {}, 50.0)
+    reporter.message("a note")
+    reporter.stop()
+
+
+def test_the_live_panel_shows_rate_return_losses_and_time_left(capsys):
+    reporter = LiveReporter()
+    reporter.start("title", 0, 300)
+    reporter.update(100, {"episode_return": 0.5, "loss/total": 0.25}, 50.0)
+    reporter.update(200, {"loss/total": 0.125}, 50.0)
+    reporter.message("a note")
+    reporter.stop()
+    text = capsys.readouterr().out
+    for expected in ("a note", "200 / 300", "50", "0:02", "episode_return", "0.5", "0.125"):
+        assert expected in text
 
 
 def test_a_panel_shows_metrics_two_in_a_row():
