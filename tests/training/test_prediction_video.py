@@ -10,7 +10,8 @@ from PIL import Image
 
 from ssmrl.envs import EpisodeStatistics, JaxVectorEnv
 from ssmrl.training.agent import PredictingAgent
-from ssmrl.training.prediction_video import play_episode, record_prediction
+from ssmrl.training.prediction_video import _frame, play_episode, record_prediction
+from ssmrl.training.video import write_gif
 from tests.envs.counting import Counting
 
 
@@ -82,3 +83,37 @@ def test_frames_show_truth_prediction_and_error(venv, tmp_path):
             assert green.all() if t < 2 else not green.any()
             thirds = [rest[width * k // 6].mean() for k in (1, 3, 5)]
             np.testing.assert_allclose(thirds, [0, 255, 255], atol=10)  # black, white, too bright
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, [51]), (2, [102]), (3, [51, 102, 153])])
+def test_pictures_of_any_number_of_channels_are_shown(channels, shown):
+    """One is grey, three are colours, of other numbers the mean is."""
+    values = np.array({1: [0.2], 2: [0.2, 0.6], 3: [0.2, 0.4, 0.6]}[channels], np.float32)
+    picture = np.broadcast_to(values, (1, 8, 5, channels))
+    frame = _frame((picture, picture), 0, seen=True)
+    assert frame.shape == (10, 15, 3) and frame.dtype == np.uint8
+    np.testing.assert_allclose(frame[2:, :10], np.broadcast_to(shown, (8, 10, 3)), atol=1)
+    np.testing.assert_allclose(frame[2:, 10:], 127, atol=1)  # no error
+
+
+def test_the_bar_grows_with_the_picture():
+    """A sixteenth of its height, and two pixels at least."""
+    for height, bar in ((16, 2), (64, 4)):
+        picture = np.zeros((1, height, 3, 3), np.float32)
+        frame = _frame((picture, picture), 0, seen=False)
+        assert len(frame) == height + bar
+        assert (frame[:bar, :, 0] > frame[:bar, :, 1]).all() and not frame[bar, 0].any()
+
+
+def test_folders_on_the_way_are_made(venv, tmp_path):
+    path = tmp_path / "a" / "b" / "x"
+    written = record_prediction(Oracle(), None, venv, path, key=jax.random.key(0), context=1)
+    assert written == path.with_name("x.txt") and written.exists()
+    assert record_prediction(Oracle(), None, venv, path, key=jax.random.key(0), context=1)
+
+
+def test_a_film_lasts_as_long_as_its_steps(tmp_path):
+    frames = [np.full((8, 8, 3), 100 * shade, np.uint8) for shade in range(3)]
+    with Image.open(write_gif(tmp_path / "film.gif", frames, 0.25)) as gif:
+        assert gif.n_frames == 3 and gif.info["duration"] == 250 and gif.info["loop"] == 0
+        assert min(gif.size) >= 64
