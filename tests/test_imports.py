@@ -19,7 +19,8 @@ FLOORS = [
     {"envs", "networks", "training", "diagnostics"},
     {"agents"},
     {"experiment", "policy"},
-    {"api"},
+    {"api", "cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # The vocabulary of observations and actions is the environments', and the networks read it.

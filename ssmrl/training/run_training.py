@@ -274,7 +274,7 @@ def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
 
         plot_curves(group_runs([run.path]), run.curve)
     except Exception as error:
-        # Whatever it was, a missing package or font: the run is there, and plot.py can be asked.
+        # Whatever it was, a missing package or font: the run is there; `ssmrl plot` can be asked.
         reporter.message(f"no {run.curve.name}: {reason(error)}")
 
 
