@@ -52,6 +52,7 @@ REFERENCE = {
         ["agents"],
     ),
     "networks": ("Networks", "Encoders, heads and action distributions.", ["networks"]),
+    "figures": ("Figures", "One style for all plots.", ["figures"]),
     "training": (
         "Runs",
         "Training, checkpoints, evaluation, figures, the command line.",

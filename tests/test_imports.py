@@ -14,7 +14,7 @@ ROOT = Path(ssmrl.__file__).parent
 # Rooms of the house, lowest first; imports run to lower floors only. Files of one room may import
 # each other, rooms of one floor may not.
 FLOORS = [
-    {"scan"},
+    {"scan", "figures"},
     {"memory"},
     {"envs", "networks", "training", "diagnostics"},
     {"agents"},

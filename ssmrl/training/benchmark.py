@@ -386,28 +386,30 @@ def print_tables(
 
 def draw(summary: dict[str, Any], path: Path) -> None:
     """Aggregates with their intervals, and the probabilities of improvement."""
-    import matplotlib
+    from ssmrl import figures
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels: list[tuple[str, dict[str, list[float]]]] = [
+    drawn: list[tuple[str, dict[str, list[float]]]] = [
         (f"{name} of MMER", {m: rows[key] for m, rows in summary["aggregates"].items()})
         for key, name in (("mean", "mean"), ("iqm", "IQM"))
     ]
     pairs = {pair.replace(",", " > "): row for pair, row in summary["improvement"].items()}
-    panels.append(("P(better)", pairs))
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
-    for axis, (title, rows) in zip(axes, panels, strict=True):
-        for i, (value, low, high) in enumerate(rows.values()):
-            axis.barh(i, high - low, left=low, height=0.6, alpha=0.6)
-            axis.vlines(value, i - 0.3, i + 0.3, color="black")
-        axis.set_yticks(range(len(rows)), list(rows))
-        axis.set_title(title)
-    title = f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals"
-    figure.suptitle(f"NOT VALID: {title}" if INVALID in summary else title)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    drawn.append(("P(better)", pairs))
+
+    @figures.styled
+    def picture() -> None:
+        figure, axes = figures.panels(3)
+        for axis, (title, rows) in zip(axes, drawn, strict=True):
+            for i, (name, (value, low, high)) in enumerate(rows.items()):
+                colour, _ = figures.memory_line(name) or (figures.GREY, "-")
+                axis.barh(i, high - low, left=low, height=0.6, alpha=0.6, color=colour)
+                axis.vlines(value, i - 0.3, i + 0.3, color="black")
+            axis.set_yticks(range(len(rows)), list(rows))
+            axis.set_title(title)
+        title = f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals"
+        figure.suptitle(f"NOT VALID: {title}" if INVALID in summary else title)
+        figures.save(figure, path)
+
+    picture()
 
 
 def _cell(scores: np.ndarray | None) -> str:

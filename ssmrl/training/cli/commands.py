@@ -392,10 +392,10 @@ def _plot(arguments: Sequence[str]) -> int:
     groups = group_runs(options.runs, options.metric, warn=say)
     path = options.out or _default_picture(options.runs, options.metric)
     rows = aggregate_table(groups, options.metric)
-    plot_curves(groups, path, ylabel=options.metric.replace("_", " "))
+    plot_curves(groups, path, ylabel=options.metric.replace("_", " "), pdf=True)
     write_table(rows, path)
     _print_aggregates(rows)
-    print(f"{path}, {path.with_suffix('.csv')}, {path.with_suffix('.json')}")
+    print(", ".join(map(str, (path, *map(path.with_suffix, (".pdf", ".csv", ".json"))))))
     return 0
 
 
