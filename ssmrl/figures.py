@@ -27,7 +27,7 @@ SKY, PURPLE, GREY, BLACK = "#56B4E9", "#CC79A7", "#7F7F7F", "#000000"
 PALETTE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 """For what is no memory, in this order."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -171,7 +171,7 @@ def label_lines(axis: Axes, title: str | None = None) -> None:
     handles, labels = axis.get_legend_handles_labels()
     if not handles:
         return
-    ends = [np.asarray(handle.get_ydata(), float) for handle in handles]
+    ends = [np.array(handle.get_ydata(), np.float64) for handle in handles]
     if len(handles) > _DIRECT or not all(end.size and np.isfinite(end[-1]) for end in ends):
         axis.legend(title=title)
         return

@@ -210,7 +210,7 @@ def draw(rows: dict[str, Any], arguments: argparse.Namespace) -> None:
     label_lines(curves)
     bars.set_yticks(range(len(names)), names)
     bars.invert_yaxis()
-    bars.set_title("return on fresh mazes, 95% intervals over episodes")
+    bars.set_title("return on fresh mazes, 95% intervals")
     if arguments.note:
         figure.supxlabel(arguments.note, fontsize="small")
     arguments.figure.parent.mkdir(parents=True, exist_ok=True)

@@ -325,11 +325,11 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     """Accuracy over width, errors of doors over keys, wrong rooms over the horizon."""
     figure, axes = panels(3, height=2.8)
     for backbone in BACKBONES:
-        colour, _ = memory_line(backbone) or (None, "-")
+        colour, own = memory_line(backbone) or (None, "-")
         for question, style in (("inference", "-"), ("imagination", "--")):
             line = {"label": f"{backbone}, {question}", "color": colour, "linestyle": style}
             _plot(axes[0], cells, "hallway", backbone, question, line)
-        line = {"label": backbone, "color": colour}
+        line = {"label": backbone, "color": colour, "linestyle": own}
         _plot(axes[1], cells, "doors_keys", backbone, "door_error", line)
         found = collected(cells, "rooms", backbone, "wrong_over_horizon")
         if found:
@@ -343,6 +343,8 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     axes[0].axhline(0.5, color="grey", linestyle=":", label="coin")
     axes[0].set(title="reward at the end", xlabel="width of the hallway", ylabel="share right")
     axes[0].set(xscale="log", ylim=(0.4, 1.03))
+    axes[0].set_xticks([50, 100, 200, 400], ["50", "100", "200", "400"])
+    axes[0].minorticks_off()
     label = "keys (7: twice as many updates)"
     axes[1].set(title="doors, imagined", xlabel=label, ylabel="squared error", ylim=(0, None))
     axes[1].set(xticks=[3, 5, 7])

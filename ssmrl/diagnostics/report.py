@@ -23,13 +23,12 @@ def write_report(results: dict[str, Any], title: str, path: Path) -> Path:
 @styled
 def draw(results: dict[str, Any], title: str, path: Path) -> None:
     """Reach and decays on the left, the tasks beside them."""
-    figure, flat = panels(8, columns=4)
-    axes = np.reshape(flat, (2, 4))
+    figure, axes = panels(8, columns=4)
     figure.suptitle(title)
-    draw_reach(axes[0, 0], *results["reach"])
-    draw_eigenvalues(axes[1, 0], results["eigenvalues"])
-    for axis, task in zip(axes[:, 1:].T.ravel(), TASKS, strict=True):
-        draw_curve(axis, task, results["tasks"][task.name])
+    draw_reach(axes[0], *results["reach"])
+    draw_eigenvalues(axes[4], results["eigenvalues"])
+    for place, task in zip((1, 5, 2, 6, 3, 7), TASKS, strict=True):  # pairs, one above the other
+        draw_curve(axes[place], task, results["tasks"][task.name])
     save(figure, path)
 
 
