@@ -1,7 +1,7 @@
 """Writes pages from docstrings and results: python docs/generate.py
 
-A page for every memory, the references of the API and of the configuration, and the table of how to
-choose a memory.
+A page for every memory, the references of the API and of the configuration, and the tables of how
+to choose a memory and of trained agents.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 from omegaconf import MISSING
 
+from ssmrl import zoo
 from ssmrl.agents import agent_config, list_agents
 from ssmrl.diagnostics.theory import state_tracking
 from ssmrl.memory import list_memories, make_memory, memory_config
@@ -30,7 +31,7 @@ from ssmrl.training.config import (
 
 HERE = Path(__file__).parent
 PAGES, CONFIGURATION = HERE / "memories", HERE / "reference" / "configuration.md"
-CHOOSING = HERE / "choosing.md"
+CHOOSING, ZOO = HERE / "choosing.md", HERE / "zoo.md"
 PACKAGE = HERE.parent / "ssmrl"
 REFERENCE = {
     "python": (
@@ -222,6 +223,23 @@ def reference_page(name: str) -> str:
 TABLE_BEGINS, TABLE_ENDS = "<!-- generated: docs/generate.py -->", "<!-- end -->"
 
 
+def zoo_page() -> str:
+    """The page on trained agents, with its table renewed."""
+    before, _, rest = ZOO.read_text().partition(TABLE_BEGINS)
+    head = ["| agent | trained for | return, greedy | KiB | made by |", "|---|--:|---|--:|---|"]
+    rows = []
+    for row in zoo.table():
+        low, high = row["interval"]
+        rows.append(
+            f"| `zoo:{row['name']}` | {row['step']:,} steps | {row['mean']:.3f} "
+            f"[{low:.3f}, {high:.3f}] over {row['episodes']} episodes | {row['bytes'] / 1024:,.0f} "
+            f"| `{row['command']}` |"
+        )
+    return "\n".join(
+        [before + TABLE_BEGINS, *head, *rows, TABLE_ENDS + rest.partition(TABLE_ENDS)[2]]
+    )
+
+
 def choosing() -> str:
     """The page on choosing a memory, with its table renewed."""
     before, _, rest = CHOOSING.read_text().partition(TABLE_BEGINS)
@@ -275,7 +293,8 @@ def main() -> int:
         (CONFIGURATION.parent / f"{name}.md").write_text(reference_page(name))
     CONFIGURATION.write_text(configuration())
     CHOOSING.write_text(choosing())
-    print(f"{len(pages)} pages in {PAGES}, {CONFIGURATION.parent}, and {CHOOSING}")
+    ZOO.write_text(zoo_page())
+    print(f"{len(pages)} pages in {PAGES}, {CONFIGURATION.parent}, {CHOOSING}, {ZOO}")
     return 0
 
 

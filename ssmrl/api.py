@@ -22,6 +22,7 @@ from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.errors import RunError, StopTraining, UsageError
 from ssmrl.training.imports import import_modules, import_recorded
 from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.zoo import resolve
 
 __all__ = ["Picture", "Run", "RunError", "StopTraining", "UsageError", "load", "train"]
 
@@ -118,13 +119,15 @@ def load(path: str | Path, *, env: Any = None, memory: Any = None) -> Run:
     """A run from its folder, finished or still training.
 
     Args:
-        path: ``runs/<id>``.
+        path: ``runs/<id>``; or ``zoo:<name>``, one of `ssmrl.zoo.names`, which is copied to
+            runs/zoo first.
         env, memory: the objects that it was trained with, if it was trained with objects.
 
     Raises:
         RunError: it is not a run, or an object is missing.
+        UsageError: there is no such agent in the zoo.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(resolve(path))
     record = folder.record()
     import_recorded(record, folder.path)
     names = {group: record["config"][group]["name"] for group in ("env", "memory")}

@@ -10,6 +10,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
+from ssmrl import zoo
 from ssmrl.experiment import COMPONENTS, CONFIGS, diagnose
 from ssmrl.training import cli
 
@@ -65,7 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = ", ".join(COMMANDS)
         print(f"error: no command {name}{hint}\ncommands: {known}", file=sys.stderr)
         return 2
-    return COMMANDS[name][1](rest)
+    return cli.run_command(lambda: COMMANDS[name][1](_from_zoo(rest)))
+
+
+def _from_zoo(arguments: Sequence[str]) -> list[str]:
+    """``run=zoo:<name>`` and ``init_from=zoo:<name>`` as folders of runs, unpacked."""
+    unpacked = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key in ("run", "init_from") and value.startswith(zoo.PREFIX):
+            argument = f"{key}{equals}{zoo.unpack(value)}"
+        unpacked.append(argument)
+    return unpacked
 
 
 def _help() -> str:

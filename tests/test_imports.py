@@ -19,6 +19,7 @@ FLOORS = [
     {"envs", "networks", "training", "diagnostics"},
     {"agents"},
     {"experiment", "policy"},
+    {"zoo"},
     {"api", "cli"},
     {"__main__"},
 ]
