@@ -221,6 +221,8 @@ def plot_curves(
 ) -> Path:
     """One panel for each environment, one line with its interval for each configuration.
 
+    Where one has several seeds, their number is said of all.
+
     Args:
         groups: what to draw.
         path: of the picture.
@@ -231,6 +233,7 @@ def plot_curves(
         RunError: the picture cannot be written.
     """
     envs = list(dict.fromkeys(group.env for group in groups))
+    several = any(len(group.curves) > 1 for group in groups)
     memories = {label_of(group, groups): group.memory for group in groups}
     lines = dict(zip(memories, lines_of(list(memories.values())), strict=True))
     figure, axes = panels(len(envs))
@@ -240,13 +243,13 @@ def plot_curves(
             steps, mean, low, high = mean_curve(group.curves)
             label = label_of(group, groups)
             colour, line = lines[label]
-            name = f"{label} ({len(group.curves)})"
+            name = f"{label} ({len(group.curves)})" if several else label
             axis.plot(steps, mean, color=colour, linestyle=line, label=name)
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
             last = max(last, steps[-1])
         axis.set(title=task_name(env), ylabel=ylabel)
         steps_axis(axis, last)
-        label_lines(axis, title="seeds in brackets")
+        label_lines(axis, title="seeds in brackets" if several else None)
     try:
         save(figure, path, pdf=pdf)
     except OSError as error:
