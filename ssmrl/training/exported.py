@@ -51,14 +51,19 @@ def export_agent(
     if record.get("imports") or own:
         what = record.get("imports") or own
         raise RunError(f"it needs what is not in the library: {', '.join(what)}")
-    leaves = {name: np.asarray(leaf) for name, leaf in _named(agent.parts(state))}
+    leaves: Any = {name: np.asarray(leaf) for name, leaf in _named(agent.parts(state))}
     try:
         path.mkdir(parents=True)
     except FileExistsError:
         raise RunError(f"{path} exists: remove it first") from None
-    np.savez_compressed(path / PARAMETERS, **{_STEP: np.int64(step)}, **leaves)
-    config = record["config"] | {"seed": seed, "seeds": 1, "run_dir": None, "resume": False}
-    kept = {
+    np.savez_compressed(path / PARAMETERS, **(leaves | {_STEP: np.int64(step)}))
+    config: dict[str, Any] = record["config"] | {
+        "seed": seed,
+        "seeds": 1,
+        "run_dir": None,
+        "resume": False,
+    }
+    kept: dict[str, Any] = {
         "config": config,
         "overrides": record["overrides"],
         "imports": [],
