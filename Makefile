@@ -14,12 +14,14 @@ SOURCES := ssmrl scripts tests benchmarks examples docs
 TEST_WORKERS ?= auto
 TESTS ?= tests
 
-.PHONY: help demo install test test-slow mutants memory-maze lint clean
+.PHONY: help demo install test test-slow docs package mutants memory-maze lint clean
 
 help:
 	@echo "make demo       train PPO + S5 on a memory task, test it, draw its curve"
 	@echo "make test       lint, format, types and the fast tests"
 	@echo "make test-slow  the learning tests"
+	@echo "make docs       build the site into site/"
+	@echo "make package    build a wheel into dist/, check it, and try it in an empty environment"
 	@echo "make mutants    plant small faults and see whether the tests notice (hours)"
 	@echo "make memory-maze  the original Memory Maze for Pythons that it does not run on"
 	@echo "make lint       lint, format and types alone"
@@ -57,6 +59,26 @@ test: lint
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
 
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP_INSTALL) ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+# With the memories' own requirements and nothing else: they work, and a command says what is missing.
+$(VENV)/.package: $(VENV)/.created-$(VERSION) pyproject.toml $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet "build>=1.3" "twine>=6.2"
+	@touch $@
+
+package: $(VENV)/.package
+	rm -rf dist $(VENV)-package
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m venv $(VENV)-package
+	$(VENV)-package/bin/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) dist/*.whl
+	cd dist && ../$(VENV)-package/bin/python ../tests/installed.py
+
 # By hand, and it goes on where it was stopped; see tests/mutants.py for what MUTANTS may hold.
 $(VENV)/.mutants: $(VENV)/.dev
 	$(PIP_INSTALL) ".[mutants]"
@@ -81,5 +103,5 @@ memory-maze: $(VENV)-memory-maze/.installed
 	@echo "export SSMRL_MEMORY_MAZE_PYTHON=$(abspath $(VENV)-memory-maze/bin/python)"
 
 clean:
-	rm -rf $(VENV) $(VENV)-memory-maze .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-memory-maze $(VENV)-package .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info
 	find ssmrl scripts tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

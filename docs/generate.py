@@ -1,16 +1,67 @@
-"""Writes a page for every memory from its docstrings: python docs/generate.py"""
+"""Writes pages from docstrings and results: python docs/generate.py
+
+A page for every memory, the references of the API and of the configuration, and the tables of how
+to choose a memory and of trained agents.
+"""
 
 import dataclasses
 import inspect
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from omegaconf import MISSING
 
+from ssmrl import zoo
+from ssmrl.agents import agent_config, list_agents
+from ssmrl.diagnostics.theory import state_tracking
 from ssmrl.memory import list_memories, make_memory, memory_config
 from ssmrl.memory.base import Memory
+from ssmrl.training.cli.help import field_helps
+from ssmrl.training.config import (
+    LOGGER_CONFIGS,
+    BenchmarkConfig,
+    DiagnoseConfig,
+    EnvConfig,
+    EvaluateConfig,
+    TrainConfig,
+)
 
-PAGES = Path(__file__).parent / "memories"
+HERE = Path(__file__).parent
+PAGES, CONFIGURATION = HERE / "memories", HERE / "reference" / "configuration.md"
+CHOOSING, ZOO = HERE / "choosing.md", HERE / "zoo.md"
+PACKAGE = HERE.parent / "ssmrl"
+REFERENCE = {
+    "python": (
+        "Python",
+        "What `import ssmrl` offers, and the command. Importing the package imports nothing else.",
+        ["api", "policy", "zoo", "experiment", "cli"],
+    ),
+    "memory": (
+        "Memories",
+        "The contract, the registry, and every memory. Each has a page with its equations, see "
+        "[How to choose a memory](../choosing.md).",
+        ["memory"],
+    ),
+    "scan": ("Scans", "Linear recurrences with resets, on plain arrays.", ["scan"]),
+    "envs": ("Environments", "The contract, the spaces, the suites and the adapters.", ["envs"]),
+    "agents": (
+        "Agents",
+        "PPO, and the Dreamer that R2I and DreamerV3 are configurations of.",
+        ["agents"],
+    ),
+    "networks": ("Networks", "Encoders, heads and action distributions.", ["networks"]),
+    "figures": ("Figures", "One style for all plots.", ["figures"]),
+    "training": (
+        "Runs",
+        "Training, checkpoints, evaluation, figures, the command line.",
+        ["training"],
+    ),
+    "diagnostics": ("Diagnostics", "What a memory remembers.", ["diagnostics"]),
+}
+"""Pages of the API reference: title, first paragraph, rooms of the package."""
 BLOCK = ("residual", "norm", "activation", "glu", "feedforward", "gate", "dropout")
 
 
@@ -46,8 +97,8 @@ def page(name: str) -> str:
             "carry, y = memory.apply(params, carry, x, reset)  # y [T, batch, 128]",
             "```",
             "",
-            f"In an agent: `python scripts/train.py memory={name}`; "
-            f"what it remembers: `python scripts/diagnose.py memory={name}`.",
+            f"In an agent: `ssmrl train memory={name}`; "
+            f"what it remembers: `ssmrl diagnose memory={name}`.",
             "",
         ]
     )
@@ -55,28 +106,12 @@ def page(name: str) -> str:
 
 def _options(name: str) -> list[str]:
     fields = [field for field in dataclasses.fields(memory_config(name)) if field.name != "name"]
-    helps = _helps(memory_config(name))
-    rows = [f"| `{f.name}` | `{f.default!r}` | {helps[f.name]} |" for f in fields]
+    helps = field_helps(memory_config(name))
+    rows = [f"| `{f.name}` | `{f.default!r}` | {_cell(helps[f.name])} |" for f in fields]
     own = [row for row, f in zip(rows, fields, strict=True) if f.name not in BLOCK]
     block = [row for row, f in zip(rows, fields, strict=True) if f.name in BLOCK]
     head = ["| option | default | |", "|---|---|---|"]
     return ["## Options", "", *head, *own, "", "Of the block around it:", "", *head, *block]
-
-
-def _helps(config: type) -> dict[str, str]:
-    """Help of every option, from the section "Attributes" of the configuration's docstring."""
-    helps: dict[str, str] = {}
-    names: list[str] = []
-    _, _, section = inspect.cleandoc(config.__doc__).partition("Attributes:\n")
-    for line in section.splitlines():
-        if line.startswith("     "):  # a continued line
-            for name in names:
-                helps[name] += f" {line.strip()}"
-        else:
-            head, _, text = line.strip().partition(": ")
-            names = head.split(", ")
-            helps |= dict.fromkeys(names, text)
-    return {name: text.replace("|", "\\|") for name, text in helps.items()}
 
 
 def _carry(stack: Memory) -> list[str]:
@@ -92,15 +127,174 @@ def _carry(stack: Memory) -> list[str]:
     return ["Of every layer, with the defaults:", "", *lines]
 
 
+def configuration() -> str:
+    """The page of every key of the command line, as Markdown."""
+    parts = [
+        "# Configuration",
+        "",
+        "Every key that the commands take, from the dataclasses that define them. On the command",
+        "line a group is chosen by its name (`memory=s5`) and its keys are set with its prefix",
+        '(`memory.layers=4`); from Python they go to `memory_options={"layers": 4}`. Memories have',
+        "[pages of their own](../choosing.md). `ssmrl train --help` prints the same for what is",
+        "chosen.",
+    ]
+    for title, prefix, kind in _kinds():
+        parts += ["", f"## {title}", "", *_summary(kind), "| key | default | |", "|---|---|---|"]
+        parts += _keys(prefix, kind)
+    return "\n".join([*parts, ""])
+
+
+def _kinds() -> list[tuple[str, str, type]]:
+    """Title, prefix and dataclass of each part of a configuration, in the order of the page."""
+    commands = [
+        ("train", TrainConfig),
+        ("evaluate", EvaluateConfig),
+        ("benchmark", BenchmarkConfig),
+        ("diagnose", DiagnoseConfig),
+    ]
+    return [
+        *((f"`ssmrl {name}`", "", kind) for name, kind in commands),
+        ("Environments: `env=<name>`", "env.", EnvConfig),
+        *((f"`agent={name}`", "agent.", agent_config(name)) for name in list_agents()),
+        *((f"`logger={name}`", "logger.", kind) for name, kind in sorted(LOGGER_CONFIGS.items())),
+    ]
+
+
+def _summary(kind: type) -> list[str]:
+    """The first paragraph of a dataclass' docstring."""
+    return [inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0], ""]
+
+
+def _keys(prefix: str, kind: type) -> list[str]:
+    helps = field_helps(kind)
+    groups = ("agent", "memory", "env", "logger")
+    names = [f for f in dataclasses.fields(kind) if f.name not in ("name", *groups)]
+    return [
+        f"| `{prefix}{f.name}` | {_default(f)} | {_cell(helps.get(f.name, ''))}{_bounds(f)} |"
+        for f in names
+    ]
+
+
+def _default(f: dataclasses.Field) -> str:
+    """A default as the command line has it."""
+    if f.default is MISSING:
+        return "must be given"
+    value = f.default_factory() if f.default is dataclasses.MISSING else f.default
+    if value is None or isinstance(value, bool):
+        return f"`{ {None: 'null', True: 'true', False: 'false'}[value] }`"
+    return f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def _bounds(f: dataclasses.Field) -> str:
+    said = {"min": "at least {}", "above": "more than {}", "max": "at most {}"}
+    bounds = [text.format(f.metadata[key]) for key, text in said.items() if key in f.metadata]
+    if "choices" in f.metadata:
+        bounds.append("one of " + ", ".join(f"`{choice}`" for choice in f.metadata["choices"]))
+    return f" ({'; '.join(bounds)})" if bounds else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def reference(rooms: Sequence[str]) -> list[str]:
+    """For mkdocstrings: every public module of some rooms of the package, as it is imported."""
+    lines = []
+    for room in rooms:
+        place = PACKAGE / room
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        for file in sorted(files, key=lambda f: (f.parent, f.stem != "__init__", f.stem)):
+            parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+            package, parts = parts[-1] == "__init__", tuple(p for p in parts if p != "__init__")
+            if any(part.startswith("_") for part in parts) or not file.read_text():
+                continue
+            lines += ["", f"::: {'.'.join(parts)}"]
+            # What a package hands on is shown where it is written.
+            lines += ["    options: {members: false}"] if package else []
+    return lines
+
+
+def reference_page(name: str) -> str:
+    """A page of the API reference, as Markdown."""
+    title, text, rooms = REFERENCE[name]
+    return "\n".join([f"# {title}", "", text, *reference(rooms), ""])
+
+
+TABLE_BEGINS, TABLE_ENDS = "<!-- generated: docs/generate.py -->", "<!-- end -->"
+
+
+def zoo_page() -> str:
+    """The page on trained agents, with its table renewed."""
+    before, _, rest = ZOO.read_text().partition(TABLE_BEGINS)
+    head = ["| agent | trained for | return, greedy | KiB | made by |", "|---|--:|---|--:|---|"]
+    rows = []
+    for row in zoo.table():
+        low, high = row["interval"]
+        rows.append(
+            f"| `zoo:{row['name']}` | {row['step']:,} steps | {row['mean']:.3f} "
+            f"[{low:.3f}, {high:.3f}] over {row['episodes']} episodes | {row['bytes'] / 1024:,.0f} "
+            f"| `{row['command']}` |"
+        )
+    return "\n".join(
+        [before + TABLE_BEGINS, *head, *rows, TABLE_ENDS + rest.partition(TABLE_ENDS)[2]]
+    )
+
+
+def choosing() -> str:
+    """The page on choosing a memory, with its table renewed."""
+    before, _, rest = CHOOSING.read_text().partition(TABLE_BEGINS)
+    return "\n".join([before + TABLE_BEGINS, *_costs(), TABLE_ENDS + rest.partition(TABLE_ENDS)[2]])
+
+
+def _tracked(name: str) -> str:
+    """`state_tracking` in a few words."""
+    text = state_tracking(name)
+    if "parity over unbounded" in text:
+        return "not even parity"
+    return (
+        text.partition(" (")[0]
+        .partition(":")[0]
+        .removeprefix("cannot track ")
+        .replace("permutations of five", "not permutations of five")
+        .replace("anything beyond", "nothing beyond")
+        .removeprefix("tracks ")
+    )
+
+
+def _costs() -> list[str]:
+    """What every memory costs and can track, in the order of its time in training."""
+    measured = json.loads((HERE.parent / "benchmarks/results/memory.json").read_text())
+    training = {
+        row["memory"]: row["results"]["ssmrl"]["seconds"]["median"]
+        for row in measured["training"]
+        if (row["time"], row["batch"]) == (1024, 8) and row["resets"]
+    }
+    acting = {row["memory"]: row["results"] for row in measured["acting"]}
+    rows = [
+        f"| [{name}](memories/{name}.md) | {1000 * training[name]:,.0f} | "
+        f"{1e6 * acting[name]['seconds']['median']:,.0f} | {acting[name]['state']:,} | "
+        f"{_tracked(name)} |"
+        for name in sorted(training, key=training.get)
+    ]
+    head = "| memory | training, ms | acting, µs | carry, numbers | tracking states |"
+    return [head, "|---|--:|--:|--:|---|", *rows]
+
+
 def main() -> int:
-    """Write all pages, remove those of memories that are gone; returns the exit code."""
+    """Write all that is generated, remove pages of memories that are gone; returns 0."""
     PAGES.mkdir(exist_ok=True)
     pages = {f"{name}.md": page(name) for name in list_memories()}
     for stale in {path.name for path in PAGES.glob("*.md")} - pages.keys():
         (PAGES / stale).unlink()
     for file, text in pages.items():
         (PAGES / file).write_text(text)
-    print(f"{len(pages)} pages in {PAGES}")
+    CONFIGURATION.parent.mkdir(exist_ok=True)
+    for name in REFERENCE:
+        (CONFIGURATION.parent / f"{name}.md").write_text(reference_page(name))
+    CONFIGURATION.write_text(configuration())
+    CHOOSING.write_text(choosing())
+    ZOO.write_text(zoo_page())
+    print(f"{len(pages)} pages in {PAGES}, {CONFIGURATION.parent}, {CHOOSING}, {ZOO}")
     return 0
 
 

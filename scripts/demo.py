@@ -9,14 +9,12 @@ The same as, by hand:
 
 import sys
 import time
-from pathlib import Path
 
-from ssmrl.experiment import COMPONENTS, train
+from ssmrl.experiment import COMPONENTS, CONFIGS, train
 from ssmrl.training.cli import compose_training, run_command
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.run_evaluation import evaluate_run, print_evaluation, print_videos
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 EXPERIMENT = "experiment=demo"
 ORIGINAL = "popgym_original/repeat_previous_easy"
 EPISODES = 128

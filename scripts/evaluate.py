@@ -1,10 +1,8 @@
 """Evaluate a run: python scripts/evaluate.py run=runs/<id> episodes=256 [env=...] [video=true]"""
 
 import sys
-from pathlib import Path
 
-from ssmrl.experiment import COMPONENTS
-from ssmrl.training.cli import evaluate_command
+from ssmrl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(evaluate_command(sys.argv[1:], COMPONENTS, Path(__file__).parent.parent / "configs"))
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from ssmrl.training.cli import plot_command
+from ssmrl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(plot_command(sys.argv[1:]))
+    sys.exit(main(["plot", *sys.argv[1:]]))

@@ -1,10 +1,8 @@
 """Train an agent: python scripts/train.py agent=ppo memory=s5 env=popgym/repeat_previous_easy"""
 
 import sys
-from pathlib import Path
 
-from ssmrl.experiment import COMPONENTS
-from ssmrl.training.cli import train_command
+from ssmrl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(train_command(sys.argv[1:], COMPONENTS, Path(__file__).parent.parent / "configs"))
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -31,7 +31,7 @@ _WHERE = {
     "load": "ssmrl.api",
     "train": "ssmrl.api",
 }
-_MODULES = ("agents", "envs", "experiment", "memory", "networks", "scan", "training")
+_MODULES = ("agents", "envs", "experiment", "memory", "networks", "scan", "training", "zoo")
 
 __all__ = [
     "Policy",

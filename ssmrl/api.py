@@ -10,19 +10,19 @@ import contextlib
 import dataclasses
 import difflib
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssmrl.experiment import COMPONENTS
+from ssmrl.experiment import COMPONENTS, CONFIGS
 from ssmrl.training.components import Components
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.errors import RunError, StopTraining, UsageError
 from ssmrl.training.imports import import_modules, import_recorded
 from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.zoo import resolve
 
 __all__ = ["Picture", "Run", "RunError", "StopTraining", "UsageError", "load", "train"]
 
@@ -48,7 +48,7 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Run:
-    """Train an agent: everything that `scripts/train.py` does.
+    """Train an agent: everything that `ssmrl train` does.
 
     Ctrl-C and SIGTERM stop the training behind its iteration, with a checkpoint, and go on to
     whoever else waits for them: as a `KeyboardInterrupt`, say. `load` then has the run.
@@ -102,8 +102,8 @@ def train(
     places = {key: settings.pop(key) for key in ("run_dir", "resume") if key in settings}
     overrides += [f"{key}={_text(value)}" for key, value in settings.items()]
     now = [*overrides, *(f"{key}={_text(value)}" for key, value in places.items())]
-    with _config_dir() as config_dir, _own_hydra():
-        config = compose_training(now, components, config_dir)
+    with _own_hydra():
+        config = compose_training(now, components, CONFIGS)
     outcome = run_training(
         config,
         components,
@@ -119,13 +119,15 @@ def load(path: str | Path, *, env: Any = None, memory: Any = None) -> Run:
     """A run from its folder, finished or still training.
 
     Args:
-        path: ``runs/<id>``.
+        path: ``runs/<id>``; or ``zoo:<name>``, one of `ssmrl.zoo.names`, which is copied to
+            runs/zoo first.
         env, memory: the objects that it was trained with, if it was trained with objects.
 
     Raises:
         RunError: it is not a run, or an object is missing.
+        UsageError: there is no such agent in the zoo.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(resolve(path))
     record = folder.record()
     import_recorded(record, folder.path)
     names = {group: record["config"][group]["name"] for group in ("env", "memory")}
@@ -395,30 +397,6 @@ def _check_names(options: Mapping[str, Any], kind: type, without: Sequence[str])
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"unknown option {name}{hint} (options: {', '.join(known)})")
-
-
-@contextlib.contextmanager
-def _config_dir() -> Iterator[Path]:
-    """The folder of YAML files: the checkout's; an installed package has the bare choices alone."""
-    checkout = Path(__file__).resolve().parents[1] / "configs"
-    if (checkout / "train.yaml").is_file():
-        yield checkout
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "train.yaml").write_text(_DEFAULTS)
-        yield Path(folder)
-
-
-_DEFAULTS = """
-defaults:
-  - train_schema
-  - _self_
-  - agent: ppo
-  - memory: s5
-  - env: popgym/repeat_previous_easy
-  - logger: none
-  - experiment: null
-"""
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The library as a whole: training and loading runs with every registered part.
 
-The top of the import order. `train` is what scripts/train.py calls after reading the command line;
-`load_run` brings back what it wrote.
+`train` is what the command line calls after reading its arguments; `load_run` brings back what it
+wrote.
 """
 
 from __future__ import annotations
@@ -10,6 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ssmrl.training.components import Components
+
+
+def _configs() -> Path:
+    """The folder of YAML files: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+CONFIGS = _configs()
+"""What Hydra composes from: ``train.yaml``, ``experiment/`` and so on."""
 
 
 def _lazy(module: str, name: str) -> Any:

@@ -1,22 +1,34 @@
-"""What README.md and CONTRIBUTING.md show must work as written."""
+"""What README.md, CONTRIBUTING.md and the site show must work as written, and lead somewhere."""
 
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ssmrl.agents import _AGENTS
+from ssmrl.cli import COMMANDS
 from ssmrl.envs import registry as envs
-from ssmrl.experiment import COMPONENTS
+from ssmrl.experiment import COMPONENTS, CONFIGS
 from ssmrl.memory import list_memories
 from ssmrl.memory import registry as memories
-from ssmrl.training.cli import compose_training
+from ssmrl.training.cli.check import check_arguments
+from ssmrl.training.cli.commands import _composer
+from ssmrl.training.errors import UsageError
 from tests.unchecked import unchecked
 
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md"))
+DOCS = ROOT / "docs"
+PAGES = [README, CONTRIBUTING, *sorted(DOCS.rglob("*.md"))]
+"""What people read: the front page, how to contribute, the site."""
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -35,22 +47,38 @@ def untouched_registries(monkeypatch):
     _AGENTS.update(before)
 
 
-def readme_examples():
-    """The one that trains is slow; tests/api does the same with small networks."""
-    for code in blocks(README, "python"):
-        yield pytest.param(code, marks=[pytest.mark.slow] if "ssmrl.train(" in code else [])
+def run_blocks(path: Path, chosen) -> None:
+    """The Python blocks of a page that are chosen, one after the other in one namespace."""
+    namespace = {"__name__": path.stem}
+    with unchecked():  # as users run them: an export's batch size is a symbol, no int
+        for code in filter(chosen, blocks(path, "python")):
+            code = re.sub(r"total_steps=[\d_]+", "total_steps=1", code)  # one iteration
+            exec(compile(code, str(path), "exec"), namespace)
 
 
-@pytest.mark.parametrize("code", list(readme_examples()))
-def test_readme_examples_run(code, tmp_path, monkeypatch):
+def trains(code: str) -> bool:
+    return "ssmrl.train(" in code
+
+
+WITH_CODE = [page for page in PAGES if "memories" not in page.parts and blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+def test_what_is_shown_in_python_runs(page, untouched_registries):
+    run_blocks(page, lambda code: not trains(code))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in WITH_CODE if trains(p.read_text())], ids=name_of)
+def test_trainings_that_are_shown_in_python_run(page, tmp_path, monkeypatch, untouched_registries):
     monkeypatch.chdir(tmp_path)
-    code = code.replace("total_steps=300_000", "total_steps=1")  # one iteration
-    with unchecked():  # as users run it: an export's batch size is a symbol, no int
-        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    run_blocks(page, lambda code: True)
 
 
-def test_readme_has_its_examples():
-    assert len(blocks(README, "python")) == 3
+def test_there_are_examples_in_python():
+    shown = {name_of(page) for page in WITH_CODE}
+    tutorials = {f"docs/tutorials/{n}.md" for n in ("memory_in_your_ppo", "own_memory")}
+    assert {"README.md", "docs/start.md", "docs/bugs.md", "CONTRIBUTING.md"} | tutorials <= shown
 
 
 def test_contributing_examples_run_and_what_they_register_works(untouched_registries):
@@ -98,8 +126,8 @@ def test_every_benchmark_is_in_the_table_of_benchmarks():
     } - {"benchmarks.speed.memory_worker"}
     assert len(runnable) == 18
     assert benchmark_modules(BENCHMARKS / "README.md") == runnable
-    shown = benchmark_modules(README)
-    assert len(shown) >= 8
+    shown = set().union(*map(benchmark_modules, PAGES))
+    assert len(shown) >= 12
     assert shown <= runnable
 
 
@@ -124,26 +152,197 @@ def test_benchmarks_find_their_parts():
                 assert place.with_suffix(".py").exists(), path
 
 
-def training_commands() -> list[str]:
-    return re.findall(r"^python scripts/train\.py (.*=.*)$", README.read_text(), re.MULTILINE)
+COMMAND = re.compile(rf"^(?:ssmrl|python scripts/)\s*({'|'.join(COMMANDS)})(?:\.py)?\s+(\S.*)$")
 
 
-@pytest.mark.parametrize("line", training_commands())
-def test_readme_training_commands_compose(line):
-    config = compose_training(shlex.split(line), COMPONENTS, ROOT / "configs")
-    assert config.total_steps > 0
+def commands(path: Path) -> list[tuple[str, list[str]]]:
+    """Every `ssmrl train …` and so on of a page, in blocks and in lines: names, arguments."""
+    text = path.read_text()
+    lines = [line for block in blocks(path, r"(?:bash|shell)?") for line in block.splitlines()]
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+    found = [match for line in lines if (match := COMMAND.match(line.partition(" # ")[0].strip()))]
+    return [
+        (match[1], shlex.split(match[2]))
+        for match in found
+        if not re.search(r"…|\.\.\.|--help|\bRUN\b", match[2])
+    ]
 
 
-def test_readme_has_training_commands():
-    assert len(training_commands()) >= 3
+def check_command(name: str, arguments: list[str]) -> None:
+    """UsageError unless the command would begin with these arguments."""
+    if "--import" in arguments:
+        at = arguments.index("--import")
+        arguments = arguments[:at] + arguments[at + 2 :]
+    if name == "plot":
+        assert {a for a in arguments if a.startswith("-")} <= {"--metric", "--out"}
+        return
+    composer = _composer(COMPONENTS, CONFIGS, None if name == "benchmark" else name)
+    check_arguments(composer, arguments)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=name_of)
+def test_every_command_composes(page, untouched_registries):
+    # What a page registers in Python is there for its commands, as --import would have it.
+    registering = [code for code in blocks(page, "python") if re.search(r"^register\(", code, re.M)]
+    for code in registering:
+        exec(compile(code, str(page), "exec"), {"__name__": page.stem})
+    for name, arguments in {str(command): command for command in commands(page)}.values():
+        check_command(name, arguments)
+
+
+def test_there_are_commands():
+    assert len(commands(README)) >= 4
+    everywhere = [name for page in PAGES for name, _ in commands(page)]
+    assert len(everywhere) >= 70 and set(everywhere) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "line", ["memori=s5", "memory=s55", "env=popgym/repeat_previos_easy", "agent.lrr=1"]
+)
+def test_a_wrong_command_would_be_noticed(line):
+    with pytest.raises(UsageError):
+        check_command("train", [line])
+
+
+def test_what_is_asked_of_make_and_pip_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    )
+    named = set()
+    for page in PAGES:
+        text = page.read_text()
+        assert set(re.findall(r"(?:`|^)make ([a-z][a-z-]+)", text, re.MULTILINE)) <= targets, page
+        for listed in re.findall(r"""pip install ["'](?:\.|ssmrl)\[([\w,-]+)\]""", text):
+            named |= set(listed.split(","))
+    assert {"train", "cuda", "tpu"} <= named <= extras
+
+
+def test_programs_that_are_named_exist():
+    for page in PAGES:
+        for file in re.findall(
+            r"python ((?:docs|examples|scripts|tests)/[\w/]+\.py)", page.read_text()
+        ):
+            assert (ROOT / file).exists(), f"{name_of(page)}: {file}"
+
+
+# ------------------------------------------------------------------------------------ links
+
+ELSEWHERE = {DOCS / "changelog.md": ROOT / "CHANGELOG.md", DOCS / "contributing.md": CONTRIBUTING}
+"""Pages of the site that are kept elsewhere; docs/hooks.py has the same."""
+
+LINKED = [
+    *PAGES,
+    ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks/README.md",
+    ROOT / "constraints/README.md",
+]
+
+
+def prose(path: Path) -> str:
+    """A page without its code."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`]*`", "code", text)
+
+
+def anchors(path: Path) -> set[str]:
+    """What can be linked to with # in a page."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_every_link_leads_somewhere(page):
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        path = ELSEWHERE.get(path, path)
+        if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
+            wrong.append(target)
+    assert not wrong
+
+
+def test_the_site_shows_every_page():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+
+    def pages(entry):
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [page for part in parts for page in pages(part)]
+
+    shown = pages(site["nav"])
+    assert len(shown) == len(set(shown))
+    kept = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    kept |= {path.name for path in ELSEWHERE}
+    assert {page for page in kept if not page.startswith("memories/")} == set(shown)
+
+
+def test_the_hooks_know_the_same_pages():
+    text = (DOCS / "hooks.py").read_text()
+    for page, source in ELSEWHERE.items():
+        assert f'"{page.name}": "{source.name}"' in text
+
+
+# ------------------------------------------------------------------- bugs, and what is generated
+
+
+def test_every_bug_is_shown_in_two_lines_and_held_by_tests_that_exist():
+    sections = re.split(r"^## ", (DOCS / "bugs.md").read_text(), flags=re.MULTILINE)[1:]
+    assert len(sections) >= 12
+    for section in sections:
+        title = section.splitlines()[0]
+        (code,) = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+        assert len(code.splitlines()) == 2 and "assert" in code, title
+        held = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", section.partition("Held by")[2])
+        assert held, title
+        for file, name in held:
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{title}: {file}::{name}"
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    return generate
 
 
 def test_the_pages_of_the_memories_are_current():
     """`python docs/generate.py` writes them; whoever changes a docstring runs it."""
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    generate = generator()
     pages = {path.stem: path.read_text() for path in generate.PAGES.glob("*.md")}
     assert pages.keys() == set(list_memories())
     for name, text in pages.items():
         assert text == generate.page(name), f"docs/memories/{name}.md: run python docs/generate.py"
+
+
+def test_the_references_and_the_table_of_costs_are_current():
+    generate = generator()
+    assert generate.CONFIGURATION.read_text() == generate.configuration()
+    assert generate.CHOOSING.read_text() == generate.choosing()
+    assert generate.ZOO.read_text() == generate.zoo_page()
+    for name in generate.REFERENCE:
+        page = generate.CONFIGURATION.parent / f"{name}.md"
+        assert page.read_text() == generate.reference_page(name), "run python docs/generate.py"
+
+
+def test_the_reference_has_every_public_module():
+    generate = generator()
+    named = {
+        line.removeprefix("::: ")
+        for name in generate.REFERENCE
+        for line in generate.reference_page(name).splitlines()
+        if line.startswith("::: ")
+    }
+    package = ROOT / "ssmrl"
+    public = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in package.rglob("*.py")
+        if path.read_text() and not re.search(r"/_(?!_init)", path.as_posix())
+    }
+    assert named == public - {"ssmrl"}

@@ -1,6 +1,7 @@
 """The examples do what they say; each is imported from its file, as a reader would run it."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,37 @@ def test_every_example_has_a_test():
     tested = {"supervised", "nnx_bridge", "equinox_bridge", "brax_network", "recurrent_ppo"}
     tested |= {"python_api"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+
+
+def notebook():
+    return json.loads((EXAMPLES / "quickstart.ipynb").read_text())
+
+
+def test_the_notebook_is_kept_without_what_it_printed():
+    cells = [cell for cell in notebook()["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 6
+    for cell in cells:
+        compile("".join(cell["source"]), "quickstart.ipynb", "exec")
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    """In a kernel of its own, as Jupyter runs it; on two idle cores in less than three minutes."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    NotebookClient(cells, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    printed = "".join(
+        output.get("text", "") + str(output.get("data", {}).keys())
+        for cell in cells.cells
+        for output in cell.get("outputs", ())
+    )
+    assert "changed by the first input: [True, True, True, False, False, False]" in printed
+    assert "image/png" in printed and "image/gif" in printed
+    answered = json.loads(printed.partition("answered ")[2].partition("]")[0] + "]")
+    assert answered[3:] == [2, 0, 3, 1, 1, 2, 0]  # the cards of three steps before
 
 
 def test_a_classifier_learns():

@@ -14,12 +14,14 @@ ROOT = Path(ssmrl.__file__).parent
 # Rooms of the house, lowest first; imports run to lower floors only. Files of one room may import
 # each other, rooms of one floor may not.
 FLOORS = [
-    {"scan"},
+    {"scan", "figures"},
     {"memory"},
     {"envs", "networks", "training", "diagnostics"},
     {"agents"},
     {"experiment", "policy"},
-    {"api"},
+    {"zoo"},
+    {"api", "cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # The vocabulary of observations and actions is the environments', and the networks read it.

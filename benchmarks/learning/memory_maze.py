@@ -24,10 +24,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.harness import machine_info, write_json
 from ssmrl.experiment import COMPONENTS, load_run, train
+from ssmrl.figures import label_lines, memory_line, panels, save, steps_axis, styled
 from ssmrl.training import streams
 from ssmrl.training.cli import compose_training
 from ssmrl.training.errors import RunError
@@ -40,7 +40,6 @@ MEMORIES = ("s5", "gru", "none")
 ALWAYS, RANDOM = np.iinfo(np.int32).max, 0
 KEPT = "memory_maze_study.json"
 """In a run's folder: its last evaluation."""
-COLOURS = {"s5": "tab:blue", "gru": "tab:orange", "transformer": "tab:red", "none": "tab:green"}
 
 
 class Controls:
@@ -187,15 +186,17 @@ def policies_of(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(k, v) for k, v in row.get("evaluation", {}).items() if isinstance(v, dict)]
 
 
+@styled
 def draw(rows: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Learning curves on the left, the evaluations with their intervals on the right."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    curves, bars = figure.subplots(1, 2)
+    figure, (curves, bars) = panels(2, height=3.0)
     names: list[str] = []
+    last = 0.0
     for memory, row in rows.items():
-        colour = COLOURS.get(memory)
-        steps = np.array(row["curve"]["steps"]) / 1e6
-        curves.plot(steps, row["curve"]["returns"], color=colour, label=memory)
+        colour, line = memory_line(memory) or (None, "-")
+        steps = np.array(row["curve"]["steps"])
+        last = max(last, float(steps[-1]))
+        curves.plot(steps, row["curve"]["returns"], line, color=colour, label=memory)
         for name, result in policies_of(row):
             low, high = result["mean_interval"]
             bars.barh(len(names), result["mean"], color=colour, alpha=0.8)
@@ -203,16 +204,17 @@ def draw(rows: dict[str, Any], arguments: argparse.Namespace) -> None:
             names.append(f"{memory}, {name}")
             if name == "random":
                 curves.axhline(result["mean"], color="grey", linestyle=":")
-    curves.set(xlabel="environment steps, millions", ylabel="return of an episode")
-    curves.set_title("training (dotted: random)", fontsize="medium")
-    curves.legend()
+    curves.set(ylabel="return of an episode")
+    steps_axis(curves, last)
+    curves.set_title("training (dotted: random)")
+    label_lines(curves)
     bars.set_yticks(range(len(names)), names)
     bars.invert_yaxis()
-    bars.set_title("return on fresh mazes, 95% intervals over episodes", fontsize="medium")
+    bars.set_title("return on fresh mazes, 95% intervals")
     if arguments.note:
         figure.supxlabel(arguments.note, fontsize="small")
     arguments.figure.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.figure, dpi=100)
+    save(figure, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def report(paths: list[Path], arguments: argparse.Namespace) -> None:
     rows = aggregate_table(groups)
     for path in (arguments.figure, arguments.output):
         path.parent.mkdir(parents=True, exist_ok=True)
-    plot_curves(groups, arguments.figure)
+    plot_curves(groups, arguments.figure, pdf=True)
     record = {"machine": machine_info(), "experiment": EXPERIMENT, "rows": rows}
     write_json(arguments.output, record)
     print("\n| environment | memory | seeds | MMER | last tenth of training |")

@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 from benchmarks.harness import machine_info, write_json
 from ssmrl.envs.memory_maze.environment import EnvState
 from ssmrl.envs.memory_maze.scripted import begin_wandering, wander
 from ssmrl.experiment import load_run
+from ssmrl.figures import memory_line, panels, save, styled
 from ssmrl.memory.base import Memory
 from ssmrl.networks.mlp import MLP
 from ssmrl.training import streams
@@ -38,7 +38,6 @@ from ssmrl.training import streams
 ROOT = Path(__file__).parents[2]
 PROBES = {"linear": (), "two layers": (256,)}
 TASKS = ("walls", "places", "places from the agent")
-COLOURS = {"s5": "tab:blue", "gru": "tab:orange", "transformer": "tab:red", "none": "tab:green"}
 
 
 # ------------------------------------------------------------------------------- what is seen
@@ -182,20 +181,21 @@ def row(run: Any, args: argparse.Namespace) -> dict[str, Any]:
     return results | {"steps": int(data["memory"].shape[1])}
 
 
+@styled
 def draw(rows: dict[str, Any], path: Path) -> None:
     """The better probe of each memory over time, and who does not look."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, task in zip(figure.subplots(1, 3), TASKS, strict=True):
+    figure, places = panels(3, height=3.0)
+    for axes, task in zip(places, TASKS, strict=True):
         for name, result in rows.items():
             steps = (np.arange(20) + 0.5) * result["steps"] / 20
-            colour = COLOURS.get(name.rpartition("/")[2])
-            axes.plot(steps, result[task]["two layers"], color=colour, label=name)
+            colour, line = memory_line(name.rpartition("/")[2]) or (None, "-")
+            axes.plot(steps, result[task]["two layers"], line, color=colour, label=name)
         axes.plot(steps, result[task]["without looking"], color="grey", linestyle=":")
         axes.set(title=task, xlabel="actions since the episode's start")
         axes.set_ylabel("accuracy" if task == "walls" else "squared distance, cells²")
-    axes.legend(title="dotted: without looking", fontsize="small", title_fontsize="small")
+    axes.legend(title="dotted: without looking")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    save(figure, path)
 
 
 def main() -> int:

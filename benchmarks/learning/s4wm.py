@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 
 from benchmarks import harness
@@ -43,11 +42,9 @@ from ssmrl.agents.dreamer.replay import Batch
 from ssmrl.agents.dreamer.world_model import WorldModel, open_loop
 from ssmrl.envs import JaxVectorEnv, make
 from ssmrl.envs.worlds import LOOKS, POLICIES
+from ssmrl.figures import memory_line, panels, save, styled
 from ssmrl.memory import make_memory
 from ssmrl.training import streams
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[2]
 BACKBONES = {"s5": "parallel", "s4": "parallel", "transformer": "parallel", "gru": "recurrent"}
@@ -323,14 +320,16 @@ def print_report(cells: dict[str, Any]) -> None:
     harness.print_table(["experiment", *BACKBONES], rows)
 
 
+@styled
 def draw(cells: dict[str, Any], path: Path) -> None:
     """Accuracy over width, errors of doors over keys, wrong rooms over the horizon."""
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    for i, backbone in enumerate(BACKBONES):
+    figure, axes = panels(3, height=2.8)
+    for backbone in BACKBONES:
+        colour, own = memory_line(backbone) or (None, "-")
         for question, style in (("inference", "-"), ("imagination", "--")):
-            line = {"label": f"{backbone}, {question}", "color": f"C{i}", "linestyle": style}
+            line = {"label": f"{backbone}, {question}", "color": colour, "linestyle": style}
             _plot(axes[0], cells, "hallway", backbone, question, line)
-        line = {"label": backbone, "color": f"C{i}"}
+        line = {"label": backbone, "color": colour, "linestyle": own}
         _plot(axes[1], cells, "doors_keys", backbone, "door_error", line)
         found = collected(cells, "rooms", backbone, "wrong_over_horizon")
         if found:
@@ -344,16 +343,16 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     axes[0].axhline(0.5, color="grey", linestyle=":", label="coin")
     axes[0].set(title="reward at the end", xlabel="width of the hallway", ylabel="share right")
     axes[0].set(xscale="log", ylim=(0.4, 1.03))
+    axes[0].set_xticks([50, 100, 200, 400], ["50", "100", "200", "400"])
+    axes[0].minorticks_off()
     label = "keys (7: twice as many updates)"
     axes[1].set(title="doors, imagined", xlabel=label, ylabel="squared error", ylim=(0, None))
     axes[1].set(xticks=[3, 5, 7])
     axes[2].set(title="rooms, imagined", xlabel="steps ahead", ylabel="share wrong", ylim=(0, None))
     for axis in axes:
-        axis.legend(fontsize="x-small")
-        axis.grid(alpha=0.3)
+        axis.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
     print(f"wrote {path}")
 
 

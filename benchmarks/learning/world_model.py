@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from jax import lax
 
 from benchmarks.harness import machine_info, print_table, write_json
 from ssmrl.experiment import COMPONENTS, train
+from ssmrl.figures import PALETTE, panels, save, styled
 from ssmrl.training import streams
 from ssmrl.training.cli import compose_training
 from ssmrl.training.config import EnvConfig, EvaluateConfig
@@ -206,7 +205,7 @@ def report(cases: list[Case], arguments: argparse.Namespace) -> None:
     draw_lengths(rows, arguments.docs / "memory_len.png")
     curves = [path for case, path in found.items() if case.length is None]
     if curves:
-        plot_curves(group_runs(curves), arguments.docs / "world_model_learning.png")
+        plot_curves(group_runs(curves), arguments.docs / "world_model_learning.png", pdf=True)
     table = [[r["name"], r["steps"], r["random"], r["training"], r["greedy"]] for r in rows]
     print_table(["run", "steps", "random", "last tenth of training", "greedy"], table)
 
@@ -276,28 +275,26 @@ def random_return(env: str, length: int | None) -> float:
 # -------------------------------------------------------------------------------------- figure
 
 
+@styled
 def draw_lengths(rows: list[dict[str, Any]], path: Path) -> None:
     """Greedy return over the length of memory_len: 1 is always right, 0 is a guess."""
     rows = [row for row in rows if row["length"] is not None and row["greedy"] is not None]
     if not rows:
         return
-    matplotlib.use("Agg")
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for i, agent in enumerate(dict.fromkeys(row["agent"] for row in rows)):
+    figure, (axes,) = panels(1, height=2.8)
+    for colour, agent in zip(PALETTE, dict.fromkeys(row["agent"] for row in rows), strict=False):
         own = [row for row in rows if row["agent"] == agent]
         lengths = sorted({row["length"] for row in own})
         means = [np.mean([r["greedy"] for r in own if r["length"] == n]) for n in lengths]
-        axes.plot(lengths, means, color=f"C{i}", label=agent)
-        axes.scatter([r["length"] for r in own], [r["greedy"] for r in own], color=f"C{i}", s=18)
+        axes.plot(lengths, means, color=colour, label=agent)
+        axes.scatter([r["length"] for r in own], [r["greedy"] for r in own], color=colour, s=12)
     # bsuite counts a length as solved below a mean regret of .75; the return is 1 - regret.
     axes.axhline(0.25, color="grey", linestyle=":", label="bsuite's threshold")
     axes.set(xlabel="memory_len: steps between the bit and the question", ylabel="greedy return")
     title = "nano, same steps; windows of 64 steps, long ones of 512"
     axes.set(ylim=(-1.05, 1.05), title=title)
-    axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
     print(f"wrote {path}")
 
 

@@ -10,32 +10,29 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from ssmrl.figures import BLUE, ORANGE, memory_line, panels, save, styled
 
 ROOT = Path(__file__).parents[2]
 MAIN = (
     "gru", "lstm", "mingru", "lru", "s5", "ffm", "mamba", "mamba2", "linear_attention", "mlstm",
     "gated_deltanet", "shm", "transformer",
 )  # fmt: skip
-COLORS = {"memorax": "tab:blue", "memax": "tab:orange"}
-STYLES = ("-", "--")  # the ten colours of matplotlib's cycle, twice
+COLORS = {"memorax": BLUE, "memax": ORANGE}
 
 
+@styled
 def draw(record: dict[str, Any], path: Path) -> None:
     """Writes the figure of a record of `memory.py` to `path`."""
-    matplotlib.use("Agg")
     compared = bool(_measured(record.get("peers", [])))
-    figure, panels = plt.subplots(
-        1, 1 + compared, figsize=(6 + 6 * compared, 5.5), squeeze=False, layout="constrained"
-    )
-    time_over_length(panels[0, 0], _measured(record.get("training", [])))
+    figure, axes = panels(1 + compared, height=5.5)
+    time_over_length(axes[0], _measured(record.get("training", [])))
     if compared:
-        speed_ups(panels[0, 1], _measured(record.get("peers", [])))
+        speed_ups(axes[1], _measured(record.get("peers", [])))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
     print(f"wrote {path}")
 
 
@@ -43,16 +40,17 @@ def time_over_length(axes: Axes, cases: list[dict[str, Any]]) -> None:
     """Microseconds per step of one environment: what is linear in T is flat at a given batch."""
     names = {case["memory"] for case in cases}
     shown = [name for name in MAIN if name in names] or sorted(names)
-    for i, name in enumerate(shown):
+    for name in shown:
         chosen = [case for case in cases if case["memory"] == name and case["resets"]]
         rows = [case["time"] * case["batch"] for case in chosen]
         seconds = [case["results"]["ssmrl"]["seconds"]["median"] for case in chosen]
         figures = [1e6 * s / n for s, n in zip(seconds, rows, strict=True)]
         times = [case["time"] for case in chosen]
-        axes.plot(times, figures, STYLES[i // 10 % 2], marker="o", markersize=3, label=name)
+        colour, line = memory_line(name) or (None, "-")
+        axes.plot(times, figures, line, color=colour, marker="o", markersize=3, label=name)
     axes.set(xscale="log", yscale="log", xlabel="T (T x B = 8,192; beyond that B = 1)")
     axes.set(ylabel="µs per step and environment", title="forward and backward, width 256")
-    axes.legend(fontsize="x-small", ncols=2)
+    axes.legend(ncols=2)
 
 
 def speed_ups(axes: Axes, cases: list[dict[str, Any]]) -> None:
@@ -61,12 +59,12 @@ def speed_ups(axes: Axes, cases: list[dict[str, Any]]) -> None:
     colors = [COLORS[case["library"]] for case in cases]
     axes.barh(range(len(cases)), [case["speed_up"] for case in cases], color=colors)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(cases)), labels, fontsize="x-small")
+    axes.set_yticks(range(len(cases)), labels, fontsize=6)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="peer's time / ours", title="beside public peers, (T, B)")
     present = {case["library"] for case in cases}
-    handles = [plt.Rectangle((0, 0), 1, 1, color=COLORS[name]) for name in sorted(present)]
-    axes.legend(handles, sorted(present), fontsize="x-small")
+    handles = [Rectangle((0, 0), 1, 1, color=COLORS[name]) for name in sorted(present)]
+    axes.legend(handles, sorted(present))
 
 
 def _measured(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:

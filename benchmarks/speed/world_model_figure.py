@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+
+from ssmrl.figures import panels, save, styled
 
 ROOT = Path(__file__).parents[2]
 LABELS = {
@@ -25,23 +25,21 @@ LABELS = {
 }
 
 
+@styled
 def draw(record: dict[str, Any], path: Path) -> None:
     """Writes the figure of a record of `world_model.py` to `path`; parts without rows are left out.
 
     Nothing is written where there is no part.
     """
     parts = {"backbones": [step_over_length, ratio_over_length], "update": [update_over_length]}
-    panels = [(panel, record[p]) for p, drawn in parts.items() for panel in drawn if record.get(p)]
-    if not panels:
+    present = [(panel, record[p]) for p, drawn in parts.items() for panel in drawn if record.get(p)]
+    if not present:
         return
-    matplotlib.use("Agg")
-    size = (5.5 * len(panels), 4.5)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    for (panel, rows), place in zip(panels, axes[0], strict=True):
+    figure, axes = panels(len(present), height=3.0)
+    for (panel, rows), place in zip(present, axes, strict=True):
         panel(place, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
     print(f"wrote {path}")
 
 
@@ -79,7 +77,7 @@ def _lengths(axes: Axes, rows: list[dict[str, Any]], label: str, title: str) -> 
     axes.set(title=title)
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.minorticks_off()
-    axes.legend(fontsize="small")
+    axes.legend()
 
 
 def main() -> None:

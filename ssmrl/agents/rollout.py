@@ -99,12 +99,12 @@ def episode_starts(episode: dict[str, Array]) -> dict[str, Array]:
         Under names that begin with ``starts/``, as `ssmrl.training.agent.Agent.iteration` has them:
 
         - ``episodes``, ``return``: number, and sum of the returns, of those that began in this one;
-        - ``ago`` i32 `[B]`: how many rollouts ago the one of each environment began that did not; 0
-          where none ended. ``earlier_return`` `[B]`: its return;
+        - ``ago`` i32 `[B]`: how many rollouts ago the one of each environment began that did not;
+            0 where none ended. ``earlier_return`` `[B]`: its return;
         - ``unfinished`` i32: how many rollouts ago the oldest of those began that are under way at
-          the end; -1 where every last step ended one;
+            the end; -1 where every last step ended one;
         - ``longest`` i32: how many rollouts after its own one as long as the longest ends at the
-          latest; 0 where none ended.
+            latest; 0 where none ended.
     """
     done, length = episode["done"], episode["length"]
     steps = done.shape[0]

@@ -6,26 +6,30 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ssmrl.diagnostics.tasks import TASKS
+from ssmrl.figures import panels, save, styled
 
 
 def write_report(results: dict[str, Any], title: str, path: Path) -> Path:
-    """Writes the picture at `path` and the numbers beside it as JSON; returns the latter's path."""
-    # Without pyplot, whose backend and open figures are the user's.
-    figure = Figure(figsize=(16, 7), layout="constrained")
-    axes = figure.subplots(2, 4)
-    figure.suptitle(title)
-    draw_reach(axes[0, 0], *results["reach"])
-    draw_eigenvalues(axes[1, 0], results["eigenvalues"])
-    for axis, task in zip(axes[:, 1:].T.ravel(), TASKS, strict=True):
-        draw_curve(axis, task, results["tasks"][task.name])
+    """Writes the picture at `path`, also as a PDF, and the numbers as JSON; returns the latter."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    draw(results, title, path)
     data = path.with_suffix(".json")
     data.write_text(json.dumps(as_data(results), indent=2) + "\n")
     return data
+
+
+@styled
+def draw(results: dict[str, Any], title: str, path: Path) -> None:
+    """Reach and decays on the left, the tasks beside them."""
+    figure, axes = panels(8, columns=4)
+    figure.suptitle(title)
+    draw_reach(axes[0], *results["reach"])
+    draw_eigenvalues(axes[4], results["eigenvalues"])
+    for place, task in zip((1, 5, 2, 6, 3, 7), TASKS, strict=True):  # pairs, one above the other
+        draw_curve(axes[place], task, results["tasks"][task.name])
+    save(figure, path)
 
 
 def draw_reach(axis: Axes, lags: np.ndarray, sizes: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """A suite of environments x memories: trained run by run, resumable, summed up as rliable does.
 
-Every run is a process of its own (`scripts/train.py`), so that one that fails stops no other and
+Every run is a process of its own (`ssmrl train`), so that one that fails stops no other and
 several use the cores side by side. What is left of a finished run is one small JSON file; a run
 without one is taken up again from its last checkpoint.
 """
@@ -45,7 +45,7 @@ class Job:
         steps: environment steps, per seed.
         run: the folder that it trains in.
         result: the file that it leaves behind.
-        overrides: the command line of `scripts/train.py`, but for the folder.
+        overrides: the command line of `ssmrl train`, but for the folder.
     """
 
     env: str
@@ -105,12 +105,12 @@ def _job(config: BenchmarkConfig, env: str, memory: str) -> Job:
 
 
 def run_all(
-    jobs: Sequence[Job], train: Path, parallel: int, report: Callable[[str], None] = say
+    jobs: Sequence[Job], train: Sequence[str], parallel: int, report: Callable[[str], None] = say
 ) -> list[Job]:
-    """Train what has no result yet, `parallel` at a time; returns those that failed.
+    """Train what has no result yet, `parallel` at a time, by the command `train`.
 
     Results that are there already are announced, with the folder that they are read from. At the
-    end a line says of each run that failed why it did.
+    end a line says of each run that failed why it did; those are returned.
     """
     done = [job for job in jobs if _is_done(job)]
     todo = [job for job in jobs if job not in done]
@@ -144,7 +144,9 @@ def _is_done(job: Job) -> bool:
         raise RunError(f"{job.result} is not a result of this script: {error}") from error
 
 
-def _run(job: Job, train: Path, parallel: int, report: Callable[[str], None]) -> str | None:
+def _run(
+    job: Job, train: Sequence[str], parallel: int, report: Callable[[str], None]
+) -> str | None:
     """Train one run and write its result; returns why it failed, or None."""
     resume = ["resume=true"] if RunFolder(job.run).exists() else []
     environment = {**os.environ}
@@ -156,7 +158,7 @@ def _run(job: Job, train: Path, parallel: int, report: Callable[[str], None]) ->
     job.run.parent.mkdir(parents=True, exist_ok=True)
     path = job.run.with_suffix(".log")
     with path.open("a") as log:
-        command = [sys.executable, str(train), *job.overrides, f"run_dir={job.run}", *resume]
+        command = [*train, *job.overrides, f"run_dir={job.run}", *resume]
         code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
     why = f"failed with {code}, see {path}{_last_line(path)}" if code else None
     if why is None:
@@ -384,28 +386,30 @@ def print_tables(
 
 def draw(summary: dict[str, Any], path: Path) -> None:
     """Aggregates with their intervals, and the probabilities of improvement."""
-    import matplotlib
+    from ssmrl import figures
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels: list[tuple[str, dict[str, list[float]]]] = [
+    drawn: list[tuple[str, dict[str, list[float]]]] = [
         (f"{name} of MMER", {m: rows[key] for m, rows in summary["aggregates"].items()})
         for key, name in (("mean", "mean"), ("iqm", "IQM"))
     ]
     pairs = {pair.replace(",", " > "): row for pair, row in summary["improvement"].items()}
-    panels.append(("P(better)", pairs))
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
-    for axis, (title, rows) in zip(axes, panels, strict=True):
-        for i, (value, low, high) in enumerate(rows.values()):
-            axis.barh(i, high - low, left=low, height=0.6, alpha=0.6)
-            axis.vlines(value, i - 0.3, i + 0.3, color="black")
-        axis.set_yticks(range(len(rows)), list(rows))
-        axis.set_title(title)
-    title = f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals"
-    figure.suptitle(f"NOT VALID: {title}" if INVALID in summary else title)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    drawn.append(("P(better)", pairs))
+
+    @figures.styled
+    def picture() -> None:
+        figure, axes = figures.panels(3)
+        for axis, (title, rows) in zip(axes, drawn, strict=True):
+            for i, (name, (value, low, high)) in enumerate(rows.items()):
+                colour, _ = figures.memory_line(name) or (figures.GREY, "-")
+                axis.barh(i, high - low, left=low, height=0.6, alpha=0.6, color=colour)
+                axis.vlines(value, i - 0.3, i + 0.3, color="black")
+            axis.set_yticks(range(len(rows)), list(rows))
+            axis.set_title(title)
+        title = f"{len(summary['envs'])} environments, 95% stratified bootstrap intervals"
+        figure.suptitle(f"NOT VALID: {title}" if INVALID in summary else title)
+        figures.save(figure, path)
+
+    picture()
 
 
 def _cell(scores: np.ndarray | None) -> str:

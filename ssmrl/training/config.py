@@ -139,8 +139,8 @@ class BenchmarkConfig:
     agent: str = option("ppo", "the agent around them")
     seeds: int = option(3, "seeds of every run", min=1)
     steps: int = option(1_000_000, "environment steps of every run, per seed", min=1)
-    experiment: str = option("popgym", "shared settings, as train.py takes them")
-    overrides: list[str] = option([], "further settings of every run, as train.py takes them")
+    experiment: str = option("popgym", "shared settings, as `ssmrl train` takes them")
+    overrides: list[str] = option([], "further settings of every run, as `ssmrl train` takes them")
     parallel: int = option(1, "runs side by side, one core each if there are several", min=1)
     run_dir: str | None = option(
         None,

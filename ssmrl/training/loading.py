@@ -21,8 +21,9 @@ from ssmrl.training.config import (
 )
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import one_seed
+from ssmrl.training.exported import is_exported, read_exported
 from ssmrl.training.fit import refusals
-from ssmrl.training.loop import abstract_state
+from ssmrl.training.loop import abstract_state, init_state
 from ssmrl.training.run import RunFolder
 
 
@@ -123,6 +124,11 @@ def load_run(
     run = RunFolder(path)
     config = config_from_dict(run.record()["config"], components, where=str(run.path))
     agent, venv = build_agent(components, config)
+    if is_exported(run.path):
+        state, at = read_exported(run, agent, init_state(agent, config.seed, config.seeds))
+        if step not in (None, at):
+            raise RunError(f"{run.path} is an agent without its training, of step {at} alone")
+        return LoadedRun(run, config, agent, state, at, venv)
     checkpoints = Checkpointer(run.checkpoints, read_only=True)
     try:
         like = abstract_state(agent, config.seed, config.seeds)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from ssmrl.figures import label_lines, lines_of, panels, save, steps_axis, styled, task_name
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import bootstrap
 from ssmrl.training.returns import RETURN, read_points, window_means
@@ -215,29 +215,43 @@ def mean_curve(
     return steps, values.mean(axis=0), low, high
 
 
-def plot_curves(groups: Sequence[Group], path: Path, *, ylabel: str = "episodic return") -> Path:
+@styled
+def plot_curves(
+    groups: Sequence[Group], path: Path, *, ylabel: str = "episodic return", pdf: bool = False
+) -> Path:
     """One panel for each environment, one line with its interval for each configuration.
+
+    Where one has several seeds, their number is said of all.
+
+    Args:
+        groups: what to draw.
+        path: of the picture.
+        ylabel: of all panels.
+        pdf: write it as a PDF too, beside the picture.
 
     Raises:
         RunError: the picture cannot be written.
     """
     envs = list(dict.fromkeys(group.env for group in groups))
-    labels = dict.fromkeys(label_of(group, groups) for group in groups)
-    colours = {label: f"C{i}" for i, label in enumerate(labels)}
-    # Without pyplot, whose backend and open figures are the user's, in a notebook above all.
-    figure = Figure(figsize=(4.6 * len(envs), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(envs), squeeze=False)
-    for axis, env in zip(axes[0], envs, strict=True):
+    several = any(len(group.curves) > 1 for group in groups)
+    memories = {label_of(group, groups): group.memory for group in groups}
+    lines = dict(zip(memories, lines_of(list(memories.values())), strict=True))
+    figure, axes = panels(len(envs))
+    for axis, env in zip(axes, envs, strict=True):
+        last = 0.0
         for group in (g for g in groups if g.env == env):
             steps, mean, low, high = mean_curve(group.curves)
             label = label_of(group, groups)
-            axis.plot(steps, mean, color=colours[label], label=f"{label} ({len(group.curves)})")
-            axis.fill_between(steps, low, high, color=colours[label], alpha=0.2, linewidth=0)
-        axis.set(title=env, xlabel="environment steps", ylabel=ylabel)
-        axis.grid(alpha=0.3)
-        axis.legend(title="seeds in brackets", fontsize="small", title_fontsize="x-small")
+            colour, line = lines[label]
+            name = f"{label} ({len(group.curves)})" if several else label
+            axis.plot(steps, mean, color=colour, linestyle=line, label=name)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            last = max(last, steps[-1])
+        axis.set(title=task_name(env), ylabel=ylabel)
+        steps_axis(axis, last)
+        label_lines(axis, title="seeds in brackets" if several else None)
     try:
-        figure.savefig(path, dpi=150)
+        save(figure, path, pdf=pdf)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     return path

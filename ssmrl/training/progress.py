@@ -132,7 +132,7 @@ class PlainReporter:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        # Whoever was reading has gone (`train.py | head`): no reason to stop training.
+        # Whoever was reading has gone (`ssmrl train | head`): no reason to stop training.
         with contextlib.suppress(BrokenPipeError):
             print(text, flush=True)
 

@@ -35,6 +35,7 @@ def evaluate_run(
     *,
     warn: Any = None,
     show: Callable[[dict[str, Any]], None] | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of a run, and append the result to its eval.json.
 
@@ -46,6 +47,7 @@ def evaluate_run(
         components: where agents, memories and environments come from.
         warn: called with a line for each damaged checkpoint that was passed over.
         show: called with the record before a video is made.
+        name: of the run in the record; None: its folder.
 
     Returns:
         The record that was appended: JSON values. Several seeds have a row each under ``"seeds"``.
@@ -73,7 +75,7 @@ def evaluate_run(
         results = evaluate_seeds(play, loaded.config, loaded.state, key_of)
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "run": str(config.run),
+        "run": name or str(config.run),
         "step": loaded.step,
         "env": env.name,
         "seed": config.seed,

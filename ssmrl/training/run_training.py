@@ -20,6 +20,7 @@ from ssmrl.training.components import Components
 from ssmrl.training.config import TrainConfig, check_ranges
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, evaluate_seeds, info_means
+from ssmrl.training.exported import is_exported
 from ssmrl.training.failures import explained_failures, reason
 from ssmrl.training.fit import check_size, out_of_memory, refusals
 from ssmrl.training.loading import as_dict, build_agent, load_run, make_venv
@@ -163,6 +164,11 @@ def _find_begun(config: TrainConfig) -> RunFolder | None:
     settings = as_dict(config)
     path = Path(config.run_dir) if config.run_dir else find_resumable(RUNS, settings)
     run = None if path is None else RunFolder(path)
+    if path is not None and is_exported(path):
+        raise RunError(
+            f"{path} is an agent without its training, which cannot go on: begin another with "
+            f"init_from={path}"
+        )
     if run is None or not run.exists():
         return None
     run.check_resumable(settings)
@@ -274,7 +280,7 @@ def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
 
         plot_curves(group_runs([run.path]), run.curve)
     except Exception as error:
-        # Whatever it was, a missing package or font: the run is there, and plot.py can be asked.
+        # Whatever it was, a missing package or font: the run is there; `ssmrl plot` can be asked.
         reporter.message(f"no {run.curve.name}: {reason(error)}")
 
 

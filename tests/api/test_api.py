@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 from flax import linen as nn
 
 import ssmrl
@@ -199,13 +198,6 @@ def test_values_reach_the_configuration_as_they_are(value):
     assert parsed.value() == value and type(parsed.value()) is type(
         getattr(value, "item", lambda: value)()
     )
-
-
-def test_an_installed_package_has_the_same_choices():
-    with api._config_dir() as checkout:
-        ours = yaml.safe_load((checkout / "train.yaml").read_text())["defaults"]
-    theirs = yaml.safe_load(api._DEFAULTS)["defaults"]
-    assert theirs == [entry for entry in ours if not str(entry).startswith("{'override")]
 
 
 def test_a_hydra_application_keeps_its_state(tmp_path):

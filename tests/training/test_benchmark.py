@@ -63,14 +63,14 @@ if "fail" in options["env"]: print("out of luck"); sys.exit(3)
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """A stand-in for scripts/train.py that notes its calls, and curves as it would leave them."""
+    """A stand-in for `ssmrl train` that notes its calls, and curves as it would leave them."""
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     curve = benchmark.np.array([0.0, 1.0])
     fake = Curve(curve, curve, episodes=curve + 1)
     monkeypatch.setattr(benchmark, "read_curves", lambda run: [fake])
     monkeypatch.setattr(benchmark, "read_metrics", lambda path: [{"step": 1_000_000}])
-    return script
+    return sys.executable, str(script)
 
 
 def test_finished_runs_are_not_trained_again(tmp_path, train):
@@ -201,7 +201,9 @@ def test_the_command_line_takes_lists_of_memories(tmp_path, monkeypatch, capsys)
 
     def run(*arguments):
         places = [f"run_dir={tmp_path}/runs", f"out={tmp_path}/results", "published=null"]
-        return benchmark_command([*arguments, *places], COMPONENTS, ROOT / "configs", ROOT)
+        return benchmark_command(
+            [*arguments, *places], COMPONENTS, ROOT / "configs", ("no", "training")
+        )
 
     assert run("memory=[gru,none]", "agent=ppo", "ids=[easy]") == 0
     assert {job.memory for job in seen} == {"gru", "none"} and len(seen) == 32
@@ -236,7 +238,7 @@ def test_the_committed_results_are_taken_where_asked_for_and_never_otherwise(mon
 
     def run(*arguments):
         asked = ["memory=[s5]", "ids=[repeat_first_easy]", *arguments]
-        return benchmark_command(asked, COMPONENTS, ROOT / "configs", ROOT)
+        return benchmark_command(asked, COMPONENTS, ROOT / "configs", ("none",))
 
     assert run() == 1
     assert "1 runs to do" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The commands behind ``scripts/``: each takes its arguments and returns an exit code."""
+"""The commands of ``ssmrl`` and ``scripts/``: each takes arguments and returns an exit code."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def _composed(composer: Composer, arguments: Sequence[str], *, usage: str, one: 
 
 
 def train_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
-    """``scripts/train.py``: train one run, or a sweep with ``-m``. Returns the exit code."""
+    """``ssmrl train``: train one run, or a sweep with ``-m``. Returns the exit code."""
     return run_command(lambda: _train(list(arguments), components, config_dir))
 
 
 def compose_training(
     overrides: Sequence[str], components: Components, config_dir: Path
 ) -> TrainConfig:
-    """What ``scripts/train.py`` would train for these overrides.
+    """What ``ssmrl train`` would train for these overrides.
 
     Raises:
         UsageError: an override is wrong.
@@ -92,7 +92,7 @@ def _train(arguments: list[str], components: Components, config_dir: Path) -> in
     imports = _import_with(names, arguments)
     composer = _composer(components, config_dir, "train")
     if _asks_for_help(arguments):
-        print(help_text(composer, arguments, "Train an agent: train.py [key=value ...] [-m]"))
+        print(help_text(composer, arguments, "Train an agent: ssmrl train [key=value ...] [-m]"))
         return 0
     line = check_arguments(composer, _expand_run(arguments))
     from ssmrl.training.run_training import run_training
@@ -141,7 +141,7 @@ class _Sweep:
         return list(HydraConfig.get().overrides.task)
 
     def place(self, config: TrainConfig) -> TrainConfig:
-        """Gives a job of a sweep its folder, and lists it in the sweep's, for scripts/plot.py."""
+        """Gives a job of a sweep its folder, and lists it in the sweep's, for ``ssmrl plot``."""
         if not self._line.multirun:
             return config
         from hydra.core.hydra_config import HydraConfig
@@ -253,7 +253,7 @@ def _expand_run(arguments: list[str]) -> list[str]:
 
 
 def evaluate_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
-    """``scripts/evaluate.py``: how good a run's policy is. Returns the exit code."""
+    """``ssmrl evaluate``: how good a run's policy is. Returns the exit code."""
     return run_command(lambda: _evaluate(list(arguments), components, config_dir))
 
 
@@ -265,8 +265,8 @@ def _evaluate(arguments: list[str], components: Components, config_dir: Path) ->
     config = _composed(
         _composer(components, config_dir, "evaluate"),
         arguments,
-        usage="Evaluate a run: evaluate.py run=runs/<id> [key=value ...]",
-        one="evaluate.py takes one run at a time",
+        usage="Evaluate a run: ssmrl evaluate run=runs/<id> [key=value ...]",
+        one="an evaluation is of one run",
     )
     if config is None:
         return 0
@@ -284,7 +284,7 @@ def diagnose_command(
     config_dir: Path,
     diagnose: Callable[[DiagnoseConfig], Any],
 ) -> int:
-    """``scripts/diagnose.py``: what a memory remembers. Returns the exit code."""
+    """``ssmrl diagnose``: what a memory remembers. Returns the exit code."""
     return run_command(lambda: _diagnose(list(arguments), components, config_dir, diagnose))
 
 
@@ -299,8 +299,8 @@ def _diagnose(
     config = _composed(
         _composer(components, config_dir, "diagnose"),
         arguments,
-        usage="Look at a memory: diagnose.py memory=<name> [key=value ...]",
-        one="diagnose.py takes one memory at a time",
+        usage="Look at a memory: ssmrl diagnose memory=<name> [key=value ...]",
+        one="a diagnosis is of one memory",
     )
     if config is not None:
         diagnose(config)
@@ -308,18 +308,27 @@ def _diagnose(
 
 
 def benchmark_command(
-    arguments: Sequence[str], components: Components, config_dir: Path, train: Path
+    arguments: Sequence[str], components: Components, config_dir: Path, train: Sequence[str]
 ) -> int:
-    """``scripts/benchmark.py``: a suite with several memories. Returns the exit code."""
+    """``ssmrl benchmark``: a suite with several memories. Returns the exit code.
+
+    Args:
+        arguments: the command line.
+        components: the registries to choose from.
+        config_dir: the folder of YAML files.
+        train: the command that trains one run, to which settings are added.
+    """
     return run_command(lambda: _benchmark(list(arguments), components, config_dir, train))
 
 
-def _benchmark(arguments: list[str], components: Components, config_dir: Path, train: Path) -> int:
+def _benchmark(
+    arguments: list[str], components: Components, config_dir: Path, train: Sequence[str]
+) -> int:
     config = _composed(
         _composer(components, config_dir, None),
         arguments,
-        usage="Train memories on a suite: benchmark.py suite=popgym memory=[s5,gru] ...",
-        one="benchmark.py runs everything that it is given; write memory=[s5,gru]",
+        usage="Train memories on a suite: ssmrl benchmark suite=popgym memory=[s5,gru] ...",
+        one="a benchmark is a sweep already; write memory=[s5,gru]",
     )
     if config is None:
         return 0
@@ -341,7 +350,7 @@ def _benchmark(arguments: list[str], components: Components, config_dir: Path, t
 
 
 def _published(name: str | None, config_dir: Path) -> Path | None:
-    """A file of the repository's benchmarks/published/ by its name, from whatever folder."""
+    """A file of benchmarks/published/ by its name, in a checkout or an installed package."""
     if name is None or Path(name).exists():
         return None if name is None else Path(name)
     known = config_dir.resolve().parent / "benchmarks" / "published" / name
@@ -349,7 +358,7 @@ def _published(name: str | None, config_dir: Path) -> Path | None:
 
 
 def plot_command(arguments: Sequence[str]) -> int:
-    """``scripts/plot.py``: curves and aggregate tables of runs. Returns the exit code."""
+    """``ssmrl plot``: curves and aggregate tables of runs. Returns the exit code."""
     return run_command(lambda: _plot(arguments))
 
 
@@ -359,7 +368,7 @@ def _plot(arguments: Sequence[str]) -> int:
     from ssmrl.training.returns import RETURN
 
     parser = argparse.ArgumentParser(
-        prog="plot.py",
+        prog="ssmrl plot",
         description="Learning curves and tables with bootstrap intervals. Runs of one "
         "configuration are seeds of one curve; what configurations differ in is written beside it.",
     )
@@ -383,10 +392,10 @@ def _plot(arguments: Sequence[str]) -> int:
     groups = group_runs(options.runs, options.metric, warn=say)
     path = options.out or _default_picture(options.runs, options.metric)
     rows = aggregate_table(groups, options.metric)
-    plot_curves(groups, path, ylabel=options.metric.replace("_", " "))
+    plot_curves(groups, path, ylabel=options.metric.replace("_", " "), pdf=True)
     write_table(rows, path)
     _print_aggregates(rows)
-    print(f"{path}, {path.with_suffix('.csv')}, {path.with_suffix('.json')}")
+    print(", ".join(map(str, (path, *map(path.with_suffix, (".pdf", ".csv", ".json"))))))
     return 0
 
 

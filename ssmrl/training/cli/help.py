@@ -60,7 +60,7 @@ def _describe_keys(
     prefix: str, config: DictConfig, kind: Any, groups: Sequence[str] = ()
 ) -> list[str]:
     """``key=value  help`` for every key of a node; groups have paragraphs of their own."""
-    helps = _field_helps(kind)
+    helps = field_helps(kind)
     rows = []
     for key in map(str, config):
         if key not in groups and not (prefix and key == "name"):
@@ -71,7 +71,7 @@ def _describe_keys(
     return rows
 
 
-def _field_helps(kind: Any) -> dict[str, str]:
+def field_helps(kind: Any) -> dict[str, str]:
     """A line for each field: its metadata's ``help``, or its entry under ``Attributes:``."""
     helps: dict[str, str] = {}
     for base in reversed(kind.__mro__ if isinstance(kind, type) else ()):

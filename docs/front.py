@@ -1,0 +1,69 @@
+"""Draws README's picture, all ids of POPGym, from committed results: python docs/front.py"""
+
+import json
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from ssmrl.figures import BLACK, BLUE, RED, panels, save, styled, task_name
+
+HERE = Path(__file__).parent
+BENCHMARKS = HERE.parent / "benchmarks"
+LEVELS = ("easy", "medium", "hard")
+MARKS = (
+    ("best possible, or a bound on it", "possible", BLACK, "|", 60),
+    ("best published on record, most after 15M steps", "published", RED, "s", 18),
+    ("ssmrl: PPO with S5, 1M steps, one seed", "ours", BLUE, "o", 18),
+)
+
+
+def scores() -> dict[str, dict[str, float | None]]:
+    """Of each id ours, the best published on record, and the best possible."""
+    optimum = json.loads((BENCHMARKS / "results/popgym_optimum.json").read_text())["ids"]
+    published = json.loads((BENCHMARKS / "published/popgym_best.json").read_text())["ids"]
+    found: dict[str, dict[str, float | None]] = {}
+    for path in sorted((BENCHMARKS / "results/popgym_recipe").glob("*-s5.json")):
+        result = json.loads(path.read_text())
+        env = result["env"]
+        found[env] = {
+            "ours": sum(result["mmer"]) / len(result["mmer"]),
+            "published": (published.get(env) or {}).get("value"),
+            "possible": optimum[env]["bound"],
+        }
+    return found
+
+
+@styled
+def draw() -> None:
+    """A panel for each level, a row for each family, in the order of our Easy scores."""
+    found = scores()
+    easy = [env for env in found if env.endswith("_easy")]
+    families = [
+        env.removesuffix("_easy") for env in sorted(easy, key=lambda e: found[e]["ours"] or 0)
+    ]
+    figure, axes = panels(3, height=3.6)
+    for axis, level in zip(axes, LEVELS, strict=True):
+        draw_level(axis, level, families, found)
+    names = [task_name(f"{family}_easy").removesuffix("Easy") for family in families]
+    axes[0].set_yticks(range(len(names)), names)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    save(figure, HERE / "popgym.png", pdf=False)
+
+
+def draw_level(
+    axis: Axes, level: str, families: list[str], found: dict[str, dict[str, float | None]]
+) -> None:
+    """Every family at one level of difficulty."""
+    rows = [found.get(f"{family}_{level}", {}) for family in families]
+    for name, key, colour, marker, size in MARKS:
+        shown = [(x, y) for y, row in enumerate(rows) if (x := row.get(key)) is not None]
+        x, y = zip(*shown, strict=True)
+        axis.scatter(x, y, s=size, color=colour, marker=marker, label=name, zorder=3)
+    axis.set(xlim=(-1.05, 1.08), title=level.capitalize(), xlabel="MMER")
+    axis.set_xticks([-1, -0.5, 0, 0.5, 1])
+    axis.set_yticks(range(len(families)), [""] * len(families))
+
+
+if __name__ == "__main__":
+    draw()
