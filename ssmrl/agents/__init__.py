@@ -8,6 +8,7 @@ _AGENTS = {
     "dreamer": ("ssmrl.agents.dreamer", "DreamerConfig", "make_dreamer"),
     "dreamerv3": ("ssmrl.agents.dreamer", "DreamerV3Config", "make_dreamer"),
     "ppo": ("ssmrl.agents.ppo", "PPOConfig", "make_ppo"),
+    "pqn": ("ssmrl.agents.pqn", "PQNConfig", "make_pqn"),
     "r2i": ("ssmrl.agents.dreamer", "R2IConfig", "make_dreamer"),
 }
 

@@ -35,6 +35,7 @@ class ObservationEncoder(nn.Module):
         picture_encoder: what pictures go through, one of `PICTURE_ENCODERS`: `Convolutions`, or
             `Patches`, which a CPU does about twenty times as fast.
         picture_depth: channels of the first layer.
+        layer_norm: normalise the channels in front of every activation (Ba et al. 2016).
     """
 
     space: Space
@@ -42,6 +43,7 @@ class ObservationEncoder(nn.Module):
     activation: str = "silu"
     picture_encoder: str = "convolutions"
     picture_depth: int = 16
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, observation: Any) -> Array:
@@ -52,15 +54,16 @@ class ObservationEncoder(nn.Module):
             else:
                 vectors.append(encode_leaf(space, value))
         if vectors:
-            joined = MLP(self.hidden, self.activation)(jnp.concatenate(vectors, -1))
+            mlp = MLP(self.hidden, self.activation, layer_norm=self.layer_norm)
+            joined = mlp(jnp.concatenate(vectors, -1))
             pictures.insert(0, joined)
         return jnp.concatenate(pictures, -1)
 
     def _encode_picture(self, space: Box, value: Array) -> Array:
         if self.picture_encoder == "patches":
-            return Patches(space, self.picture_depth, self.activation)(value)
+            return Patches(space, self.picture_depth, self.activation, self.layer_norm)(value)
         picture = arrange_picture(space, to_centred(space, value))
-        return Convolutions(self.picture_depth, self.activation)(picture)
+        return Convolutions(self.picture_depth, self.activation, self.layer_norm)(picture)
 
 
 class Convolutions(nn.Module):
@@ -69,10 +72,12 @@ class Convolutions(nn.Module):
     Attributes:
         depth: channels of the first convolution; they double with every halving.
         activation: see `ssmrl.networks.mlp`.
+        layer_norm: normalise the channels in front of every activation.
     """
 
     depth: int = 16
     activation: str = "silu"
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, picture: Array) -> Array:
@@ -80,7 +85,7 @@ class Convolutions(nn.Module):
         x = picture
         for i in range(halvings(*picture.shape[-3:-1])):
             x = nn.Conv(self.depth * 2**i, (4, 4), strides=(2, 2), padding="SAME")(x)
-            x = activate(x)
+            x = activate(nn.LayerNorm()(x) if self.layer_norm else x)
         return x.reshape(*x.shape[:-3], -1)
 
 
@@ -96,11 +101,13 @@ class Patches(nn.Module):
         space: of one picture.
         depth: channels of the first layer; the following ones have twice as many.
         activation: see `ssmrl.networks.mlp`.
+        layer_norm: normalise the channels in front of every activation.
     """
 
     space: Box
     depth: int = 16
     activation: str = "silu"
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, picture: Array) -> Array:
@@ -113,7 +120,8 @@ class Patches(nn.Module):
             x = cut_patches(x, side)
             if late and i == 0:
                 x = to_centred(self.space, x)
-            x = activate(Dense(self.depth * min(i + 1, 2))(x))
+            x = Dense(self.depth * min(i + 1, 2))(x)
+            x = activate(nn.LayerNorm()(x) if self.layer_norm else x)
         return x.reshape(*x.shape[:-3], -1)
 
 

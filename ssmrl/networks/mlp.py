@@ -37,19 +37,21 @@ class MLP(nn.Module):
         activation: one of `ACTIVATIONS`.
         outputs: width of the linear output layer, or None for none.
         output_scale: gain of the output layer's orthogonal initialisation.
+        layer_norm: normalise in front of every activation (Ba et al. 2016).
     """
 
     hidden: tuple[int, ...]
     activation: str = "silu"
     outputs: int | None = None
     output_scale: float = 1.0
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         activate = activation_function(self.activation)
         for width in self.hidden:
             x = Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
-            x = activate(x)
+            x = activate(nn.LayerNorm()(x) if self.layer_norm else x)
         if self.outputs is None:
             return x
         init = nn.initializers.orthogonal(self.output_scale)

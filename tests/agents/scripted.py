@@ -1,13 +1,11 @@
 """Environments that play back a table, small agents, and a look inside one iteration."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from ssmrl.agents import make_agent
 from ssmrl.agents.ppo import PPOConfig, ppo
@@ -92,12 +90,13 @@ def small_agent(
     env: VectorEnv,
     memory: str = "s5",
     *,
+    kind: type = PPOConfig,
     iterations: int = 10,
     skip_nonfinite: bool = False,
     memory_options: dict[str, Any] | None = None,
     **options: Any,
 ):
-    """PPO of a few hundred parameters; one update per iteration unless asked otherwise."""
+    """An agent of a few hundred parameters; one update per iteration unless asked otherwise."""
     defaults = {
         "num_envs": env.num_envs,
         "rollout_length": 8,
@@ -105,10 +104,10 @@ def small_agent(
         "minibatches": 1,
         "normalize_rewards": False,  # rewards and values are then in the table's units
         "encoder": [8],
-        "actor": [8],
         "critic": [8],
+        **({"actor": [8]} if kind is PPOConfig else {}),
     }
-    config = PPOConfig(**(defaults | options))
+    config = kind(**(defaults | options))
     memory_cfg = memory_config(memory)(**({"features": 8, "layers": 1} | (memory_options or {})))
     total_steps = iterations * config.num_envs * config.rollout_length
     return make_agent(
@@ -132,7 +131,7 @@ def start(agent, seed: int = 0, random: bool = False):
             shapes = jax.eval_shape(lambda: agent.init(key).params)
             rng = np.random.default_rng(seed)
             params = jax.tree.map(lambda x: jnp.float32(rng.normal(0, 0.5, x.shape)), shapes)
-            patch.setattr(ppo.ActorCritic, "init", lambda *_: params)
+            patch.setattr(type(agent.network), "init", lambda *_: params)
         return quick_jit(agent.init)(key)
 
 
@@ -148,13 +147,9 @@ class Collected(NamedTuple):
 
 def collect(agent, state) -> Collected:
     """What `agent.iteration(state)` collects, and the update's view of it before any step."""
-    c = agent.config
-    acting, (starts, rollout) = lax.scan(
-        partial(agent._collect_window, state), state.acting, length=c.rollout_length // c.window
-    )
-    rollout = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout)
+    acting, starts, rollout = agent._collect(state)
     zeros = jnp.zeros_like(rollout.reward)
-    windows = agent._cut_windows(starts, rollout, zeros, zeros)
+    windows = agent._cut_windows(ppo.Window, starts, rollout, advantage=zeros, target=zeros)
     _, distribution, value = agent._apply(
         state.params, state.normalizers, windows.carry, windows.observation, windows.reset
     )

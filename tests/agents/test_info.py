@@ -1,4 +1,4 @@
-"""What an environment says of itself in `info` is among the metrics of both agents."""
+"""What an environment says of itself in `info` is among the metrics of every agent."""
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,7 @@ def test_episodes_of_which_nothing_is_said_do_not_count():
 
 SIZES = {
     "ppo": {"num_envs": 2, "rollout_length": 4, "minibatches": 1, "epochs": 1},
+    "pqn": {"num_envs": 2, "rollout_length": 4, "minibatches": 1, "epochs": 1},
     "dreamer": {
         "size": "pico",
         "num_envs": 2,
@@ -82,7 +83,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_both_agents_report_them(name):
+def test_every_agent_reports_them(name):
     venv = EpisodeStatistics(JaxVectorEnv(Telling(), None, 2))
     config, memory = agent_config(name)(**SIZES[name]), memory_config("gru")()
     agent = make_agent(config, memory, venv, total_steps=100)
@@ -106,7 +107,7 @@ class Silent(Telling):
 @pytest.mark.parametrize("name", SIZES)
 def test_what_was_added_to_observations_is_not_the_environments(name):
     """A NaN in the previous action is the policy's, and `env/observation` says whose it is."""
-    inside = JaxVectorEnv(Silent(continuous=True), None, 2)
+    inside = JaxVectorEnv(Silent(continuous=name != "pqn"), None, 2)
     venv = EpisodeStatistics(ObservationExtras(inside, previous_action=True, previous_reward=True))
     config, memory = agent_config(name)(**SIZES[name]), memory_config("gru")()
     agent = make_agent(config, memory, venv, total_steps=100)

@@ -10,6 +10,7 @@ from ssmrl.training.agent import TransferableAgent
 
 SMALL = {
     "ppo": {"encoder": [8], "actor": [8], "critic": [8], "minibatches": 1},
+    "pqn": {"encoder": [8], "critic": [8], "minibatches": 1},
     "dreamer": {},
 }
 NET, WORLD = ".params['params']", ".params['world']['params']"
@@ -24,6 +25,11 @@ PARTS = {
             ".normalizers.value",
             ".normalizers.discounted_return",
         ),
+    },
+    "pqn": {
+        "encoder": (f"{NET}['ObservationEncoder_0']", ".normalizers.observation"),
+        "memory": (f"{NET}['memory']",),
+        "critic": (f"{NET}['critic']", ".normalizers.discounted_return"),
     },
     "dreamer": {
         name: (f"{WORLD}['{name}']",)
@@ -40,14 +46,17 @@ PARTS = {
 # What stays the new agent's own whatever is taken over.
 OWN = {
     "ppo": (".optimizer", ".acting", ".iteration"),
+    "pqn": (".optimizer", ".acting", ".iteration"),
     "dreamer": (".optimizer", ".acting", ".replay", ".key"),
 }
 
 
-@pytest.fixture(scope="module", params=["ppo", "dreamer"])
+@pytest.fixture(scope="module", params=list(SMALL))
 def agent(request):
     name = request.param
-    env = make_vector("popgym/position_only_pendulum_easy", 2)
+    # Observations of real numbers, and actions that have a deviation where the agent can do them.
+    name_of_env = "cartpole" if name == "pqn" else "pendulum"
+    env = make_vector(f"popgym/position_only_{name_of_env}_easy", 2)
     config = agent_config(name)(num_envs=2, **SMALL[name])
     memory = memory_config("gru")()
     made = make_agent(config, memory, env, total_steps=1000, skip_nonfinite=False)

@@ -11,6 +11,7 @@ from ssmrl.agents import _AGENTS, UnknownAgentError, agent_config, list_agents, 
 from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig
 from ssmrl.agents.optimizer import OptimizerConfig
 from ssmrl.agents.ppo import PPOConfig
+from ssmrl.agents.pqn import PQNConfig
 from ssmrl.agents.rollout import check_memory
 from ssmrl.envs import EpisodeStatistics, VectorEnv, spaces
 from ssmrl.memory import make_memory, memory_config
@@ -113,7 +114,7 @@ def test_one_transition_cannot_be_normalised(options):
 
 
 @pytest.mark.parametrize(
-    "config", [OptimizerConfig, PPOConfig, DreamerConfig, R2IConfig, DreamerV3Config]
+    "config", [OptimizerConfig, PPOConfig, PQNConfig, DreamerConfig, R2IConfig, DreamerV3Config]
 )
 def test_options_stay_what_they_were_checked_to_be(config):
     options = config()
@@ -160,9 +161,10 @@ def test_defaults_change_only_on_purpose():
     assert {name: options[name] for name in DEFAULTS} == DEFAULTS
 
 
-def test_every_option_is_explained():
-    documented = (PPOConfig.__doc__ or "") + (OptimizerConfig.__doc__ or "")
-    for name in PPOConfig.__dataclass_fields__:
+@pytest.mark.parametrize("config", [PPOConfig, PQNConfig])
+def test_every_option_is_explained(config):
+    documented = "".join(base.__doc__ or "" for base in config.__mro__)
+    for name in config.__dataclass_fields__:
         assert name == "name" or re.search(rf"\b{name}\b", documented), name
 
 

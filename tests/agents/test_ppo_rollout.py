@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssmrl.agents import rollout_agent
 from ssmrl.agents.ppo import ppo
 from ssmrl.agents.rollout import environment_metrics
 from ssmrl.envs import spaces
@@ -43,8 +44,8 @@ def watch(agent):
     """`agent`, whose metrics now also tell how the update's first look differs from acting's."""
     loss = agent._loss
 
-    def watched(normalizers, batch, coefficient, key, params):
-        value, metrics = loss(normalizers, batch, coefficient, key, params)
+    def watched(normalizers, coefficient, batch, key, params):
+        value, metrics = loss(normalizers, coefficient, batch, key, params)
         _, distribution, values = agent._apply(
             params, normalizers, batch.carry, batch.observation, batch.reset
         )
@@ -159,7 +160,7 @@ def test_reset_marks_first_observations_and_returns_restart():
 def gae(reward, value, next_value, final_value, terminated, truncated, discount=0.5, lam=0.5):
     arrays = [jnp.asarray(x, jnp.float32) for x in (reward, value, next_value, final_value)]
     ends = [jnp.asarray(x, bool) for x in (terminated, truncated)]
-    return ppo.generalized_advantages(*arrays, *ends, discount, lam)
+    return rollout_agent.generalized_advantages(*arrays, *ends, discount, lam)
 
 
 def test_advantages_of_a_hand_worked_table():
@@ -245,7 +246,11 @@ def test_advantages_of_an_iteration_from_values_by_hand():
     def look(state):
         seen = collect(agent, state)
         after = collect(agent, state.replace(acting=seen.acting)).rollout.value[0]
-        return seen, after, agent._advantages(state, seen.acting, state.normalizers, seen.rollout)
+        return (
+            seen,
+            after,
+            agent._advantages(state, seen.acting, state.normalizers, seen.rollout, 0.8),
+        )
 
     seen, after, (advantage, target) = look(state)
     r, after = jax.tree.map(np.asarray, (seen.rollout, after))
@@ -353,10 +358,12 @@ def test_windows_are_contiguous_time_of_one_environment():
         episode={},
     )
     starts = {"h": code[::window][..., None] + 1000}  # [windows, B, 1], at each window's start
-    windows = agent._cut_windows(starts, rollout, code + 2000, code + 3000)
+    windows = agent._cut_windows(
+        ppo.Window, starts, rollout, advantage=code + 2000, target=code + 3000
+    )
 
     chosen = jnp.array([7, 0, 4])
-    for batch, count in ((windows, 9), (ppo._take_windows(windows, chosen), 3)):
+    for batch, count in ((windows, 9), (rollout_agent.take_windows(windows, chosen), 3)):
         first = np.asarray(batch.observation["flat"])[0]
         assert batch.observation["flat"].shape == (window, count)
         assert batch.observation["wide"].shape == (window, count, 2, 5)
@@ -375,19 +382,19 @@ def test_windows_are_contiguous_time_of_one_environment():
         np.testing.assert_array_equal(batch.carry["h"], first[:, None] + 1000)
     every = {100 * b + t for b in range(num_envs) for t in (0, 4, 8)}
     assert set(np.asarray(windows.observation["flat"])[0]) == every
-    picked = ppo._take_windows(windows, chosen).observation["flat"][0]
+    picked = rollout_agent.take_windows(windows, chosen).observation["flat"][0]
     np.testing.assert_array_equal(picked, windows.observation["flat"][0][chosen])
 
 
 def test_every_window_is_used_once_per_epoch(monkeypatch):
     seen = []
-    take = ppo._take_windows
+    take = rollout_agent.take_windows
 
     def spy(windows, chosen):
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), chosen, ordered=True)
         return take(windows, chosen)
 
-    monkeypatch.setattr(ppo, "_take_windows", spy)
+    monkeypatch.setattr(rollout_agent, "take_windows", spy)
     _, agent = scripted_agent("none", window_length=4, epochs=3, minibatches=4)
     state = start(agent)
     jax.block_until_ready(quick_jit(agent.iteration)(state))

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from ssmrl.agents.ppo import ppo
+from ssmrl.agents.rollout_agent import real_leaves, standardize
 from ssmrl.envs import JaxVectorEnv, spaces
 from ssmrl.networks.mlp import MLP
 from ssmrl.networks.statistics import RunningStatistics
@@ -109,8 +110,8 @@ def test_stopping_is_for_the_rest_of_the_iteration():
     agent = scripted_agent(target_kl=0.5)
     first, loss = agent.env.reset(jax.random.key(0))[0][0], agent._loss
 
-    def decreed(normalizers, batch, *args):
-        value, metrics = loss(normalizers, batch, *args)
+    def decreed(normalizers, coefficient, batch, *args):
+        value, metrics = loss(normalizers, coefficient, batch, *args)
         holds = (batch.observation[0] == first).all(-1).any()
         return value, metrics | {"approx_kl": holds.astype(jnp.float32)}
 
@@ -257,7 +258,7 @@ def test_loss_of_a_hand_worked_batch(monkeypatch):
     )
     scalar = RunningStatistics.zeros(zeros[0, 0])
     normalizers = ppo.Normalizers(observation=scalar, discounted_return=scalar, value=scalar)
-    loss, metrics = agent._loss(normalizers, batch, 0.1, jax.random.key(0), None)
+    loss, metrics = agent._loss(normalizers, 0.1, batch, jax.random.key(0), None)
     np.testing.assert_allclose(loss, -0.3375, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss/policy"], -0.8, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss/value"], 1.125, rtol=1e-5)
@@ -272,7 +273,7 @@ def test_loss_of_a_hand_worked_batch(monkeypatch):
     # Normalised advantages: mean 1/2, deviation 3/2: 1 and -1.  -(min(1.5, 1.2) - 0.8) / 2 = -0.2
     normalizing = scripted_agent(value_clip=0.5, normalize_advantages=True)
     monkeypatch.setattr(normalizing, "_apply", agent._apply)
-    _, metrics = normalizing._loss(normalizers, batch, 0.1, jax.random.key(0), None)
+    _, metrics = normalizing._loss(normalizers, 0.1, batch, jax.random.key(0), None)
     np.testing.assert_allclose(metrics["loss/policy"], -0.2, rtol=1e-5)
 
 
@@ -327,10 +328,10 @@ def test_what_bounds_scale_is_not_normalised():
         "eye": jnp.linspace(0, 1, 128).reshape(2, 8, 8, 1),
         "speed": jnp.array([[10.0], [14.0]]),
     }
-    real = ppo._real_leaves(space, observation)
+    real = real_leaves(space, observation)
     assert [x.shape for x in real] == [(2, 2), (2, 1)]
     statistics = RunningStatistics.zeros([x[0] for x in real]).update(real)
-    seen = ppo._standardize(space, observation, statistics)
+    seen = standardize(space, observation, statistics)
     expected = observation | {
         "count": [[1.0, -1.0], [2.0, 1.0]],  # 100 and 300: mean 200, deviation 100
         "speed": [[-1.0], [1.0]],

@@ -7,7 +7,7 @@ from flax import struct
 
 from ssmrl.agents import agent_config, make_agent
 from ssmrl.envs import Environment, make_vector
-from ssmrl.envs.spaces import Box, Dict, Discrete
+from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete
 from ssmrl.memory import memory_config
 
 PPO = {
@@ -19,6 +19,7 @@ PPO = {
     "actor": [8],
     "critic": [4],
 }
+PQN = {name: value for name, value in PPO.items() if name != "actor"}
 DREAMER = {
     "size": "pico",
     "deter": 8,
@@ -39,16 +40,23 @@ class State:
 
 
 class Drift(Environment):
-    """A point that actions push about; it shows where it is and, in a flag, on which side."""
+    """A point that actions push about; it shows where it is and, in a flag, on which side.
+
+    With `steps`, by -1, 0 or 1 in both directions, actions 0 to 2.
+    """
 
     length = 5
+
+    def __init__(self, steps: bool = False):
+        self.steps = steps
 
     def reset_env(self, key, params):
         state = State(jax.random.normal(key, (2,)), jnp.zeros((), jnp.int32))
         return self.observe(state), state
 
     def step_env(self, key, state, action, params):
-        state = State(state.position + 0.3 * action, state.time + 1)
+        push = action - 1 if self.steps else action
+        state = State(state.position + 0.3 * push, state.time + 1)
         reward = -jnp.abs(state.position).sum()
         over = state.time >= self.length
         return self.observe(state), state, reward, over, jnp.zeros((), bool), {}
@@ -61,14 +69,14 @@ class Drift(Environment):
         return Dict({"position": Box(-np.inf, np.inf, (2,)), "side": Discrete(2)})
 
     def action_space(self, params):
-        return Box(-1.0, 1.0, (2,))
+        return MultiDiscrete([3, 3]) if self.steps else Box(-1.0, 1.0, (2,))
 
 
 def make(agent, memory, *, loud=True, **flags):
     """(agent, its state, its environments), untrained; `loud`: with actions of size 1."""
-    options = PPO if agent == "ppo" else DREAMER
+    options = {"ppo": PPO, "pqn": PQN}.get(agent, DREAMER)
     config = agent_config(agent)(**options)
-    venv = make_vector(Drift(), config.num_envs, **flags)
+    venv = make_vector(Drift(steps=agent == "pqn"), config.num_envs, **flags)
     made = make_agent(config, memory_config(memory)(**small(agent)), venv, total_steps=24)
     state = jax.jit(made.init)(jax.random.key(1))
     return made, make_loud(state) if loud else state, venv
@@ -76,7 +84,7 @@ def make(agent, memory, *, loud=True, **flags):
 
 def small(agent):
     """The options of the smallest memory; Dreamer's width is the agent's."""
-    return {"layers": 1, **({"features": 8} if agent == "ppo" else {})}
+    return {"layers": 1, **({} if agent == "dreamer" else {"features": 8})}
 
 
 def make_loud(state):

@@ -27,10 +27,10 @@ def at(tree, t):
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-@pytest.mark.parametrize("agent", ["ppo", "dreamer"])
+@pytest.mark.parametrize("agent", ["ppo", "pqn", "dreamer"])
 def test_a_policy_acts_as_the_agent_does_among_its_wrappers(agent, greedy):
     """The policy sees the bare observations and rewards; the agent all that training gives it."""
-    agent, state, venv = make(agent, "gru", **(EXTRAS if agent == "ppo" else {}))
+    agent, state, venv = make(agent, "gru", **({} if agent == "dreamer" else EXTRAS))
     policy = Policy(agent, state, venv, num_envs=3, greedy=greedy, seed=4)
     step, act = jax.jit(venv.step), jax.jit(agent.act, static_argnames="greedy")
     obs, env_state = venv.reset(jax.random.key(2))
@@ -223,6 +223,10 @@ def check_agreement(agent, memory):
 @pytest.mark.parametrize("memory", QUICK)
 def test_a_program_agrees_with_its_policy(memory):
     check_agreement("ppo", memory)
+
+
+def test_a_program_of_pqn_agrees_with_its_policy():
+    check_agreement("pqn", "gru")
 
 
 @pytest.mark.slow

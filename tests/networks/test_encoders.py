@@ -330,3 +330,30 @@ def test_unknown_activations_are_named(name):
     }[name]
     with pytest.raises(ValueError, match="unknown activation 'swish'; choose one of .*silu"):
         module.init(jax.random.key(0), jnp.zeros((8, 8, 3)))
+
+
+def test_layer_norm_is_in_front_of_every_activation():
+    """Features without it and with it, the layers' weights being the same: (x - mean) / deviation
+    over the channels, then the activation."""
+    x = jnp.asarray(np.random.default_rng(0).normal(1, 3, (4, 5)), jnp.float32)
+    params = MLP((6,), layer_norm=True).init(jax.random.key(0), x)
+    normed = MLP((6,), layer_norm=True).apply(params, x)
+    kernel = params["params"]["Dense_0"]["kernel"]
+    z = np.asarray(x @ kernel)
+    z = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(normed, jax.nn.silu(z), rtol=1e-4, atol=1e-5)
+    space = spaces.Dict(
+        {"card": spaces.Discrete(3), "eye": spaces.Box(0, 255, (16, 16, 1), np.uint8)}
+    )
+    value = {"card": jnp.zeros(2, jnp.int32), "eye": jnp.zeros((2, 16, 16, 1), jnp.uint8)}
+    for pictures, layers in (("convolutions", 2), ("patches", 2)):
+        for layer_norm in (True, False):
+            module = ObservationEncoder(
+                space, (8, 8), picture_encoder=pictures, layer_norm=layer_norm
+            )
+            shapes = jax.eval_shape(module.init, jax.random.key(0), value)
+            paths = [
+                jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)
+            ]
+            scales = [path for path in paths if "LayerNorm" in path and "scale" in path]
+            assert len(scales) == (2 + layers if layer_norm else 0), scales

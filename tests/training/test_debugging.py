@@ -26,6 +26,7 @@ MODES = {
 }
 AGENTS = {
     "ppo": {"minibatches": 1, "epochs": 1, "encoder": [3], "actor": [3], "critic": [3]},
+    "pqn": {"minibatches": 1, "epochs": 1, "encoder": [3], "critic": [3]},
     "dreamer": {
         "size": "pico",
         "deter": 4,
@@ -50,7 +51,7 @@ def small_agent(name, action_space=None):
     """Of two environments that end their episodes in steps 3 and 4, the second iteration."""
     env = EpisodeStatistics(Scripted(*flags(["..E.", "...U"]), action_space=action_space))
     config = agent_config(name)(num_envs=2, rollout_length=2, **AGENTS[name])
-    memory = memory_config("gru")(**({"features": 3} if name == "ppo" else {}))
+    memory = memory_config("gru")(**({} if name == "dreamer" else {"features": 3}))
     return make_agent(config, memory, env, total_steps=8), config, memory
 
 
@@ -58,7 +59,8 @@ def small_agent(name, action_space=None):
 def test_agents_keep_their_types_where_64_bits_are_allowed(name):
     """An iteration that changed a type could not be repeated, and a state of 64 bits would not be
     restored from a checkpoint of a run without."""
-    agent, *_ = small_agent(name, spaces.Box(-1.0, 1.0, (2,)))
+    several = spaces.MultiDiscrete([2, 3]) if name == "pqn" else spaces.Box(-1.0, 1.0, (2,))
+    agent, *_ = small_agent(name, several)
     with jax.enable_x64(True):
         before = jax.eval_shape(agent.init, jax.random.key(0))
         after, _ = jax.eval_shape(agent.iteration, before)

@@ -1,5 +1,5 @@
 """PPO with memory; see `ssmrl.agents.ppo.ppo`."""
 
-from ssmrl.agents.ppo.ppo import PPO, PPOConfig, generalized_advantages, make_ppo
+from ssmrl.agents.ppo.ppo import PPO, PPOConfig, make_ppo
 
-__all__ = ["PPO", "PPOConfig", "generalized_advantages", "make_ppo"]
+__all__ = ["PPO", "PPOConfig", "make_ppo"]
