@@ -64,8 +64,8 @@ def train(
         logger: ``"none"``, ``"console"``, ``"wandb"``, ...
         agent_options, memory_options, logger_options: what the command line calls ``agent.lr`` and
             so on, without the prefix.
-        env_options: likewise: ``previous_action``, ``previous_reward`` and ``first_flag``, and
-            every other goes to the environment's constructor.
+        env_options: likewise: ``previous_action``, ``previous_reward``, ``first_flag`` and what
+            `ssmrl.envs.obscure` takes; every other goes to the environment's constructor.
         imports: modules or .py files to import first, and to record in the run (``--import``).
         callback: called with every line of metrics as it is written: a dict of ``step`` and
             numbers, lists of numbers with several seeds. What it returns is ignored. If it raises

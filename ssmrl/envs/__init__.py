@@ -10,6 +10,9 @@ batch with auto-reset, which is what agents take; ``list_envs()`` lists the name
 - ``gymnasium/<id>``, ``popgym_original/…`` and ``memory_maze_original/…``: Python environments,
   stepped on the host.
 
+``make_vector(..., observe="positions", flicker=0.5)`` and the like leave less to know of any of
+them: :func:`obscure`.
+
 Importing this package imports none of those packages: each is imported when one of its environments
 is made.
 """
@@ -20,6 +23,7 @@ from ssmrl.envs import spaces
 from ssmrl.envs.batching import any_across_batch
 from ssmrl.envs.contract import EnvironmentFault
 from ssmrl.envs.environment import Environment
+from ssmrl.envs.partial_observability import obscure
 from ssmrl.envs.registry import (
     UnknownEnvironmentError,
     canonical_name,
@@ -48,6 +52,7 @@ __all__ = [
     "list_envs",
     "make",
     "make_vector",
+    "obscure",
     "register",
     "register_suite",
     "spaces",

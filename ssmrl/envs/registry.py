@@ -12,11 +12,12 @@ import difflib
 import hashlib
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ssmrl.envs.contract import EnvironmentFault, first_steps_fault
 from ssmrl.envs.environment import Environment
+from ssmrl.envs.partial_observability import obscure
 from ssmrl.envs.vector import JaxVectorEnv, VectorEnv, check_num_envs
 from ssmrl.envs.wrappers import EpisodeStatistics, ObservationExtras
 
@@ -242,6 +243,11 @@ def make_vector(
     previous_action: bool = False,
     previous_reward: bool = False,
     first_flag: bool = False,
+    observe: str | Sequence[int] | None = None,
+    observation_noise: float = 0.0,
+    flicker: float = 0.0,
+    observation_delay: int = 0,
+    action_delay: int = 0,
     **kwargs: Any,
 ) -> VectorEnv:
     """``num_envs`` environments with auto-reset and episode statistics.
@@ -252,16 +258,20 @@ def make_vector(
         num_envs: how many.
         previous_action, previous_reward, first_flag: put these into the observation, which becomes
             a dict (:class:`ssmrl.envs.ObservationExtras`).
+        observe, observation_noise, flicker, observation_delay, action_delay: leave less to know,
+            see :func:`ssmrl.envs.obscure`. The previous action is the one that was decided on.
         **kwargs: options of the environment, fields of its parameters among them.
 
     Returns:
-        The environments inside :class:`ObservationExtras`, if any was asked for, inside
+        The environments inside the wrappers of :func:`ssmrl.envs.obscure` and
+        :class:`ObservationExtras`, as far as they were asked for, inside
         :class:`EpisodeStatistics`.
 
     Raises:
         UnknownEnvironmentError: if there is no such environment.
         EnvironmentFault: if an environment of your own does not do what it promises.
-        ValueError: if ``num_envs`` is not a positive integer, or for unknown options.
+        ValueError: if ``num_envs`` is not a positive integer, for unknown options, or for what
+            :func:`ssmrl.envs.obscure` cannot do to these spaces.
     """
     num_envs = check_num_envs(num_envs)
     if not isinstance(name, str):
@@ -273,6 +283,14 @@ def make_vector(
             check_first_steps(venv)
     else:
         venv = _make_named(canonical_name(name), num_envs, **kwargs)
+    venv = obscure(
+        venv,
+        action_delay=action_delay,
+        observe=observe,
+        observation_noise=observation_noise,
+        flicker=flicker,
+        observation_delay=observation_delay,
+    )
     if previous_action or previous_reward or first_flag:
         venv = ObservationExtras(venv, previous_action, previous_reward, first_flag)
     return EpisodeStatistics(venv)

@@ -32,7 +32,10 @@ class Components:
     """Any accepted spelling -> the registry's; ValueError with the near match otherwise."""
 
     make_vector: Callable[..., Any]
-    """(name, num_envs, *, previous_action, previous_reward, first_flag, **kwargs) -> VectorEnv."""
+    """(name, num_envs, *, previous_action, previous_reward, first_flag, **kwargs) -> VectorEnv.
+
+    What `ssmrl.training.config.obscuring` gives of a configuration is among the others.
+    """
 
     make_agent: Callable[..., Any]
     """(agent config, memory config, VectorEnv, *, total_steps, skip_nonfinite) -> Agent."""

@@ -37,7 +37,22 @@ class EnvConfig:
     previous_action: bool = option(False, "append the previous action to the observation")
     previous_reward: bool = option(False, "append the previous reward to the observation")
     first_flag: bool = option(False, "append a flag that is 1 on an episode's first step")
+    observe: Any = option(None, "see only positions, velocities, or these entries, e.g. [0,2]")
+    observation_noise: float = option(
+        0.0, "deviation of normal noise on observations, in their units", min=0
+    )
+    flicker: float = option(0.0, "probability that a step shows nothing", min=0, max=1)
+    observation_delay: int = option(0, "steps that observations come late", min=0)
+    action_delay: int = option(0, "steps until actions take effect", min=0)
     kwargs: dict[str, Any] = option({}, "further options of the environment's constructor")
+
+
+def obscuring(env: EnvConfig) -> dict[str, Any]:
+    """Of the options that leave less to know (`ssmrl.envs.obscure`) those that were asked for."""
+    names = ("observe", "observation_noise", "flicker", "observation_delay", "action_delay")
+    default = EnvConfig()
+    values = {name: getattr(env, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
 @dataclass

@@ -17,6 +17,7 @@ from ssmrl.training.config import (
     EnvConfig,
     LoggerConfig,
     TrainConfig,
+    obscuring,
     structured,
 )
 from ssmrl.training.errors import RunError, UsageError
@@ -39,6 +40,7 @@ def make_venv(components: Components, env: EnvConfig, num_envs: int) -> Any:
             previous_action=env.previous_action,
             previous_reward=env.previous_reward,
             first_flag=env.first_flag,
+            **obscuring(env),
             **env.kwargs,
         )
     except (ValueError, TypeError, ImportError) as error:

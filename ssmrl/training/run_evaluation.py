@@ -17,7 +17,7 @@ from rich.table import Table
 from ssmrl.training import streams
 from ssmrl.training.agent import PredictingAgent
 from ssmrl.training.components import Components
-from ssmrl.training.config import EnvConfig, EvaluateConfig, check_ranges
+from ssmrl.training.config import EnvConfig, EvaluateConfig, check_ranges, obscuring
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, evaluate_seeds, summarise
 from ssmrl.training.failures import explained_failures, reason
@@ -96,13 +96,16 @@ def evaluate_run(
 
 
 def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
-    """The environment to play: the run's own, or another seen through the run's observations."""
+    """The environment to play: the run's own, or another seen through the run's observations.
+
+    What was asked for beside it comes first, so that a run can be seen with more noise, say.
+    """
+    obscured = obscuring(trained) | obscuring(asked)
     if asked.name == "run":
-        return dataclasses.replace(trained, kwargs={**trained.kwargs, **asked.kwargs})
+        return dataclasses.replace(trained, kwargs={**trained.kwargs, **asked.kwargs}, **obscured)
     flags = ("previous_action", "previous_reward", "first_flag")
-    return dataclasses.replace(
-        asked, **{name: getattr(asked, name) or getattr(trained, name) for name in flags}
-    )
+    extras = {name: getattr(asked, name) or getattr(trained, name) for name in flags}
+    return dataclasses.replace(asked, **extras, **obscured)
 
 
 def check_spaces(venv: Any, trained: Any, name: str) -> None:
