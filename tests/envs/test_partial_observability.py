@@ -337,9 +337,11 @@ def test_they_are_in_order_and_only_those_asked_for():
 
 
 @BRAX_SAYS_THAT_IT_IS_OLD
+@pytest.mark.filterwarnings("ignore:Accessing:DeprecationWarning")  # brax at mjx's insides
 def test_brax_is_obscured_too():
     pytest.importorskip("brax")
-    venv = make_vector("brax/inverted_pendulum", 3, observe="velocities", observation_delay=2)
+    options = {"observe": "velocities", "observation_delay": 2, "backend": "spring"}
+    venv = make_vector("brax/inverted_pendulum", 3, **options)
     assert venv.observation_space.shape == (2,)
     obs, state = jax.eval_shape(venv.reset, jax.random.key(0))
     action = jax.ShapeDtypeStruct((3, 1), jnp.float32)
@@ -347,7 +349,7 @@ def test_brax_is_obscured_too():
     assert obs.shape == again.shape == (3, 2)
     assert jax.tree.map(jnp.shape, state_after) == jax.tree.map(jnp.shape, state)
     # Other entries than those known: the table is not for them.
-    with pytest.raises(ValueError, match=r"which of the 28 entries of brax/ant are positions"):
+    with pytest.raises(ValueError, match=r"which of the 29 entries of brax/ant are positions"):
         make_vector(
             "brax/ant", 1, observe="positions", exclude_current_positions_from_observation=False
         )
