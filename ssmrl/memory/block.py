@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -128,14 +129,46 @@ class GRUGate(nn.Module):
 
 
 class Stack(Memory):
-    """Memories one behind the other. Carry: the tuple of their carries."""
+    """Memories one behind the other. Carry: the tuple of their carries.
+
+    Attributes:
+        layers: of the same width.
+        remat: steps whose activations a gradient holds at once, 0 for all of a sequence. Those of
+            the other stretches of so many steps are computed again when their turn comes (Chen et
+            al., "Training Deep Nets with Sublinear Memory Cost", 2016); between stretches carries
+            are held.
+    """
 
     layers: tuple[Memory, ...]
+    remat: int = 0
 
     def initialize_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         return tuple(layer.initialize_carry(batch_shape) for layer in self.layers)
 
     def unroll(self, carry, x, reset, return_carries):
+        if not 0 < self.remat < x.shape[0] or self.is_initializing():
+            return self._unroll_all(carry, x, reset, return_carries)
+
+        def stretch(stack, carry, inputs):
+            last, *rest = stack._unroll_all(carry, *inputs, return_carries)
+            return last, rest
+
+        # Nothing else tells a stretch's first computation from its second: a loop does.
+        loop = nn.scan(
+            nn.remat(stretch, prevent_cse=False),
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+        )
+        whole = x.shape[0] // self.remat * self.remat
+        stretches = [part[:whole].reshape(-1, self.remat, *part.shape[1:]) for part in (x, reset)]
+        carry, rest = loop(self, carry, stretches)
+        rest = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), rest)
+        if whole < x.shape[0]:
+            carry, tail = nn.remat(stretch)(self, carry, [x[whole:], reset[whole:]])
+            rest = jax.tree.map(lambda *parts: jnp.concatenate(parts), rest, tail)
+        return carry, *rest
+
+    def _unroll_all(self, carry, x, reset, return_carries):
         last, carries = [], []
         for layer, layer_carry in zip(self.layers, carry, strict=True):
             layer_last, x, *layer_carries = layer(layer_carry, x, reset, return_carries)

@@ -168,7 +168,9 @@ def build_memory(config: Any) -> Memory:
 def _stack(entry: Entry, values: dict[str, Any]) -> Stack:
     """`layers` blocks around the entry's module, from the values of its configuration."""
     name = values.pop("name")
-    layers = values.pop("layers")
+    layers, remat = values.pop("layers"), values.pop("remat")
+    if remat < 0:
+        raise ValueError(f"memory {name!r}: remat must be a number of steps, or 0, got {remat}")
     if layers < 1 or values["features"] < 1:
         raise ValueError(
             f"memory {name!r}: layers and features must be at least 1, "
@@ -180,7 +182,7 @@ def _stack(entry: Entry, values: dict[str, Any]) -> Stack:
         ResidualBlock(features=features, memory=entry.module(**values), **block)
         for _ in range(layers)
     ]
-    stack = Stack(features=features, layers=tuple(blocks))
+    stack = Stack(features=features, layers=tuple(blocks), remat=remat)
     # A memory's own sizes are checked where its carry is made; here, and not in the first `init`.
     jax.eval_shape(lambda: stack.initialize_carry(()))
     return stack
@@ -244,6 +246,7 @@ def _config_of(name: str, entry: Entry, **methods: Any) -> type:
         ("name", str, name),
         ("features", int, 128),
         ("layers", int, entry.layers),
+        ("remat", int, 0),
     ]
     fields += [(key, type(value), value) for key, value in entry.block.items()]
     fields += [
@@ -251,7 +254,12 @@ def _config_of(name: str, entry: Entry, **methods: Any) -> type:
         for field in dataclasses.fields(entry.module)
         if field.name not in ("features", "parent", "name")
     ]
-    own = {"features": "width of the output.", "layers": "blocks behind one another."}
+    own = {
+        "features": "width of the output.",
+        "layers": "blocks behind one another.",
+        "remat": "steps of a window whose activations the update holds at once, the others being "
+        "computed again: less memory for long windows, more time; 0: all.",
+    }
     lines = [f"{option}: {text}" for option, text in own.items()]
     for documented in (ResidualBlock, *reversed(entry.module.__mro__)):
         lines += _attribute_lines(documented)
