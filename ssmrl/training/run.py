@@ -38,6 +38,12 @@ _IDENTITY = ("agent", "memory", "env", "seed", "seeds", "init_from", "init_parts
 _IDENTITY_BEFORE: dict[str, Any] = {
     "init_from": None,
     "init_parts": [],
+    "env.observe": None,
+    "env.observation_noise": 0.0,
+    "env.flicker": 0.0,
+    "env.observation_delay": 0,
+    "env.action_delay": 0,
+    "memory.remat": 0,
 }  # Of runs older than these settings.
 _VERSIONS = (
     *("ssmrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "distrax", "flashbax"),
@@ -208,9 +214,13 @@ class RunFolder:
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, old, new) for every setting that a resumed run may not change."""
-    old, new = _IDENTITY_BEFORE | old, _IDENTITY_BEFORE | new
-    flat_old = {k: v for name in _IDENTITY for k, v in flatten(name, old.get(name))}
-    flat_new = {k: v for name in _IDENTITY for k, v in flatten(name, new.get(name))}
+
+    def settings(config: dict[str, Any]) -> dict[str, Any]:
+        there = [name for name in _IDENTITY if name in config]
+        flat = {k: v for name in there for k, v in flatten(name, config[name])}
+        return flat | {k: v for k, v in _IDENTITY_BEFORE.items() if k not in flat}
+
+    flat_old, flat_new = settings(old), settings(new)
     keys = dict.fromkeys([*flat_new, *flat_old])
     return [
         (key, flat_old.get(key), flat_new.get(key))

@@ -1,5 +1,6 @@
 """Options that leave less to know, from the command line to the environments, and in evaluation."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ssmrl.training.cli import compose_training
 from ssmrl.training.config import EnvConfig, check_ranges, obscuring
 from ssmrl.training.errors import UsageError
 from ssmrl.training.loading import make_venv
+from ssmrl.training.run import config_differences
 from ssmrl.training.run_evaluation import _evaluation_env
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -60,6 +62,17 @@ def test_mistakes_are_a_line():
     for option in ("env.observe=[]", "env.observe=[9]"):
         with pytest.raises(UsageError, match=r"^env=popgym/\S+: observe=.* must be different ind"):
             make_venv(COMPONENTS, compose(option), 1)
+
+
+def test_runs_from_before_there_were_these_options_go_on():
+    now = {"agent": {"name": "a"}, "memory": {"name": "m", "remat": 0}, "seed": 0, "seeds": 1}
+    now["env"] = dataclasses.asdict(EnvConfig(name="a/b"))
+    before = now | {"memory": {"name": "m"}, "env": {"name": "a/b", "kwargs": {}}}
+    before["env"] |= dict.fromkeys(("previous_action", "previous_reward", "first_flag"), False)
+    assert config_differences(before, now) == []
+    now["env"]["flicker"], now["memory"]["remat"] = 0.5, 64
+    expected = {("env.flicker", 0.0, 0.5), ("memory.remat", 0, 64)}
+    assert set(config_differences(before, now)) == expected
 
 
 def test_evaluation_sees_what_training_saw_unless_told_otherwise():
