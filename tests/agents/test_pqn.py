@@ -36,7 +36,7 @@ DEFAULTS = {
     "epochs": 4,
     "minibatches": 8,
     "discount": 0.99,
-    "return_lambda": 0.8,
+    "return_lambda": 0.5,
     "epsilon": 1.0,
     "epsilon_final": 0.01,
     "epsilon_decay": 0.2,

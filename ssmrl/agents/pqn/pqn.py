@@ -45,9 +45,10 @@ from ssmrl.networks.mlp import MLP
 class PQNConfig(RolloutConfig):
     """Hyperparameters of PQN.
 
-    Exploration and the passes over a rollout are those of the authors' recurrent agents; the
-    learning rate and λ are PPO's here, at which PQN does well too. Their optimiser is RAdam, ours
-    Adam.
+    λ and exploration are about those of the authors' recurrent agent on Craftax, the passes over a
+    rollout and the learning rate those of our PPO. Their optimiser is RAdam, ours Adam. Tried on
+    popgym/repeat_previous_easy with S5, 250,000 steps, one seed: the return at the end was .97 with
+    λ = .5, .91 with .8 and -.01 with .95 (PPO: .99).
 
     Attributes:
         return_lambda: λ of the returns that Q is moved towards: 0 for one step, 1 for all of the
@@ -61,7 +62,7 @@ class PQNConfig(RolloutConfig):
 
     name: str = "pqn"
     lr: float = 2e-3
-    return_lambda: float = 0.8
+    return_lambda: float = 0.5
     epsilon: float = 1.0
     epsilon_final: float = 0.01
     epsilon_decay: float = 0.2
