@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import types
 
 import pytest
 from rich.console import Console
 
-from ssmrl.training.progress import LiveReporter, NotebookReporter, PlainReporter, make_reporter
+from ssmrl.training.progress import (
+    LiveReporter,
+    NotebookReporter,
+    PlainReporter,
+    format_duration,
+    make_reporter,
+)
+from ssmrl.training.returns import RETURN
 
 
 @pytest.fixture
@@ -66,3 +74,108 @@ def test_plain_lines_where_they_are_asked_for_or_nobody_looks(notebook, monkeypa
     assert type(make_reporter()) is PlainReporter
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert type(make_reporter()) is LiveReporter
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3600, "1:00:00"), (7325, "2:02:05"), (-3, "0:00"),
+     (float("inf"), "?"), (float("nan"), "?")],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert format_duration(float(seconds)) == text
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that only pass when a test says so."""
+    now = types.SimpleNamespace(time=1000.0)
+    monkeypatch.setattr("ssmrl.training.progress.time.monotonic", lambda: now.time)
+    return now
+
+
+def test_plain_lines_come_every_five_seconds_and_the_last_one_at_the_end(clock, capsys):
+    reporter = PlainReporter()
+    reporter.start("compiled", 0, 1000)
+    for step, metrics in (
+        (100, {"updates": 0}),
+        (200, {"updates": 0, "episodes": 2}),
+        (300, {"updates": 3, "loss/total": 0.25, RETURN: 1.5, "episodes": 0}),
+        (400, {"updates": 3, RETURN: float("nan"), "loss/total": 0.5}),
+        (400, {"eval/return": 9.0}),
+    ):
+        reporter.update(step, metrics, 50.0)
+        clock.time += 2.5
+    reporter.message("a message")
+    reporter.stop()
+    reporter.stop()
+    early, late = "unknown before learning begins", "50 steps/s per seed"
+    assert capsys.readouterr().out.splitlines() == [
+        "compiled: steps 0 to 1,000",
+        f"step 100/1,000  {late}  no episode has ended yet  eta {early}",
+        f"step 300/1,000  {late}  return 1.500  loss 0.25  eta 0:14",
+        f"step 400/1,000  {late}  return 1.500  loss 0.5  eta 0:12",
+        "a message",
+    ]
+
+
+def test_a_line_says_that_no_episode_has_ended_yet(capsys):
+    """Instead of a NaN, which looks like a fault; and the time left is not guessed too early.
+
+    Nor are those that end first shown for all.
+    """
+    reporter = PlainReporter(interval=0.0)
+    reporter.start("title", 0, 400)
+    reporter.update(100, {"loss/total": 0.0, "updates": 0.0, "episodes": [0.0, 0.0]}, 50.0)
+    ended = {"episodes": [0.0, 1.0], "episode_return": [float("nan"), 9.0]}
+    reporter.update(150, {"loss/total": 0.0, "updates": 0.0, **ended}, 50.0)
+    reporter.update(200, {"loss/total": 0.5, "updates": 8.0, "training_return": 2.0}, 50.0)
+    reporter.update(200, {"eval/return": 3.0}, 50.0)
+    reporter.update(300, {"updates": [8.0, 8.0]}, 50.0)
+    reporter.stop()
+    prefix = "50 steps/s per seed"
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"step 100/400  {prefix}  no episode has ended yet  loss 0  "
+        "eta unknown before learning begins",
+        f"step 150/400  {prefix}  return not yet known (first episodes under way)  loss 0  "
+        "eta unknown before learning begins",
+        f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
+        f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
+        f"step 300/400  {prefix}  return 2.000  loss 0.5  eta 0:02",
+    ]
+
+
+def test_a_reader_that_has_gone_does_not_stop_training(monkeypatch):
+    def gone(*arguments, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    reporter = PlainReporter()
+    reporter.update(100, {}, 50.0)
+    reporter.message("a note")
+    reporter.stop()
+
+
+def test_the_live_panel_shows_rate_return_losses_and_time_left(capsys):
+    reporter = LiveReporter()
+    reporter.start("title", 0, 300)
+    reporter.update(100, {"episode_return": 0.5, "loss/total": 0.25}, 50.0)
+    reporter.update(200, {"loss/total": 0.125}, 50.0)
+    reporter.message("a note")
+    reporter.stop()
+    text = capsys.readouterr().out
+    for expected in ("a note", "200 / 300", "50", "0:02", "episode_return", "0.5", "0.125"):
+        assert expected in text
+
+
+def test_a_panel_shows_metrics_two_in_a_row():
+    """Of an odd number the last one stands alone; what the return is of is for files."""
+    reporter = LiveReporter()
+    reporter._title, reporter._total = "title", 100
+    metrics = {"a": 1.0, "b": 2.0, "c": [3.0, float("nan")], "time/x": 9.0, f"{RETURN}_from": 9.0}
+    reporter.update(50, metrics | {"d": float("nan")}, 10.0)
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(reporter._render())
+    rows = [line.strip("│ ").split() for line in console.export_text().splitlines()]
+    assert ["steps", "50", "/", "100", "steps/s", "per", "seed", "10"] in rows
+    assert ["eta", "0:05"] in rows and ["a", "1", "b", "2"] in rows and ["c", "3"] in rows
+    assert any("50.0%" in row for row in rows) and not any("d" in row for row in rows)

@@ -18,14 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import io_callback
+from omegaconf import OmegaConf
 
-from ssmrl.training.config import EnvConfig, EvaluateConfig
+from ssmrl.training.config import EnvConfig, EvaluateConfig, LoggerConfig, check_ranges, structured
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.failures import explained_failures
-from ssmrl.training.loading import make_venv
+from ssmrl.training.loading import build_agent, config_from_dict, make_venv
 from ssmrl.training.loop import init_state
-from ssmrl.training.progress import LiveReporter, PlainReporter, format_duration
-from ssmrl.training.run import MetricsFile, RunFolder, new_run_path, read_metrics, write_atomically
+from ssmrl.training.run import (
+    MetricsFile,
+    RunFolder,
+    flatten,
+    new_run_path,
+    read_metrics,
+    write_atomically,
+)
 from ssmrl.training.run_evaluation import evaluate_run
 from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB, StubAgent, StubVectorEnv
@@ -83,6 +90,24 @@ def test_a_folder_with_a_broken_config_is_no_run(text):
     with pytest.raises(RunError, match="r/config.yaml is not a run's configuration") as error:
         RunFolder("r").record()
     assert "\n" not in str(error.value)
+
+
+def test_settings_are_told_by_their_whole_names():
+    nested = {"b": {"c": 1, "d": {}}, "e": None}
+    assert list(flatten("a", nested)) == [("a.b.c", 1), ("a.b.d", {}), ("a.e", None)]
+    assert list(flatten("a", 3)) == [("a", 3)]
+
+
+def test_what_differs_is_counted():
+    """The first difference is told, and how many others there are."""
+    old = {"agent": {"name": "ppo", "lr": 1, "epochs": 2}, "seed": 0}
+    RunFolder("r").create(old)
+    for changes, line in (
+        ({"lr": 2}, "r was started with agent.lr=1, not agent.lr=2$"),
+        ({"lr": 2, "epochs": 3}, r"agent.lr=1, not agent.lr=2 \(and 1 more\)$"),
+    ):
+        with pytest.raises(RunError, match=line):
+            RunFolder("r").check_resumable(old | {"agent": old["agent"] | changes})
 
 
 def test_runs_begun_within_a_second_get_names_of_their_own():
@@ -162,80 +187,6 @@ def test_of_two_runs_that_begin_in_one_folder_one_is_refused(monkeypatch):
         with pytest.raises(RunError, match="r has just been taken by another run"):
             RunFolder("r").create({"second": 2})
     assert RunFolder("r").record()["config"] == {"first": 1}
-
-
-def test_plain_lines_are_few_and_the_last_is_not_lost(capsys):
-    reporter = PlainReporter(interval=1000.0)
-    reporter.start("title", 0, 300)
-    for step in (100, 200, 300):
-        reporter.update(step, {"training_return": [float("nan"), 0.5], "loss/total": 0.1}, 50.0)
-    reporter.stop()
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[0] == "title: steps 0 to 300"
-    assert lines[1].startswith(
-        "step 100/300  50 steps/s per seed  return 0.500  loss 0.1  eta 0:04"
-    )
-    assert lines[2].startswith("step 300/300")
-
-
-def test_a_line_says_that_no_episode_has_ended_yet(capsys):
-    """Instead of a NaN, which looks like a fault; and the time left is not guessed too early.
-
-    Nor are those that end first shown for all.
-    """
-    reporter = PlainReporter(interval=0.0)
-    reporter.start("title", 0, 400)
-    reporter.update(100, {"loss/total": 0.0, "updates": 0.0, "episodes": [0.0, 0.0]}, 50.0)
-    ended = {"episodes": [0.0, 1.0], "episode_return": [float("nan"), 9.0]}
-    reporter.update(150, {"loss/total": 0.0, "updates": 0.0, **ended}, 50.0)
-    reporter.update(200, {"loss/total": 0.5, "updates": 8.0, "training_return": 2.0}, 50.0)
-    reporter.update(200, {"eval/return": 3.0}, 50.0)
-    reporter.update(300, {"updates": [8.0, 8.0]}, 50.0)
-    reporter.stop()
-    prefix = "50 steps/s per seed"
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        f"step 100/400  {prefix}  no episode has ended yet  loss 0  "
-        "eta unknown before learning begins",
-        f"step 150/400  {prefix}  return not yet known (first episodes under way)  loss 0  "
-        "eta unknown before learning begins",
-        f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
-        f"step 200/400  {prefix}  return 2.000  loss 0.5  eta 0:04",
-        f"step 300/400  {prefix}  return 2.000  loss 0.5  eta 0:02",
-    ]
-
-
-def test_a_reader_that_has_gone_does_not_stop_training(monkeypatch):
-    def gone(*arguments, **options):
-        raise BrokenPipeError
-
-    monkeypatch.setattr("builtins.print", gone)
-    reporter = PlainReporter()
-    reporter.update(100, {}, 50.0)
-    reporter.message("a note")
-    reporter.stop()
-
-
-def test_the_live_panel_shows_rate_return_losses_and_time_left(capsys):
-    reporter = LiveReporter()
-    reporter.start("title", 0, 300)
-    reporter.update(100, {"episode_return": 0.5, "loss/total": 0.25}, 50.0)
-    reporter.update(200, {"loss/total": 0.125}, 50.0)
-    reporter.message("a note")
-    reporter.stop()
-    text = capsys.readouterr().out
-    for expected in ("a note", "200 / 300", "50", "0:02", "episode_return", "0.5", "0.125"):
-        assert expected in text
-
-
-def test_durations():
-    assert [format_duration(s) for s in (0.0, 61.0, 3661.0, -3.0, float("inf"))] == [
-        "0:00",
-        "1:01",
-        "1:01:01",
-        "0:00",
-        "?",
-    ]
 
 
 # ------------------------------------------------------------------- environments that raise
@@ -337,6 +288,60 @@ def test_a_state_that_was_made_before_is_the_one_that_is_trained(make_config, re
     monkeypatch.setattr("ssmrl.training.run_training.abstract_state", lambda *a: {})
     result = run_training(make_config(total_steps=20), STUB, reporter=record).result
     assert len(made) == 1 and result.step == 20
+
+
+@pytest.mark.parametrize(("logger", "plain"), [("console", True), ("none", False)])
+def test_plain_lines_are_a_logger(logger, plain, make_config, record, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "ssmrl.training.run_training.make_reporter",
+        lambda *, plain: asked.append(plain) or record,
+    )
+    config = make_config(total_steps=20)
+    run_training(dataclasses.replace(config, logger=LoggerConfig(name=logger)), STUB)
+    assert asked == [plain] and record.stopped
+
+
+@pytest.mark.parametrize(("nonfinite", "skips"), [("skip", True), ("stop", False)])
+def test_the_agent_is_told_what_to_do_with_gradients_that_are_not_finite(
+    nonfinite, skips, make_config
+):
+    told = {}
+    parts = dataclasses.replace(STUB, make_agent=lambda *arguments, **options: told.update(options))
+    build_agent(parts, make_config(nonfinite=nonfinite, total_steps=70))
+    assert told == {"total_steps": 70, "skip_nonfinite": skips}
+
+
+def test_why_a_configuration_does_not_fit_is_one_line(make_config, monkeypatch):
+    """The first line of the reason; the error itself where it says nothing."""
+    values = {"agent": {"name": "stub"}, "memory": {"name": "stub"}}
+    for error, line in ((ValueError("first\nsecond"), "first"), (ValueError(""), "ValueError")):
+
+        def fail(name, error=error):
+            raise error
+
+        parts = dataclasses.replace(STUB, agent_config=fail)
+        with pytest.raises(RunError, match=f"^r: its .* does not fit this version: {line}") as told:
+            config_from_dict(values, parts, where="r")
+        assert "second" not in str(told.value)
+
+
+def test_options_that_are_frozen_can_still_be_overridden():
+    """Before they are built: on the command line."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Frozen:
+        lr: float = 1.0
+
+    node = structured(Frozen)
+    node.lr = 2.0
+    assert OmegaConf.to_object(node) == Frozen(2.0)
+
+
+def test_one_step_is_a_training_and_none_is_not(make_config):
+    check_ranges(make_config(total_steps=1))
+    with pytest.raises(ValueError, match="total_steps=0: must be at least 1"):
+        check_ranges(make_config(total_steps=0))
 
 
 ENDLESS = "truncated=True after so many steps, from its step_env"

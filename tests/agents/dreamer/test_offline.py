@@ -5,10 +5,13 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from ssmrl.agents.dreamer import offline
 from ssmrl.agents.dreamer.dreamer import make_dreamer_optimizer
 from ssmrl.agents.dreamer.offline import collect, init_params, train, world_model_loss
+from ssmrl.agents.dreamer.replay import Batch
 from ssmrl.agents.dreamer.world_model import Start, WorldModel, initial_start, open_loop
 from ssmrl.envs import JaxVectorEnv, make
 from ssmrl.envs.worlds import POLICIES
@@ -42,6 +45,27 @@ def test_actions_and_rewards_come_with_what_they_led_to():
     np.testing.assert_array_equal(batch.reward[9], np.where(paying == 0, 1, -1))
     assert not batch.reward[:9].any()
     assert batch.terminated[9].all() and not batch.terminated[:9].any()
+
+
+def test_every_window_is_learned_from(monkeypatch):
+    """Of 5 windows of 2 steps each: what is learned is a mark on each that was chosen."""
+    window, nothing = jnp.broadcast_to(jnp.arange(5), (2, 5)), jnp.zeros((2, 5))
+    data = Batch(window, *[nothing] * 6)
+    monkeypatch.setattr(offline, "init_params", lambda *_: jnp.zeros(5))
+    monkeypatch.setattr(
+        offline,
+        "world_model_loss",
+        lambda model, params, batch, key: params[batch.observation[0]].sum(),
+    )
+    marks, losses = train(
+        small_model("gru", "recurrent"),
+        optax.sgd(1.0),
+        data,
+        jax.random.key(0),
+        updates=40,
+        batch_size=3,
+    )
+    assert losses.shape == (40,) and (marks < -10).all() and marks.sum() == -40 * 3
 
 
 def small_model(memory: str, posterior: str, **options):
