@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,12 +28,12 @@ import optax
 from matplotlib.figure import Figure
 
 from benchmarks.harness import machine_info, write_json
+from benchmarks.learning.listening import hear_memory
 from benchmarks.learning.recipe import TUNING_IDS
 from ssmrl.agents.ppo import PPO
 from ssmrl.agents.ppo.ppo import Window
 from ssmrl.agents.rollout_agent import take_windows
 from ssmrl.experiment import COMPONENTS
-from ssmrl.memory.base import Memory
 from ssmrl.training.cli import compose_training
 from ssmrl.training.loading import build_agent
 from ssmrl.training.loop import init_state
@@ -56,22 +55,10 @@ _STILL = 1e-2
 
 def measure(agent: PPO, state: Any, key: jax.Array) -> dict[str, jax.Array]:
     """What the next update would be made of; scalars by name."""
-    c = agent.config
-    acting, starts, rollout = agent._collect(state)
-    normalizers = agent._update_normalizers(state.normalizers, rollout)
-    advantage, target = agent._advantages(state, acting, normalizers, rollout, c.gae_lambda)
-    windows = agent._cut_windows(Window, starts, rollout, advantage=advantage, target=target)
-    count = windows.reset.shape[1] // c.minibatches
-    batch = take_windows(windows, jax.random.permutation(key, windows.reset.shape[1])[:count])
-
-    def part(name: str, params: Any) -> jax.Array:
-        return agent._loss(state.normalizers, 0.0, batch, key, params)[1][f"loss/{name}"]
-
-    def in_memory(name: str) -> Any:
-        return jax.grad(partial(part, name))(state.params)["params"]["memory"]
-
-    policy = in_memory("policy")
-    value = optax.tree.scale(c.value_coefficient, in_memory("value"))
+    rollout, target, batch = collect(agent, state, key)
+    policy = memory_gradient(agent, state, batch, key, "policy")
+    value = memory_gradient(agent, state, batch, key, "value")
+    value = optax.tree.scale(agent.config.value_coefficient, value)
     norms = optax.tree.norm(policy), optax.tree.norm(value)
     residual = (target - rollout.value).var() / jnp.maximum(target.var(), 1e-8)
     return {
@@ -84,20 +71,31 @@ def measure(agent: PPO, state: Any, key: jax.Array) -> dict[str, jax.Array]:
     }
 
 
+def collect(agent: PPO, state: Any, key: jax.Array) -> tuple[Any, jax.Array, Window]:
+    """A rollout, its value targets, and one of the minibatches that it is cut into."""
+    c = agent.config
+    acting, starts, rollout = agent._collect(state)
+    normalizers = agent._update_normalizers(state.normalizers, rollout)
+    advantage, target = agent._advantages(state, acting, normalizers, rollout, c.gae_lambda)
+    windows = agent._cut_windows(Window, starts, rollout, advantage=advantage, target=target)
+    order = jax.random.permutation(key, windows.reset.shape[1])
+    return rollout, target, take_windows(windows, order[: len(order) // c.minibatches])
+
+
+def memory_gradient(agent: PPO, state: Any, batch: Window, key: jax.Array, part: str) -> Any:
+    """The gradient of a part of the loss in the memory's parameters; without entropy's bonus."""
+
+    def loss(params: Any) -> jax.Array:
+        return agent._loss(state.normalizers, 0.0, batch, key, params)[1][f"loss/{part}"]
+
+    return jax.grad(loss)(state.params)["params"]["memory"]
+
+
 def memory_outputs(agent: PPO, state: Any, batch: Window) -> jax.Array:
     """Of every step of a minibatch, `[steps, features]`."""
-    heard = []
-
-    def listen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        answer = call(*args, **kwargs)
-        if isinstance(context.module, Memory) and context.method_name == "__call__":
-            heard.append(answer[1])
-        return answer
-
-    with nn.intercept_methods(listen):
-        inputs = batch.carry, batch.observation, batch.reset
-        agent._apply(state.params, state.normalizers, *inputs)
-    return heard[-1].reshape(-1, heard[-1].shape[-1])
+    inputs = batch.carry, batch.observation, batch.reset
+    _, y = hear_memory(agent._apply, state.params, state.normalizers, *inputs)
+    return y.reshape(-1, y.shape[-1])
 
 
 def of_outputs(y: jax.Array) -> dict[str, jax.Array]:
