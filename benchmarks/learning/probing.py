@@ -20,18 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from benchmarks.harness import machine_info, write_json
+from benchmarks.learning.listening import hear_memory
 from ssmrl.envs.memory_maze.environment import EnvState
 from ssmrl.envs.memory_maze.scripted import begin_wandering, wander
 from ssmrl.experiment import load_run
 from ssmrl.figures import memory_line, panels, save, styled
-from ssmrl.memory.base import Memory
 from ssmrl.networks.mlp import MLP
 from ssmrl.training import streams
 
@@ -52,17 +51,8 @@ def maze_states(env_state: Any) -> EnvState:
 
 def read_memory(agent: Any, state: Any, carry: Any, observation: Any, reset: Any, key: Any) -> Any:
     """The new carry, and what the memory gave out `[B, F]`, whatever the agent."""
-    heard = []
-
-    def listen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        answer = call(*args, **kwargs)
-        if isinstance(context.module, Memory) and context.method_name == "__call__":
-            heard.append(answer[1])
-        return answer
-
-    with nn.intercept_methods(listen):
-        carry, _ = agent.act(state, carry, observation, reset, key, greedy=True)
-    return carry, heard[-1].reshape(len(reset), -1)
+    acted, y = hear_memory(agent.act, state, carry, observation, reset, key, greedy=True)
+    return acted[0], y.reshape(len(reset), -1)
 
 
 def truths(state: EnvState) -> dict[str, jax.Array]:

@@ -44,7 +44,7 @@ def _make_walk(size: int, noise: float, options: dict[str, Any]) -> Callable[[PR
     return jax.jit(jax.vmap(walk))
 
 
-def _as_files(obs: Any, action: Any, reward: Any) -> list[dict[str, np.ndarray]]:
+def _as_files(obs: Any, action: Any, reward: Any) -> list[dict[str, Any]]:
     """Of each episode the arrays by name, what led to an entry beside it."""
     before = [(0, 0), (1, 0)]
     onehot = np.eye(NUM_ACTIONS, dtype=np.uint8)[action]
