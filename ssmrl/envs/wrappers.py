@@ -16,9 +16,10 @@ from ssmrl.envs.batching import select
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.vector import VectorEnv, VectorTransition
 
-NOT_OWN = frozenset({"final_observation", "episode", "discount"})
+NOT_OWN = frozenset({"final_observation", "episode", "discount", "trial", "trial_discount"})
 """Names in ``info`` that are no numbers of an environment's own: what vector environments and
-wrappers put there, and gymnax's discount, which is the termination once more."""
+wrappers put there, gymnax's discount, which is the termination once more, and what trials
+(:class:`ssmrl.envs.meta.Trials`) say to those who count them."""
 
 
 class VectorWrapper(VectorEnv):
@@ -182,7 +183,7 @@ class ObservationExtras(VectorWrapper):
             first: bool ``[B]``, where ``obs`` begins an episode: no action led there.
         """
         num_envs = first.shape[0]
-        action = _as_elements(self.action_space, action)
+        action = as_elements(self.action_space, action)
         none = (self.none(num_envs), jnp.zeros(num_envs, jnp.float32))
         action, reward = select(first, none, (action, reward))
         extended = {"observation": obs}
@@ -235,7 +236,7 @@ def none_action(space: spaces.Space) -> Any:
     raise ValueError(f"no previous action for actions of {space!r}")
 
 
-def _as_elements(space: spaces.Space, action: Any) -> Any:
+def as_elements(space: spaces.Space, action: Any) -> Any:
     """``action`` in the space's own dtypes: agents may hand over int64, or a weakly typed float."""
     reference = none_action(space)
     return jax.tree.map(lambda a, r: jax.lax.convert_element_type(a, r.dtype), action, reference)
