@@ -162,7 +162,9 @@ META = dataclasses.replace(STUB, make_vector=make_vector)
 
 def test_a_run_is_evaluated_printed_and_drawn_by_trial(make_config, record, capsys):
     """The stub's agent takes action 1 at first and 0 from then on, as `Steps` does."""
-    done = run_training(make_config(seeds=2), META, reporter=record)
+    done = run_training(
+        make_config(seeds=2, env={"kwargs": {"trial_discount": 0.5}}), META, reporter=record
+    )
     config = EvaluateConfig(run=str(done.run.path), episodes=8, num_envs=4)
     config.env = EnvConfig(name="run")
     kept = evaluate_run(config, META, show=print_evaluation)
@@ -171,7 +173,7 @@ def test_a_run_is_evaluated_printed_and_drawn_by_trial(make_config, record, caps
     assert trials["policies"]["agent"]["mean"] == [11, 60, 60]
     assert trials["policies"]["memory_reset"]["mean"] == [11, 11, 11]
     assert trials["references"]["lazy"]["reached"] is None
-    assert trials["kwargs"] == {}
+    assert trials["kwargs"] == {"trial_discount": 0.5}
     printed = capsys.readouterr().out
     (row,) = [line for line in printed.splitlines() if "memory reset" in line]
     assert "11.000" in row and "33.000 [33.000, 33.000]" in row
@@ -182,10 +184,6 @@ def test_a_run_is_evaluated_printed_and_drawn_by_trial(make_config, record, caps
     config.controls = False
     assert "trials" not in evaluate_run(config, META)
     assert plot_command(["--trials", str(done.run.path)]) == 0  # the newest that has them
-    config.controls, config.env = True, EnvConfig(name="run", kwargs={"max_trial_steps": 2})
-    kept = evaluate_run(config, META)
-    assert kept["trials"]["policies"]["agent"]["mean"] == [11, 30, 30]
-    assert kept["trials"]["kwargs"] == {"max_trial_steps": 2} and not kept["trials"]["references"]
 
 
 def test_a_run_without_an_evaluation_by_trial_says_how_to_make_one(capsys):

@@ -73,17 +73,16 @@ class Bandit(TaskEnvironment[BanditState, Params]):
         yes = jnp.asarray(True)
         return jnp.int32(0), BanditState(state.task, arm, paid), paid, yes, ~yes, {}
 
-    def render(self, state: BanditState, params: Any) -> UInt8[Array, "64 W 3"]:
-        """The last pull beside the arms' means; the best is green."""
-        height, width = 64, 8 * params.arms
-        rows, columns = pixel_grid(height, width)
-        arm = (columns // 8).astype(np.int32)
-        view = paint(canvas(height, width), arm == state.arm, ORANGE)
+    def render(self, state: BanditState, params: Any) -> UInt8[Array, "64 132 3"]:
+        """The arm pulled in this trial, none at first, beside all means; the best is green."""
+        rows, columns = pixel_grid(64, 64)
+        place = columns * (params.arms / 64)
+        arm, inside = place.astype(np.int32), place % 1 > 0.25
+        view = paint(canvas(64, 64), inside & (arm == state.arm), ORANGE)
         bars = jnp.clip(self.bar(state.task, params), 0.02, 1.0)
-        filled = (1 - rows / height < bars[arm]) & (columns % 8 > 2)
-        truth = paint(canvas(height, width), filled, BLUE)
-        best = state.task == state.task.max()
-        return side_by_side(view, paint(truth, filled & best[arm], GREEN))
+        filled = inside & (1 - rows / 64 < bars[arm])
+        best = (state.task == state.task.max())[arm]
+        return side_by_side(view, paint(paint(canvas(64, 64), filled, BLUE), filled & best, GREEN))
 
 
 @struct.dataclass

@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ssmrl.envs.batching import any_across_batch, select, strip_weak_types
+from ssmrl.envs.drawing import BLACK, GREY, canvas, paint, pixel_grid
 from ssmrl.envs.environment import Environment, Leaf, Transition
 from ssmrl.envs.meta.task import Episodes, TaskEnvironment
 from ssmrl.envs.spaces import Box, Dict, Discrete, Space
@@ -25,6 +26,9 @@ from ssmrl.envs.vector import check_positive
 from ssmrl.envs.wrappers import as_elements, none_action, with_none
 
 SPLITS = ("train", "held_out")
+
+_BAR = 4
+"""Height of the bar under a picture, in pixels."""
 
 _TASKS = 19
 """Seed of the keys of a finite number of tasks: they are the same in every run."""
@@ -237,7 +241,12 @@ class Trials(Environment[TrialsState, Any]):
         )
 
     def render(self, state: TrialsState, params: Any) -> Array:
-        return self.env.render(state.inner, params)
+        """The picture of the environment inside, over a bar of the trials that have ended."""
+        picture = self.env.render(state.inner, params)
+        columns = pixel_grid(_BAR, picture.shape[1])[1]
+        ended = columns * self.trials < state.trial * picture.shape[1]
+        bar = paint(canvas(_BAR, picture.shape[1]), np.ones_like(columns, bool), GREY)
+        return jnp.concatenate([picture, paint(bar, ended, BLACK)])
 
 
 def _or_none(check: Any, name: str, value: Any) -> Any:

@@ -232,7 +232,7 @@ def test_any_task_distribution_can_be_projected():
     assert obs["observation"].shape == (7,) and state.task.observation.shape == (7, 10)
     assert env.action_space(params) == spaces.Discrete(5)
     picture = jax.eval_shape(lambda s: env.render(s, params), state)
-    assert picture.shape[0] == 70
+    assert picture.shape[0] == 74  # with the bar of trials
     env, params = ssmrl.envs.make("meta/repeated", env="popgym/repeat_first_easy", projected=True)
     assert env.observation_space(params)["observation"].shape == (16,)
 

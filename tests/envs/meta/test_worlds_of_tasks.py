@@ -266,6 +266,12 @@ def test_pictures():
         _, state = jax.eval_shape(lambda key, e=env, p=params: e.reset(key, p), jax.random.key(0))
         picture = jax.eval_shape(lambda s, e=env, p=params: e.render(s, p), state)
         assert picture.dtype == "uint8" and picture.shape[2] == 3
+    env, params = ssmrl.envs.make("meta/bernoulli_bandit", arms=2, trials=4)
+    _, state = env.reset_env(KEY, params)
+    for _ in range(3):
+        _, state, *_ = env.step_env(KEY, state, 0, params)
+    bar = np.asarray(env.render(state, params))[64:]
+    assert (bar[:, :99] == 30).all() and (bar[:, 99:] == 150).all()  # three of four, of 132 pixels
     room, params = DarkRoom(), DarkRoomParams(size=3)
     one, two = jnp.int32([0, 0]), jnp.int32([1, 1])
     picture = np.asarray(room.render(DarkRoomState(one, two, jnp.asarray(False), ZERO), params))
