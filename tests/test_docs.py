@@ -96,7 +96,7 @@ def test_every_benchmark_is_in_the_table_of_benchmarks():
         for path in BENCHMARKS.rglob("*.py")
         if '__name__ == "__main__"' in path.read_text()
     } - {"benchmarks.speed.memory_worker"}
-    assert len(runnable) == 19
+    assert len(runnable) == 20
     assert benchmark_modules(BENCHMARKS / "README.md") == runnable
     shown = benchmark_modules(README)
     assert len(shown) >= 8
