@@ -1,4 +1,4 @@
-"""Films every environment's picture under random actions: python docs/gallery.py
+"""Films every environment's picture under random actions: python docs/gallery.py [name ...]
 
 The agent's view is on the left of each picture, the hidden truth on the right.
 """
@@ -15,15 +15,19 @@ from ssmrl.envs import list_envs, make
 HERE = Path(__file__).parent
 PICTURES = HERE / "gallery"
 STEPS, SIDE = 24, 320
+# The others are these with other numbers, environments that are here already, or several in one.
+META = ("bernoulli_bandit", "switching_bandit", "random_mdp", "dark_room", "cartpole")
 
 
 def filmed() -> list[str]:
-    """Of every family the easiest, bsuite's experiments, a Memory Maze, and the small worlds."""
+    """Of every family the easiest, bsuite's experiments, a Memory Maze, the small worlds, and what
+    in-context learning has a picture of."""
     names = list_envs()
     popgym = [name for name in names if name.startswith("popgym/") and name.endswith("_easy")]
     bsuite = [name for name in names if name.startswith("bsuite/") and name.count("/") == 1]
     worlds = [name for name in names if name.startswith("worlds/")]
-    return [*popgym, *bsuite, "memory_maze/9x9", *worlds]
+    meta = [f"meta/{id_}" for id_ in META]
+    return [*popgym, *bsuite, "memory_maze/9x9", *worlds, *meta]
 
 
 def frames(name: str, steps: int = STEPS, seed: int = 0) -> np.ndarray:
@@ -58,14 +62,15 @@ def write_gif(pictures: np.ndarray, path: Path) -> None:
 
 
 def main() -> int:
-    """Write the films and the page that shows them; returns the exit code."""
+    """Write the films, all or those named, and the page that shows all; returns the exit code."""
     PICTURES.mkdir(exist_ok=True)
     lines = ["# Gallery", "", __doc__.split("\n\n")[1], ""]
     for name in filmed():
         file = f"{name.replace('/', '-')}.gif"
-        write_gif(frames(name), PICTURES / file)
+        if name in sys.argv[1:] or not sys.argv[1:]:
+            write_gif(frames(name), PICTURES / file)
+            print(name, (PICTURES / file).stat().st_size)
         lines += [f"## {name}", "", f"![{name}](gallery/{file})", ""]
-        print(name, (PICTURES / file).stat().st_size)
     (HERE / "gallery.md").write_text("\n".join(lines))
     return 0
 

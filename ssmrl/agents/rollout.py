@@ -7,20 +7,33 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ssmrl.envs.meta.trials import Trials
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.envs.wrappers import find_extras
 from ssmrl.memory import Memory
 from ssmrl.networks.distributions import parameter_size
 
 
-def check_environment(env: VectorEnv, num_envs: int) -> None:
+def check_environment(env: VectorEnv, num_envs: int, *, discounts_trials: bool = False) -> None:
     """Whether an agent can act in `env`.
 
+    Args:
+        env: the environments.
+        num_envs: how many the agent takes.
+        discounts_trials: whether the agent reads ``info["trial_discount"]``.
+
     Raises:
-        ValueError: it has not `num_envs` copies, or actions that cannot be drawn.
+        ValueError: it has not `num_envs` copies, or actions that cannot be drawn, or weighs what
+            comes after a trial, and the agent would not notice.
     """
     if env.num_envs != num_envs:
         raise ValueError(f"the environment has {env.num_envs} copies, agent.num_envs is {num_envs}")
+    trials = getattr(getattr(env, "unwrapped", env), "env", None)
+    if isinstance(trials, Trials) and trials.trial_discount is not None and not discounts_trials:
+        raise ValueError(
+            f"{env.name} has trial_discount={trials.trial_discount}, which only ppo and pqn read; "
+            "leave it out"
+        )
     parameter_size(env.action_space)
 
 

@@ -192,6 +192,8 @@ class Transition:
     truncated: Leaf
     final_value: Leaf
     """V(final observation) where the episode was truncated, else 0."""
+    discount: Leaf
+    """γ, less where a trial ended and the environment says so."""
     discounted_return: Leaf
     episode: dict[str, Leaf]
 
@@ -221,7 +223,7 @@ def generalized_advantages(
     final_value: Array,
     terminated: Array,
     truncated: Array,
-    discount: float,
+    discount: Array | float,
     decay: float,
 ) -> Array:
     """Generalised advantage estimates (Schulman et al. 2016, equation 16), cut at episode ends.
@@ -233,7 +235,8 @@ def generalized_advantages(
         reward, value, terminated, truncated: `[T, B]`; value[t] = V(observation[t]).
         next_value: `[B]`, V(observation[T]).
         final_value: `[T, B]`, V(final observation) where truncated[t].
-        discount, decay: γ and λ.
+        discount: γ, or `[T, B]`, for each step what counts of all that comes after it.
+        decay: λ.
 
     Returns:
         advantages `[T, B]`. An episode that terminated is worth nothing afterwards; one that was
@@ -244,14 +247,15 @@ def generalized_advantages(
     following = jnp.where(terminated, 0.0, following)
     delta = reward + discount * following - value
     done = terminated | truncated
+    factor = jnp.broadcast_to(jnp.asarray(discount * decay, delta.dtype), delta.shape)
 
     def step(advantage, inputs):
-        delta_t, done_t = inputs
+        delta_t, done_t, factor_t = inputs
         # Chosen, not multiplied by 0: a NaN in one episode must not reach the one before.
-        advantage = delta_t + jnp.where(done_t, 0.0, discount * decay * advantage)
+        advantage = delta_t + jnp.where(done_t, 0.0, factor_t * advantage)
         return advantage, advantage
 
-    return lax.scan(step, jnp.zeros_like(next_value), (delta, done), reverse=True)[1]
+    return lax.scan(step, jnp.zeros_like(next_value), (delta, done, factor), reverse=True)[1]
 
 
 # -------------------------------------------------------------------------------------- agent
@@ -291,7 +295,7 @@ class RolloutAgent:
         total_steps: int,
         skip_nonfinite: bool = False,
     ):
-        check_environment(env, config.num_envs)
+        check_environment(env, config.num_envs, discounts_trials=True)
         self.config, self.memory, self.env = config, memory, env
         self.iterations = -(-total_steps // self.steps_per_iteration)  # the loop rounds up too
         updates = self.iterations * config.epochs * config.minibatches
@@ -467,6 +471,7 @@ class RolloutAgent:
             _, _, value = apply(carry, final, jnp.zeros_like(acting.reset)[None])
             return jnp.where(only_truncated, value[0], 0.0)
 
+        later = info.get("trial_discount", jnp.ones_like(reward))
         discounted_return = self.config.discount * acting.discounted_return + reward
         transition = self.transition(
             observation=acting.observation,
@@ -478,6 +483,7 @@ class RolloutAgent:
             final_value=lax.cond(
                 any_across_batch(only_truncated), final_value, lambda: jnp.zeros_like(value[0])
             ),
+            discount=self.config.discount * later,
             discounted_return=discounted_return,
             episode=info["episode"],
             **noted,
@@ -487,7 +493,7 @@ class RolloutAgent:
             observation=observation,
             reset=done,
             carry=carry,
-            discounted_return=jnp.where(done, 0.0, discounted_return),
+            discounted_return=jnp.where(done, 0.0, later * discounted_return),
             key=key,
         )
         return acting, transition
@@ -527,7 +533,7 @@ class RolloutAgent:
             rollout.final_value,
             rollout.terminated,
             rollout.truncated,
-            self.config.discount,
+            rollout.discount,
             decay,
         )
         return advantage, advantage + rollout.value

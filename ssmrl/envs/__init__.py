@@ -5,6 +5,7 @@ batch with auto-reset, which is what agents take; ``list_envs()`` lists the name
 
 - ``popgym/…``: POPGym in JAX, rule for rule;
 - ``bsuite/…``: bsuite's memory and credit assignment experiments in JAX;
+- ``meta/…``: episodes of several trials in one task, for in-context reinforcement learning;
 - ``worlds/…``: small worlds for world models that must remember;
 - ``gymnax/…`` and ``brax/…``: the environments of those packages;
 - ``gymnasium/<id>``, ``popgym_original/…`` and ``memory_maze_original/…``: Python environments,

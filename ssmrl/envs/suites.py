@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ssmrl.envs import bsuite, memory_maze, popgym, worlds
+from ssmrl.envs import bsuite, memory_maze, meta, popgym, worlds
 from ssmrl.envs.adapters import (
     brax,
     gymnasium,
@@ -31,6 +31,8 @@ def register_all() -> None:
     _register_memory_maze()
     for id_, world in worlds.WORLDS.items():
         register(f"worlds/{id_}", partial(_make_with_options, world))
+    for id_, make in meta.MAKERS.items():
+        register(f"meta/{id_}", make)
     for id_, gymnax_id in gymnax.ENVIRONMENTS.items():
         factory = partial(gymnax.make_gymnax, gymnax_id)
         register(f"gymnax/{id_}", factory, aliases=(f"gymnax/{gymnax_id}",))

@@ -16,9 +16,10 @@ from ssmrl.envs.batching import select
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.vector import VectorEnv, VectorTransition
 
-NOT_OWN = frozenset({"final_observation", "episode", "discount"})
+NOT_OWN = frozenset({"final_observation", "episode", "discount", "trial", "trial_discount"})
 """Names in ``info`` that are no numbers of an environment's own: what vector environments and
-wrappers put there, and gymnax's discount, which is the termination once more."""
+wrappers put there, gymnax's discount, which is the termination once more, and what trials
+(:class:`ssmrl.envs.meta.Trials`) say to those who count them."""
 
 
 class VectorWrapper(VectorEnv):

@@ -12,33 +12,8 @@ Metrics = dict[str, jax.Array]
 
 
 @runtime_checkable
-class Agent(Protocol):
-    """A learner whose whole life is two pure functions, ``init`` and ``iteration``.
-
-    Everything that changes lives in the state, a pytree of arrays: parameters, optimiser,
-    environment state, memory carry, keys, normalisers, counters. That is what makes resuming
-    exact and running N seeds in one program a matter of ``vmap``.
-    """
-
-    steps_per_iteration: int
-    """Environment steps that one ``iteration`` takes, per seed (environments x time)."""
-
-    def init(self, key: jax.Array) -> State:
-        """The state before the first iteration. Pure and jittable; ``key`` is a typed PRNG key."""
-        ...
-
-    def iteration(self, state: State) -> tuple[State, Metrics]:
-        """Collect experience once and learn from it. Pure and jittable.
-
-        The returned state has the structure, shapes and dtypes of ``state``. Metrics are scalar
-        floats, except for those whose names begin with ``starts/``, which say when the episodes
-        that ended began (`ssmrl.agents.rollout.episode_starts`); an agent without them has no
-        training return. ``episodes`` counts those that finished; where it is 0, a metric whose
-        name starts with ``episode_`` or ``info/``, a mean over them, is not reported. Such a metric
-        may also be NaN, which means the same but trips ``jax_debug_nans``, and one of ``info/``
-        infinite, which does not; every other one that is NaN or infinite stops the run.
-        """
-        ...
+class Player(Protocol):
+    """What an evaluation asks for: a policy that may have a memory."""
 
     def initialize_carry(self, batch_size: int) -> Carry:
         """The memory's carry at the start of an episode; leaves are ``[batch_size, ...]``."""
@@ -66,6 +41,36 @@ class Agent(Protocol):
 
         Returns:
             The carry after this observation, and the actions (leaves ``[B, ...]``).
+        """
+        ...
+
+
+@runtime_checkable
+class Agent(Player, Protocol):
+    """A learner whose whole life is two pure functions, ``init`` and ``iteration``.
+
+    Everything that changes lives in the state, a pytree of arrays: parameters, optimiser,
+    environment state, memory carry, keys, normalisers, counters. That is what makes resuming
+    exact and running N seeds in one program a matter of ``vmap``.
+    """
+
+    steps_per_iteration: int
+    """Environment steps that one ``iteration`` takes, per seed (environments x time)."""
+
+    def init(self, key: jax.Array) -> State:
+        """The state before the first iteration. Pure and jittable; ``key`` is a typed PRNG key."""
+        ...
+
+    def iteration(self, state: State) -> tuple[State, Metrics]:
+        """Collect experience once and learn from it. Pure and jittable.
+
+        The returned state has the structure, shapes and dtypes of ``state``. Metrics are scalar
+        floats, except for those whose names begin with ``starts/``, which say when the episodes
+        that ended began (`ssmrl.agents.rollout.episode_starts`); an agent without them has no
+        training return. ``episodes`` counts those that finished; where it is 0, a metric whose
+        name starts with ``episode_`` or ``info/``, a mean over them, is not reported. Such a metric
+        may also be NaN, which means the same but trips ``jax_debug_nans``, and one of ``info/``
+        infinite, which does not; every other one that is NaN or infinite stops the run.
         """
         ...
 

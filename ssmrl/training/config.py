@@ -137,6 +137,9 @@ class EvaluateConfig:
     )
     seed: int = option(0, "random seed of the environments and of the draws", min=0, max=2**31 - 1)
     greedy: bool = option(True, "take the most likely action rather than a draw")
+    controls: bool = option(
+        True, "of an environment with trials: play without memory of earlier ones and at random too"
+    )
     video: bool = option(False, "record one episode as a GIF (or as text) under video/")
     video_context: int = option(
         16, "observations that a world model sees in its video before it predicts", min=1

@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssmrl.training.agent import Agent
+from ssmrl.training.agent import Player
 from ssmrl.training.config import TrainConfig
 from ssmrl.training.devices import compiler_options
 
@@ -34,6 +34,29 @@ class EvaluationStoppedError(Exception):
     """An evaluation was asked to stop before its episodes had ended."""
 
 
+@runtime_checkable
+class HasTrials(Protocol):
+    """An environment whose episodes have trials, in one task each (`ssmrl.envs.meta.Trials`).
+
+    In ``info["trial"]`` it says to which one a step belongs.
+    """
+
+    trials: int
+    """How many."""
+
+    def references(
+        self, params: Any, *, episodes: int = 1000, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Returns by trial ``[E, trials]`` of policies that are known to be good, by name."""
+        ...
+
+
+def find_trials(venv: Any) -> HasTrials | None:
+    """The environment with trials that ``venv`` has copies of; None if it has no trials."""
+    env = getattr(getattr(venv, "unwrapped", venv), "env", None)
+    return env if isinstance(env, HasTrials) else None
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
     """Undiscounted returns and lengths (in steps) of ``E`` episodes, float ``[E]`` and int ``[E]``.
@@ -42,13 +65,16 @@ class EvaluationResult:
     False where an episode had not ended after the most steps that one may take; its return and
     length are those up to there. Left out, all have ended. ``info`` has numbers of the
     environment's own (`ssmrl.envs.EpisodeStatistics`) by name, as they were in each episode's last
-    step, float ``[E]``; NaN where the environment did not say.
+    step, float ``[E]``; NaN where the environment did not say. ``trials``, float ``[E, K]``, are
+    the returns of the trials of an episode, where the environment has ``K`` of them
+    (`ssmrl.training.trials`).
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     finished: np.ndarray | None = None
     info: dict[str, np.ndarray] = field(default_factory=dict)
+    trials: np.ndarray | None = None
 
     @property
     def unfinished(self) -> int:
@@ -120,7 +146,7 @@ def _summarise_info(
         with np.errstate(invalid="ignore"):  # 0 / 0 where a resample has none of those said
             return np.nansum(x, axis=(0, 1)) / (~np.isnan(x)).sum(axis=(0, 1))
 
-    ends = _interval_ends(scores.reshape(len(scores), -1), means, confidence, reps, seed=0)
+    ends = interval_ends(scores.reshape(len(scores), -1), means, confidence, reps, seed=0)
     return {
         name: {"mean": float(mean), "mean_interval": _interval(ends, i)}
         for i, (name, mean) in enumerate(zip(names, means(scores), strict=True))
@@ -143,7 +169,7 @@ def bootstrap(
 
     scores = np.asarray(scores, dtype=np.float64)
     mean, iqm = aggregate(scores)
-    ends = _interval_ends(scores, aggregate, confidence, reps, seed)
+    ends = interval_ends(scores, aggregate, confidence, reps, seed)
     return {
         "mean": float(mean),
         "iqm": float(iqm),
@@ -157,7 +183,7 @@ def _interval(ends: np.ndarray | None, i: int) -> list[float] | None:
     return None if ends is None or np.isnan(ends[:, i]).any() else [float(x) for x in ends[:, i]]
 
 
-def _interval_ends(
+def interval_ends(
     scores: np.ndarray,
     aggregate: Callable[[np.ndarray], np.ndarray],
     confidence: float,
@@ -199,7 +225,7 @@ class Evaluator:
 
     def __init__(
         self,
-        agent: Agent,
+        agent: Player,
         venv: Any,
         *,
         episodes: int,
@@ -212,6 +238,8 @@ class Evaluator:
             raise ValueError(f"max_steps={max_steps}: must be at least 1")
         self.agent, self.venv, self.greedy = agent, venv, greedy
         self.quota = -(-episodes // venv.num_envs)
+        env = find_trials(venv)
+        self.trials = 0 if env is None else env.trials
         self.max_steps = max_steps
         self._begin = jax.jit(self._begin_impl)
         self._resume = jax.jit(self._resume_impl)
@@ -249,12 +277,18 @@ class Evaluator:
                     np.asarray(play["lengths"]).reshape(-1),
                     np.asarray(play["finished"]).reshape(-1),
                     {name: values.reshape(-1) for name, values in info.items()},
+                    self._by_trial(play),
                 )
             if should_stop():
                 raise EvaluationStoppedError
             if np.asarray(play["cut"])[missing].all():
                 # Whoever still has episodes to play sits in one that has been cut: all start anew.
                 play = self._resume(play)
+
+    def _by_trial(self, play: dict[str, Any]) -> np.ndarray | None:
+        """Returns ``[E, K]`` of an environment with trials."""
+        returns = np.asarray(play["by_trial"], np.float64)
+        return returns.reshape(-1, self.trials) if self.trials else None
 
     def limit(self, longest_seen: float = 0.0) -> int:
         """The most steps of an episode."""
@@ -286,6 +320,7 @@ class Evaluator:
             "returns": jnp.zeros((self.quota, size), jnp.float32),
             "lengths": jnp.zeros((self.quota, size), jnp.int32),
             "finished": jnp.zeros((self.quota, size), bool),
+            "by_trial": jnp.zeros((self.quota, size, self.trials), jnp.float32),
         }
 
     def _resume_impl(self, play: dict[str, Any]) -> dict[str, Any]:
@@ -317,7 +352,7 @@ class Evaluator:
         carry, action = self.agent.act(
             state, play["carry"], play["observation"], play["reset"], act_key, greedy=self.greedy
         )
-        observation, env_state, _, _, _, info = self.venv.step(play["env_state"], action)
+        observation, env_state, reward, _, _, info = self.venv.step(play["env_state"], action)
         episode = info["episode"]
         done = episode["done"]
         # An episode is written down once: where it ends, or where it is cut before.
@@ -325,6 +360,11 @@ class Evaluator:
         # Rows past the quota are out of bounds, and mode="drop" leaves them out.
         row = jnp.where(over, play["count"], self.quota)
         column = jnp.arange(self.venv.num_envs)
+        by_trial = play["by_trial"]
+        if self.trials:
+            # The episode under way is the one that is written down next; none where it was cut.
+            now = jnp.where(play["cut"], self.quota, play["count"])
+            by_trial = by_trial.at[now, column, info["trial"]].add(reward, mode="drop")
         own = {
             name.removeprefix("info/"): value
             for name, value in episode.items()
@@ -341,12 +381,13 @@ class Evaluator:
             "returns": play["returns"].at[row, column].set(episode["return"], mode="drop"),
             "lengths": play["lengths"].at[row, column].set(episode["length"], mode="drop"),
             "finished": play["finished"].at[row, column].set(done, mode="drop"),
+            "by_trial": by_trial,
         }
         return play, (row, own)
 
 
 def evaluate(
-    agent: Agent, state: Any, venv: Any, *, episodes: int, key: jax.Array, greedy: bool = True
+    agent: Player, state: Any, venv: Any, *, episodes: int, key: jax.Array, greedy: bool = True
 ) -> EvaluationResult:
     """Play whole episodes and report each one's return and length.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from ssmrl.figures import label_lines, lines_of, panels, save, steps_axis, styled, task_name
 from ssmrl.training.errors import RunError
@@ -23,6 +24,9 @@ RUNS_OF_A_SWEEP = "runs.txt"
 
 RETURNS = (RETURN, "episode_return", "eval/return")
 """Metrics of which more is better, so that their maximum over training says something."""
+
+NO_MEMORY, _RESET = "random", ", memory reset"
+"""Labels of curves over trials: of random actions, and what ends that of a memory that forgets."""
 
 # What makes no other agent of a run: its seeds, and where, when and how much is written down.
 _NOT_OF_THE_AGENT = ("seed", "seeds", "run_dir", "resume", "logger", "devices", "checkpoint_every")
@@ -255,6 +259,95 @@ def plot_curves(
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+def read_trials(path: Path) -> dict[str, Any]:
+    """The newest evaluation by trial of a run: its record in eval.json.
+
+    Raises:
+        RunError: there is none.
+    """
+    file = RunFolder(path).evaluations
+    records = json.loads(file.read_text()) if file.exists() else []
+    found = [record for record in records if "trials" in record]
+    if not found:
+        raise RunError(
+            f"{path} has no evaluation by trial yet; make one with evaluate.py run={path}, if its "
+            "environment has trials (env=meta/...)"
+        )
+    return found[-1]
+
+
+@styled
+def plot_trials(curves_of: dict[str, dict[str, dict[str, Any]]], path: Path) -> Path:
+    """Mean return over the number of the trial, with intervals, a panel for each environment.
+
+    Args:
+        curves_of: by title, curves by label (`ssmrl.training.trials.trial_curve`). Labels that end
+            with "memory reset" are drawn dashed in the colour of what is before them, and those
+            that stand for no memory, `NO_MEMORY` and references, in grey.
+        path: of the picture.
+
+    Raises:
+        RunError: the picture cannot be written.
+    """
+    memories = [
+        label
+        for curves in curves_of.values()
+        for label, curve in curves.items()
+        if not label.endswith(_RESET) and "reached" not in curve and label != NO_MEMORY
+    ]
+    labels = list(dict.fromkeys(memories))
+    lines = lines_of([label.split(",")[0] for label in labels])
+    colours = {label: colour for label, (colour, _) in zip(labels, lines, strict=True)}
+    figure, axes = panels(len(curves_of))
+    for axis, (title, curves) in zip(axes, curves_of.items(), strict=True):
+        greys = iter(("--", ":", "-.", (0, (1, 4)), (0, (6, 2)), (0, (3, 1, 1, 1))))
+        for label, curve in curves.items():
+            base = label.removesuffix(_RESET)
+            style: dict[str, Any] = {"color": colours.get(base, "grey")}
+            if base != label:
+                style["linestyle"] = "--"
+            elif base not in colours:
+                style["linestyle"] = next(greys, "--")
+            trial = np.arange(1, len(curve["mean"]) + 1)
+            marker = "." if len(trial) < 30 else None
+            axis.plot(trial, curve["mean"], label=label, marker=marker, markersize=4, **style)
+            if base in colours and None not in curve["interval"]:
+                low, high = np.transpose(curve["interval"])
+                axis.fill_between(trial, low, high, color=colours[base], alpha=0.2, linewidth=0)
+        axis.set(title=title, xlabel="trial", ylabel="return of the trial")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend()
+    try:
+        save(figure, path, pdf=False)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def trial_panels(paths: Iterable[str | Path]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The panels of `plot_trials` of runs: by environment, each run's memory with and without
+    resets, and once what all of them are compared with.
+
+    Raises:
+        RunError: a path is no run, or has no evaluation by trial.
+    """
+    curves_of: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in (path for given in paths for path in find_runs(given)):
+        record = read_trials(path)
+        memory = RunFolder(path).record()["config"]["memory"]["name"]
+        trials = record["trials"]
+        options = " ".join(f"{k}={v}" for k, v in trials["kwargs"].items())
+        curves = curves_of.setdefault(f"{record['env']} {options}".strip(), {})
+        policies = trials["policies"]
+        label = memory if memory not in curves else f"{memory}, {path.name}"
+        curves[label] = policies["agent"]
+        curves[f"{label}{_RESET}"] = policies["memory_reset"]
+        curves.setdefault(NO_MEMORY, policies["random"])
+        for name, curve in trials["references"].items():
+            curves.setdefault(name.replace("_", " "), curve)
+    return curves_of
 
 
 def label_of(group: Group, groups: Sequence[Group]) -> str:

@@ -19,14 +19,25 @@ from ssmrl.training.agent import PredictingAgent
 from ssmrl.training.components import Components
 from ssmrl.training.config import EnvConfig, EvaluateConfig, check_ranges, obscuring
 from ssmrl.training.errors import RunError, UsageError
-from ssmrl.training.evaluation import Evaluator, evaluate_seeds, summarise
+from ssmrl.training.evaluation import (
+    EvaluationResult,
+    Evaluator,
+    default_max_steps,
+    evaluate_seeds,
+    find_trials,
+    summarise,
+)
 from ssmrl.training.failures import explained_failures, reason
 from ssmrl.training.loading import LoadedRun, load_run, make_venv
 from ssmrl.training.loop import longest_episode
 from ssmrl.training.prediction_video import record_prediction
 from ssmrl.training.run import read_metrics, write_atomically
 from ssmrl.training.transfer import covers, same_kind
+from ssmrl.training.trials import compare_trials, play_controls
 from ssmrl.training.video import record_episode
+
+REFERENCES = 1000
+"""Episodes that known policies are played for, where trials have any."""
 
 
 def evaluate_run(
@@ -61,18 +72,24 @@ def evaluate_run(
     env = _evaluation_env(config.env, loaded.config.env)
     venv = make_venv(components, env, min(config.num_envs, config.episodes))
     check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
-    evaluator = Evaluator(
-        loaded.agent,
-        venv,
-        episodes=config.episodes,
-        greedy=config.greedy,
-        max_steps=config.max_steps,
-    )
     longest = longest_episode(read_metrics(loaded.run.metrics))
-    play = partial(evaluator, longest_seen=longest)
     key_of = partial(streams.evaluation_key, config.seed)
+
+    def evaluator_of(agent: Any) -> Evaluator:
+        return Evaluator(
+            agent,
+            venv,
+            episodes=config.episodes,
+            greedy=config.greedy,
+            max_steps=config.max_steps,
+        )
+
+    def play(agent: Any) -> list[EvaluationResult]:
+        evaluator = partial(evaluator_of(agent), longest_seen=longest)
+        return evaluate_seeds(evaluator, loaded.config, loaded.state, key_of)
+
     with explained_failures(venv, loaded.run):
-        results = evaluate_seeds(play, loaded.config, loaded.state, key_of)
+        results = play(loaded.agent)
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "run": name or str(config.run),
@@ -80,7 +97,7 @@ def evaluate_run(
         "env": env.name,
         "seed": config.seed,
         "greedy": config.greedy,
-        "max_steps": evaluator.limit(longest),
+        "max_steps": config.max_steps or default_max_steps(venv, longest),
         **summarise(results),
     }
     if len(results) > 1:
@@ -88,6 +105,11 @@ def evaluate_run(
             {"seed": loaded.config.seed + i, **summarise([result])}
             for i, result in enumerate(results)
         ]
+    trials = find_trials(venv)
+    if trials is not None and config.controls:
+        references = trials.references(_params_of(venv), episodes=REFERENCES, seed=config.seed)
+        compared = compare_trials(results, play_controls(loaded.agent, venv, play), references)
+        record["trials"] = {"kwargs": env.kwargs, **compared}
     _append_record(loaded.run.evaluations, record)
     if show is not None:
         show(record)
@@ -95,6 +117,10 @@ def evaluate_run(
         record |= _record_videos(config, components, loaded, env)
         _append_record(loaded.run.evaluations, record, instead=True)
     return record
+
+
+def _params_of(venv: Any) -> Any:
+    return getattr(venv, "unwrapped", venv).params
 
 
 def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
@@ -201,6 +227,24 @@ def print_evaluation(record: dict[str, Any]) -> None:
         table.add_row(f"not ended after {record['max_steps']:,} steps", str(record["unfinished"]))
     print(f"{record['run']}, step {record['step']:,}")
     Console().print(table)
+    if "trials" in record:
+        _print_trials(record["trials"])
+
+
+def _print_trials(trials: dict[str, Any]) -> None:
+    """Returns of the agent, its controls and of what is known to be good; first and last trials."""
+    table = Table("by trial", "first", "last", "all of them", "reached")
+    for name, curve in {**trials["policies"], **trials["references"]}.items():
+        total = f"{curve['return']:.3f}"
+        if curve["return_interval"]:
+            total += " [{:.3f}, {:.3f}]".format(*curve["return_interval"])
+        first, last = (f"{curve['mean'][i]:.3f}" for i in (0, -1))
+        reached = curve.get("reached")
+        cells = name.replace("_", " "), first, last, total
+        table.add_row(*cells, "" if reached is None else f"{reached:.1%}")
+    Console().print(table)
+    if trials["references"]:
+        print("reached: how far the agent has come from random to it")
 
 
 def _with_interval(record: dict[str, Any], name: str) -> str:

@@ -194,6 +194,28 @@ def test_advantages_of_a_hand_worked_table():
     np.testing.assert_array_equal(advantages, expected)  # all are exact in binary
 
 
+def test_advantages_where_a_trial_ended_of_a_hand_worked_table():
+    """The table above, nothing ends, and a trial does at 1, after which γ = 1/2 · trial_discount.
+
+    trial_discount 1:    as if nothing were there          A₂ = 1, A₁ = 5/4, A₀ = 21/16
+    trial_discount 1/2:  δ₁ = 1 + 1/4 · 4 - 2 = 0;  A₁ = 0 + 1/4 · 1/2 · 1 = 1/8,  A₀ = 1 + 1/32
+    trial_discount 0:    δ₁ = 1 - 2 = -1;           A₁ = -1,  A₀ = 1 - 1/4: as terminated
+    """
+    ends = np.zeros((3, 3), bool)
+    discount = jnp.float32([[1 / 2] * 3, [1 / 2, 1 / 4, 0], [1 / 2] * 3])
+    advantages = gae(
+        reward=np.ones((3, 3)),
+        value=np.tile([[1.0], [2.0], [4.0]], 3),
+        next_value=np.full(3, 8.0),
+        final_value=np.zeros((3, 3)),
+        terminated=ends,
+        truncated=ends,
+        discount=discount,
+    )
+    expected = [[21 / 16, 33 / 32, 3 / 4], [5 / 4, 1 / 8, -1], [1, 1, 1]]
+    np.testing.assert_array_equal(advantages, expected)  # all are exact in binary
+
+
 def advantages_by_loop(reward, value, next_value, final_value, terminated, truncated, gamma, lam):
     """One environment and one step at a time, from the definition, in float64."""
     T, B = reward.shape
@@ -354,6 +376,7 @@ def test_windows_are_contiguous_time_of_one_environment():
         terminated=code.astype(bool),
         truncated=code.astype(bool),
         final_value=code,
+        discount=code,
         discounted_return=code,
         episode={},
     )

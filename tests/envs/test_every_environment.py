@@ -33,6 +33,8 @@ SLOW |= {name for name in NAMES if name.startswith("memory_maze/")} - {
     "memory_maze/9x9",
     "memory_maze/9x9_extra_obs",
 }
+# Three of brax's in one; the single ones above stand for its parts.
+SLOW |= {"meta/brax"}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Brax System:UserWarning"),  # brax says that it is old
     pytest.mark.filterwarnings("ignore:Accessing:DeprecationWarning"),  # brax at mjx's insides
@@ -59,7 +61,7 @@ def digits(tmp_path_factory):
 
 def marks_of(name, *, slow):
     marks = [pytest.mark.slow] if slow else []
-    if name.startswith("gymnax/"):
+    if name.startswith("gymnax/") or name == "meta/classic_control":
         why = "gymnax caps jax; see constraints/README.md"
         marks.append(pytest.mark.skipif(not HAS_GYMNAX, reason=why))
     return marks

@@ -4,11 +4,15 @@ import jax
 import pytest
 
 import ssmrl.envs
+from ssmrl.envs.meta import SUITES
 
 OURS = [
     name
     for name in ssmrl.envs.list_envs()
-    if name.startswith(("popgym/", "worlds/"))
+    if (
+        name.startswith(("popgym/", "worlds/", "meta/"))
+        and name not in {f"meta/{suite}" for suite in SUITES}
+    )  # several, that have no one picture
     or (name.startswith("bsuite/") and name.count("/") == 1)
 ]
 

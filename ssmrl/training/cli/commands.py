@@ -381,12 +381,23 @@ def _plot(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--metric", default=RETURN, help="a key of metrics.jsonl, e.g. loss/total")
     parser.add_argument(
+        "--trials",
+        action="store_true",
+        help="returns over the trials of an episode, as evaluate.py last measured them",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         help="picture to write; tables go beside it (default: curve.png in a run, comparison.png "
         "in a folder of several, or runs/comparison.png)",
     )
     options = parser.parse_args(arguments)
+    if options.trials:
+        from ssmrl.training.plotting import plot_trials, trial_panels
+
+        path = options.out or _default_picture(options.runs, "trials")
+        print(plot_trials(trial_panels(options.runs), path))
+        return 0
     from ssmrl.training.plotting import aggregate_table, group_runs, plot_curves, write_table
 
     groups = group_runs(options.runs, options.metric, warn=say)

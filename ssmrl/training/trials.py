@@ -1,0 +1,164 @@
+"""Evaluation by trial: what an agent's memory learns within an episode of several trials.
+
+An environment with trials (`ssmrl.envs.meta`) says in ``info["trial"]`` which one a step belongs
+to, and `Evaluator` sums rewards by it. A return that grows over the trials is no proof that a
+memory carries something: beside the agent, the same agent plays whose memory is reset at every
+trial, and one that guesses. What is known of the task's optimum comes from the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssmrl.training.evaluation import EvaluationResult, interval_ends
+
+AGENT, MEMORY_RESET, RANDOM = "agent", "memory_reset", "random"
+"""Whose returns are compared: the agent's, its own without a memory of earlier trials, and those of
+uniformly random actions."""
+
+
+class ForgetfulAgent:
+    """An agent to which every trial is the first of an episode: the control.
+
+    Its memory is reset where a trial has ended, and what the observation says of the trial before,
+    the last action and reward included, is what it says at an episode's beginning.
+
+    Args:
+        agent: whose policy.
+        venv: the environments that it plays.
+    """
+
+    def __init__(self, agent: Any, venv: Any):
+        self.agent = agent
+        self._first = jax.jit(venv.reset)(jax.random.key(0))[0]
+
+    def initialize_carry(self, batch_size: int) -> Any:
+        return self.agent.initialize_carry(batch_size)
+
+    def act(
+        self, state: Any, carry: Any, observation: Any, reset: Any, key: Any, *, greedy: bool
+    ) -> tuple[Any, Any]:
+        ended = _trial_ended(observation)
+        observation = _as_first(observation, self._first, ended)
+        return self.agent.act(state, carry, observation, reset | ended, key, greedy=greedy)
+
+
+def _trial_ended(observation: dict[str, Any]) -> jax.Array:
+    """bool ``[B]``; previous action and such may be around the environment's own observation."""
+    while "trial_ended" not in observation:
+        observation = observation["observation"]
+    return observation["trial_ended"] == 1
+
+
+def _as_first(observation: dict[str, Any], first: dict[str, Any], ended: jax.Array) -> Any:
+    """All but the task's own observation as at an episode's beginning, where a trial has ended."""
+
+    def leaf(x: Any, y: Any) -> Any:
+        return jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), y, x)
+
+    own = observation["observation"]
+    if "trial_ended" not in observation:
+        own = _as_first(own, first["observation"], ended)
+    others = {name: jax.tree.map(leaf, x, first[name]) for name, x in observation.items()}
+    return {**others, "observation": own}
+
+
+class RandomAgent:
+    """Draws every action from the action space, uniformly where it is bounded."""
+
+    def __init__(self, venv: Any):
+        self._space = venv.action_space
+
+    def initialize_carry(self, batch_size: int) -> Any:
+        return jnp.zeros((batch_size, 0))
+
+    def act(
+        self, state: Any, carry: Any, observation: Any, reset: Any, key: Any, *, greedy: bool
+    ) -> tuple[Any, Any]:
+        return carry, jax.vmap(self._space.sample)(jax.random.split(key, reset.shape[0]))
+
+
+# ------------------------------------------------------------------------------------ the record
+
+
+def compare_trials(
+    results: Sequence[EvaluationResult],
+    controls: Mapping[str, Sequence[EvaluationResult]],
+    references: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Returns by trial of an agent, of its controls, and of what is known to be good.
+
+    Args:
+        results: of the agent, one for each trained seed.
+        controls: of others, by name; `RANDOM` among them.
+        references: returns by trial ``[E, K]``, by name.
+
+    Returns:
+        JSON values, ``{"policies": {name: curve}, "references": {name: curve}}``. A curve has the
+        mean return of an episode and its interval under ``"return"`` and ``"return_interval"``, and
+        by trial under ``"mean"`` ``[K]`` and ``"interval"`` ``[K]`` of ``[low, high]``; intervals
+        are null where there is one episode. Each reference also has ``"reached"``: how far the
+        agent has come from guessing, 0, to it, 1; null where it is no better than that.
+    """
+    policies = {
+        name: trial_curve(np.stack([_trials_of(result) for result in played], axis=1))
+        for name, played in {AGENT: results, **controls}.items()
+    }
+    curves = {name: trial_curve(returns[:, None]) for name, returns in references.items()}
+    agent, guess = policies[AGENT]["return"], policies[RANDOM]["return"]
+    for curve in curves.values():
+        better = curve["return"] - guess
+        curve["reached"] = (agent - guess) / better if better > 1e-9 else None
+    return {"policies": policies, "references": curves}
+
+
+def _trials_of(result: EvaluationResult) -> np.ndarray:
+    assert result.trials is not None
+    return result.trials
+
+
+def trial_curve(
+    returns: np.ndarray, *, confidence: float = 0.95, reps: int = 1000
+) -> dict[str, Any]:
+    """Means with stratified bootstrap intervals of returns ``[episodes, seeds, K]`` by trial.
+
+    Returns:
+        A curve of `compare_trials`.
+    """
+    totals = returns.sum(axis=2, keepdims=True)
+    scores = np.concatenate([totals, returns], axis=2).astype(np.float64)
+    shape = scores.shape
+
+    def means(x: np.ndarray) -> np.ndarray:
+        return x.reshape(shape).mean(axis=(0, 1))
+
+    ends = interval_ends(scores.reshape(shape[0], -1), means, confidence, reps, seed=0)
+    mean = means(scores)
+    intervals = [None] * len(mean) if ends is None else ends.T.tolist()
+    return {
+        "return": float(mean[0]),
+        "return_interval": intervals[0],
+        "mean": mean[1:].tolist(),
+        "interval": intervals[1:],
+    }
+
+
+def play_controls(
+    agent: Any, venv: Any, play: Callable[[Any], list[EvaluationResult]]
+) -> dict[str, list[EvaluationResult]]:
+    """Results of the controls by name.
+
+    Args:
+        agent: whose policy forgets.
+        venv: the environments.
+        play: evaluates every seed of the run with an agent.
+    """
+    return {
+        MEMORY_RESET: play(ForgetfulAgent(agent, venv)),
+        RANDOM: play(RandomAgent(venv)),
+    }
