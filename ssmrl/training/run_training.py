@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,10 +37,11 @@ from ssmrl.training.run import (
     RUNS,
     RunFolder,
     find_resumable,
-    new_run_path,
+    make_run_path,
     read_metrics,
     run_label,
 )
+from ssmrl.training.signals import exit_code
 from ssmrl.training.transfer import make_transfer, same_scale
 
 
@@ -54,8 +54,8 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or 128 + the signal that stopped it, as shells count."""
-        return 0 if self.result.stopped_by is None else 128 + int(self.result.stopped_by)
+        """0, or that of the signal that stopped it; see `ssmrl.training.signals`."""
+        return 0 if self.result.stopped_by is None else exit_code(self.result.stopped_by)
 
 
 def run_training(
@@ -90,6 +90,8 @@ def run_training(
     with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
         check_size(abstract_state(agent, config.seed, config.seeds), devices=config.devices)
     check_logger(config.logger)
+    if config.keep_best and not config.eval_every:
+        raise UsageError("keep_best=true: evaluations say which is the best; give eval_every=STEPS")
     eval_venv = _training_evaluation_venv(config, components, venv) if config.eval_every else None
     begun = _find_begun(config)
     state = None
@@ -162,7 +164,8 @@ def _find_begun(config: TrainConfig) -> RunFolder | None:
     if not config.resume:
         return None
     settings = as_dict(config)
-    path = Path(config.run_dir) if config.run_dir else find_resumable(RUNS, settings)
+    strict = config.resume != "auto"
+    path = config.run_dir or find_resumable(RUNS, settings, strict=strict)
     run = None if path is None else RunFolder(path)
     if path is not None and is_exported(path):
         raise RunError(
@@ -232,7 +235,7 @@ def _make_folder(
 ) -> RunFolder:
     """A new folder, as named or under ``runs/``."""
     settings = as_dict(config)
-    run = RunFolder(config.run_dir or new_run_path(RUNS, run_label(settings)))
+    run = RunFolder(config.run_dir or make_run_path(RUNS, run_label(settings)))
     run.create(settings, overrides, imports)
     return run
 

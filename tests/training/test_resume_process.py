@@ -17,6 +17,7 @@ from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.loading import build_agent, config_from_dict
 from ssmrl.training.loop import abstract_state
 from ssmrl.training.run import RunFolder
+from ssmrl.training.signals import REQUEUE
 from tests.training.stub import STUB
 from tests.training.test_checkpoint import bits
 from tests.training.test_loop import lines_of
@@ -107,16 +108,31 @@ def test_killed_at_a_random_moment(whole):
         raise AssertionError(f"delay drawn with seed {seed}") from error
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_politely(whole, number, code):
-    process = start("run_dir=cut")
-    wait_until(lambda: len(lines_of(RunFolder("cut"))) > 4, process)
+def stop_politely(process: subprocess.Popen, run: RunFolder, number: signal.Signals) -> int:
+    """Send a signal some iterations after the process has begun; returns its exit code."""
+    before = len(lines_of(run))
+    wait_until(lambda: len(lines_of(run)) > before + 4, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code, err
-    assert f"stopped by {number.name}; the same command with run=cut continues" in out
+    assert f"stopped by {number.name}; the same command with run=" in out, err
     assert "Traceback" not in err
+    # What the signal found is kept: nothing is lost.
+    assert run.checkpoint_steps()[-1] == lines_of(run)[-1]["step"]
+    return process.returncode
+
+
+def test_interrupted(whole):
+    assert stop_politely(start("run_dir=cut"), RunFolder("cut"), signal.SIGINT) == 130
     check_continues(whole, "run=cut")
+
+
+def test_one_job_script_is_requeued_until_the_run_is_done(whole):
+    """`resume=auto` and nothing else, as a scheduler starts it each time."""
+    command = ["run_dir=cut", "resume=auto"]
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        assert stop_politely(start(*command), RunFolder("cut"), number) == REQUEUE == 75
+    check_continues(whole, *command)
+    assert "nothing to do" in finish(*command).stdout
 
 
 def test_a_disk_that_fills_up_costs_nothing_that_was_whole(whole):

@@ -7,12 +7,12 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, IntegerNode, ListConfig
+from omegaconf import DictConfig, IntegerNode, ListConfig, UnionNode
 from omegaconf.errors import OmegaConfBaseException
 
 from ssmrl.training.cli.compose import Composer
@@ -125,6 +125,7 @@ def _written_out(base: DictConfig, override: Override, text: str) -> str:
     for part in override.key_or_group.split("."):
         node = node._get_node(part) if isinstance(node, DictConfig) and part in list(node) else None
     integers = isinstance(node, ListConfig) and node._metadata.element_type is int
+    integers |= isinstance(node, UnionNode) and int in get_args(node._metadata.ref_type)
     if not (isinstance(node, IntegerNode) or integers) or not _has_whole_floats(override):
         return text
     written = ",".join(_whole(number) for number in _numbers(override))

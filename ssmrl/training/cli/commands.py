@@ -15,6 +15,7 @@ from ssmrl.training.cli.outcome import Outcome, attempt, run_command, say
 from ssmrl.training.components import Components
 from ssmrl.training.errors import UsageError
 from ssmrl.training.imports import import_modules, import_recorded, take_imports
+from ssmrl.training.signals import REQUEUE, requeue_at_once
 
 # Hydra and all that is heavy is imported inside the commands: a package that is missing is then
 # named in a line, and an answer to a misspelt key does not wait for JAX.
@@ -56,7 +57,8 @@ def _composed(composer: Composer, arguments: Sequence[str], *, usage: str, one: 
 
 def train_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
     """``ssmrl train``: train one run, or a sweep with ``-m``. Returns the exit code."""
-    return run_command(lambda: _train(list(arguments), components, config_dir))
+    with requeue_at_once():
+        return run_command(lambda: _train(list(arguments), components, config_dir))
 
 
 def compose_training(
@@ -148,10 +150,10 @@ class _Sweep:
 
         from ssmrl.training.loading import as_dict
         from ssmrl.training.plotting import RUNS_OF_A_SWEEP
-        from ssmrl.training.run import RUNS, new_run_path, run_label
+        from ssmrl.training.run import RUNS, make_run_path, run_label
 
         if config.run_dir is None and not config.resume:
-            path = new_run_path(RUNS, run_label(as_dict(config)))
+            path = make_run_path(RUNS, run_label(as_dict(config)))
             config = dataclasses.replace(config, run_dir=str(path))
         if config.run_dir is not None:
             with (Path(HydraConfig.get().sweep.dir) / RUNS_OF_A_SWEEP).open("a") as file:
@@ -172,7 +174,8 @@ class _Sweep:
         self._outcomes.append((" ".join(self._task()), outcome))
         # A launcher that runs jobs elsewhere must hear of a failure there, as nobody else does.
         elsewhere = os.getpid() != self._process
-        if outcome.code > 128 or (elsewhere and outcome.code):
+        stopped = outcome.code > 128 or outcome.code == REQUEUE
+        if stopped or (elsewhere and outcome.code):
             raise _SweepEnded
 
     def close(self) -> int:
