@@ -192,6 +192,15 @@ class BenchmarkConfig:
 
 
 @dataclass
+class ChaosConfig:
+    """Kills of a training, beside the settings of that training."""
+
+    kills: int = option(20, "how often its process is killed", min=1)
+    kill_seed: int = option(0, "random seed of when", min=0)
+    chaos_dir: str = option("runs/chaos", "an empty or new folder for its runs", path=True)
+
+
+@dataclass
 class DiagnoseConfig:
     """A look at an untrained memory and at what it learns in a minute."""
 

@@ -278,8 +278,8 @@ class _Loop:
                     ended_at = (self._mark + done_at) / 2
                 self._finish(before, earlier, ended_at)
             pending = (step, metrics, done_at)
-            save = _crosses(step, size, config.checkpoint_every)
-            test = self.evaluate is not None and _crosses(step, size, config.eval_every)
+            save = crosses(step, size, config.checkpoint_every)
+            test = self.evaluate is not None and crosses(step, size, config.eval_every)
             if save or test:
                 self._finish(*pending)
                 pending = None
@@ -428,7 +428,7 @@ class _Loop:
     def _is_owed_evaluation(self, step: int) -> bool:
         """Whether the evaluation at the step of a resume was due, and is not in its metrics."""
         size, every = self.agent.steps_per_iteration, self.config.eval_every
-        if self.evaluate is None or step == 0 or not _crosses(step, size, every):
+        if self.evaluate is None or step == 0 or not crosses(step, size, every):
             return False
         own = self._lines_of(step)
         return not any(name.startswith("eval/") for line in own for name in line)
@@ -512,7 +512,7 @@ def _time_if_ready(metrics: dict[str, jax.Array]) -> float | None:
     return time.monotonic() if all(x.is_ready() for x in metrics.values()) else None
 
 
-def _crosses(step: int, size: int, every: int) -> bool:
+def crosses(step: int, size: int, every: int) -> bool:
     """Whether a multiple of ``every`` lies in ``(step - size, step]``."""
     return bool(every) and step // every > (step - size) // every
 

@@ -360,6 +360,40 @@ def _published(name: str | None, config_dir: Path) -> Path | None:
     return known if known.exists() else Path(name)
 
 
+def chaos_command(
+    arguments: Sequence[str], components: Components, config_dir: Path, train: Path
+) -> int:
+    """``scripts/chaos.py``: whether a training survives being killed. Returns the exit code."""
+    return run_command(lambda: _chaos(list(arguments), components, config_dir, train))
+
+
+def _chaos(arguments: list[str], components: Components, config_dir: Path, train: Path) -> int:
+    from ssmrl.training.cli.check import check_arguments
+    from ssmrl.training.cli.compose import Composer
+    from ssmrl.training.cli.help import help_text
+    from ssmrl.training.config import ChaosConfig
+
+    composer = Composer(components, config_dir, None, ChaosConfig)
+    own = {f.name for f in dataclasses.fields(ChaosConfig)}
+    mine = [a for a in arguments if a.partition("=")[0] in own]
+    if _asks_for_help(arguments):
+        usage = "Kill a training and resume it: chaos.py [key=value ...] [settings of train.py ...]"
+        print(help_text(composer, [], usage))
+        return 0
+    chaos = composer.build(composer.compose(check_arguments(composer, mine).overrides))
+    settings = [a for a in arguments if a not in mine]
+    names, overrides = take_imports(settings)
+    import_modules(names)
+    config = compose_training(overrides, components, config_dir)
+    from ssmrl.training.chaos import run_chaos, summary
+
+    outcome = run_chaos(chaos, config, settings, train, components, say)
+    for line in outcome.differences:
+        print(line, file=sys.stderr)
+    print(summary(outcome, config))
+    return 1 if outcome.differences else 0
+
+
 def plot_command(arguments: Sequence[str]) -> int:
     """``ssmrl plot``: curves and aggregate tables of runs. Returns the exit code."""
     return run_command(lambda: _plot(arguments))
