@@ -246,7 +246,9 @@ def _last_line(path: Path) -> dict[str, Any]:
     """The last line of metrics; {} where it is not whole."""
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
         file.seek(max(0, _size(path) - _TAIL))
-        return json.loads(file.read().splitlines()[-1])
+        # Behind the last line's end is nothing, or a line that is being written.
+        whole = file.read().decode(errors="replace").split("\n")[:-1]
+        return json.loads(whole[-1]) if whole else {}
     return {}
 
 

@@ -227,10 +227,17 @@ class Checkpointer:
         """Delete checkpoints newer than ``step``: damaged ones that a resume has passed over.
 
         Left in place they would stand where the resumed run must write its own.
+
+        Raises:
+            CheckpointError: one cannot be deleted.
         """
         assert self._manager is not None
         for newer in [s for s in self.steps() if s > step]:
-            self._manager.delete(newer)
+            try:
+                self._manager.delete(newer)
+            except Exception as error:
+                where = self.directory / str(newer)
+                raise CheckpointError(f"cannot delete {where}: {_reason(error)}") from error
 
     def metadata(self, step: int) -> dict[str, Any]:
         """The metadata given to `save` for this step, without reading the state."""
@@ -245,6 +252,12 @@ class Checkpointer:
     def _read(self, step: int, like: Any) -> tuple[Any, int, dict[str, Any]]:
         assert self._manager is not None
         meta = self._meta(step)
+        if meta["format"] != _FORMAT:
+            raise CheckpointMismatchError(
+                f"the checkpoint of step {step} in {self.directory} has format {meta['format']}, "
+                f"and this version of ssmrl reads {_FORMAT}: load it with the version in the run's "
+                "config.yaml"
+            )
         table = meta["leaves"]
         self._check_table(step, table, like)
         treedef = jax.tree.structure(like)

@@ -124,7 +124,13 @@ class TrainConfig:
     )
     init_parts: list[str] = option([], "of these only: e.g. [memory]; []: all parts")
     run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>", path=True)
-    devices: int = option(1, "devices to spread the run over", min=1)
+    devices: int | str = option(
+        1, "devices to spread the run over: how many, or all", min=1, text="all"
+    )
+    sweep_metric: str = option(
+        "training_return",
+        "what -m compares jobs by: a key of metrics.jsonl, its mean over the last tenth",
+    )
     nonfinite: str = option("stop", "what a NaN or infinite loss does", choices=("stop", "skip"))
     agent: Any = MISSING
     memory: Any = MISSING

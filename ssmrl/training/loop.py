@@ -319,7 +319,10 @@ class _Loop:
         _check_same_types(state, jax.eval_shape(step, state)[0])
         mesh = make_mesh(config.devices)
         options: dict[str, Any] = {"compiler_options": compiler_options()}
+        surroundings: Any = contextlib.nullcontext()
         if mesh is not None:
+            if config.seeds == 1:
+                surroundings = jax.set_mesh(mesh)  # for the agent's own split_batch
             where = state_shardings(self.agent, mesh, state, config.seeds)
             state = jax.device_put(state, where, donate=True)
             options |= {"in_shardings": (where,), "out_shardings": (where, None)}
@@ -327,7 +330,8 @@ class _Loop:
             # Nothing to compile: every operation runs by itself.
             return step, state, time.monotonic() - started
         # Donated: the old state's buffers become the new state's, which halves the memory needed.
-        compiled = jax.jit(step, donate_argnums=0, **options).lower(state).compile()
+        with surroundings:
+            compiled = jax.jit(step, donate_argnums=0, **options).lower(state).compile()
         return compiled, state, time.monotonic() - started
 
     def _finish(self, step: int, metrics: dict[str, jax.Array], done_at: float | None) -> None:

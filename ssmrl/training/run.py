@@ -263,7 +263,15 @@ def make_run_path(root: Path, label: str) -> Path:
     Raises:
         RunError: it cannot be made.
     """
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}"
+    return make_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{label}")
+
+
+def make_folder(root: Path, stem: str) -> Path:
+    """A new folder under ``root``, ``stem`` or, where that is taken, ``stem-2`` and so on.
+
+    Raises:
+        RunError: it cannot be made.
+    """
     for count in itertools.count(1):
         path = root / (stem if count == 1 else f"{stem}-{count}")
         try:

@@ -17,6 +17,7 @@ from ssmrl.training import streams
 from ssmrl.training.agent import NotingAgent
 from ssmrl.training.components import Components
 from ssmrl.training.config import TrainConfig, check_ranges
+from ssmrl.training.devices import device_count
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, evaluate_seeds, info_means
 from ssmrl.training.exported import is_exported
@@ -88,7 +89,9 @@ def run_training(
     notes = _training_notes(agent, config)
     check_placement(agent, config, is_host=is_host)
     with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
-        check_size(abstract_state(agent, config.seed, config.seeds), devices=config.devices)
+        check_size(
+            abstract_state(agent, config.seed, config.seeds), devices=device_count(config.devices)
+        )
     check_logger(config.logger)
     if config.keep_best and not config.eval_every:
         raise UsageError("keep_best=true: evaluations say which is the best; give eval_every=STEPS")
