@@ -64,9 +64,12 @@ one, parts = (read_metrics(Path(path, "metrics.jsonl")) for path in ("one", "par
 assert len(one) == len(parts) == 3
 for a, b in zip(one, parts):
     assert a.keys() == b.keys()
+    # Optimisers divide gradients by their size: those near 0 make of rounding a step of their own.
+    rtol, atol = (1e-3, 1e-4) if a is one[0] else (1e-2, 2e-3)
     for name in a:
         if not name.startswith("time/"):
-            np.testing.assert_allclose(b[name], a[name], rtol=2e-3, atol=1e-4, err_msg=name)
+            where = f"{name} of step {a['step']}"
+            np.testing.assert_allclose(b[name], a[name], rtol=rtol, atol=atol, err_msg=where)
 a, b = (load_run(path, COMPONENTS).state.params for path in ("one", "parts"))
 for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
     np.testing.assert_allclose(y, x, rtol=1e-3, atol=5e-4)
