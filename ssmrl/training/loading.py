@@ -120,6 +120,7 @@ def load_run(
         warn: called with a line for each damaged checkpoint that was passed over.
 
     Raises:
+        UsageError: a ``step`` in words that is not "best".
         RunError: it is not a run, or was written by another version's configuration.
         CheckpointError: it has no whole checkpoint, or one of another architecture.
     """
@@ -133,11 +134,14 @@ def load_run(
         return LoadedRun(run, config, agent, state, at, venv)
     if step == "best" and not run.best.is_dir():
         raise CheckpointError(f"{run.path} has no best checkpoint: train with keep_best=true")
-    folder, step = (run.best, None) if step == "best" else (run.checkpoints, step)
+    folder = run.best if step == "best" else run.checkpoints
+    if isinstance(step, str) and step != "best":
+        raise UsageError(f"step={step}: must be a whole number or best")
+    number = None if isinstance(step, str) else step
     checkpoints = Checkpointer(folder, read_only=True)
     try:
         like = abstract_state(agent, config.seed, config.seeds)
-        state, at, _ = checkpoints.restore(like, step=step, warn=warn)
+        state, at, _ = checkpoints.restore(like, step=number, warn=warn)
     finally:
         checkpoints.close()
     return LoadedRun(run, config, agent, state, at, venv)

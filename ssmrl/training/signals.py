@@ -39,7 +39,9 @@ def requeue_at_once() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {n: signal.signal(n, _end_at_once) for n in _PREEMPTING if _is_ours_to_handle(n)}
+    previous: dict[int, Any] = {
+        n: signal.signal(n, _end_at_once) for n in _PREEMPTING if _is_ours_to_handle(n)
+    }
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, IntegerNode, ListConfig, UnionNode
 from omegaconf.errors import OmegaConfBaseException
@@ -278,9 +278,10 @@ def _sweep_values(override: Override) -> list[str] | None:
     """What a sweep override ranges over, as text; None for a plain value."""
     if not override.is_sweep_override():
         return None
-    if override.is_interval_sweep():
+    value = override.value()
+    if isinstance(value, IntervalSweep):
         # A sweeper draws from it; its ends stand for what is between them.
-        return [_choice_text(end) for end in (override.value().start, override.value().end)]
+        return [_choice_text(value.start), _choice_text(value.end)]
     try:
         return [_choice_text(v) for v in override.sweep_string_iterator()]
     except (HydraException, TypeError, ValueError) as error:

@@ -189,8 +189,8 @@ class _Sweep:
             traceback.print_exc()
             outcome = Outcome(1, f"{type(error).__name__}: {error}")
         value = sweep_value(str(config.run_dir), config.sweep_metric) if not outcome.code else None
-        ended = {"code": outcome.code, "message": outcome.message, "value": value}
-        self._folder.write(dataclasses.replace(job, seconds=time.monotonic() - began, **ended))
+        ended = dataclasses.replace(job, code=outcome.code, message=outcome.message, value=value)
+        self._folder.write(dataclasses.replace(ended, seconds=time.monotonic() - began))
         with contextlib.suppress(OSError):
             Path(str(config.run_dir)).rmdir()  # Of a job that could not begin it is empty.
         # A launcher that runs jobs elsewhere goes on with the others; their records say the rest.
