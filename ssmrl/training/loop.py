@@ -24,7 +24,7 @@ from ssmrl.training.agent import Agent, RestartableAgent
 from ssmrl.training.best import BestCheckpoint
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.config import TrainConfig
-from ssmrl.training.devices import compiler_options, make_mesh, state_shardings
+from ssmrl.training.devices import compiler_options, device_count, make_mesh, state_shardings
 from ssmrl.training.errors import NonFiniteError, RunError, StopTraining
 from ssmrl.training.evaluation import EvaluationStoppedError
 from ssmrl.training.loggers import Logger, NullLogger
@@ -118,6 +118,11 @@ def check_placement(agent: Agent, config: TrainConfig, *, is_host: bool) -> None
         raise RunError(
             f"seeds={config.seeds}: this environment runs on the host and cannot be run for "
             "several seeds in one program; sweep over seed instead: -m seed=0,1,2"
+        )
+    if is_host and device_count(config.devices) > 1:
+        raise RunError(
+            f"devices={config.devices}: this environment runs on the host and hands its steps to "
+            "one device; leave devices=1"
         )
     mesh = make_mesh(config.devices)
     if mesh is not None:

@@ -631,6 +631,11 @@ def test_host_environments_take_one_seed(make_config, record):
         run_loop(make_config(seeds=2), record, is_host=True)
 
 
+def test_host_environments_take_one_device(make_config, record):
+    with pytest.raises(RunError, match="^devices=2: this environment runs on the host"):
+        run_loop(make_config(devices=2), record, is_host=True)
+
+
 def test_host_environments_start_afresh_on_resume(make_config, record):
     restarted = []
 
