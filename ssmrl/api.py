@@ -50,8 +50,8 @@ def train(
 ) -> Run:
     """Train an agent: everything that `ssmrl train` does.
 
-    Ctrl-C and SIGTERM stop the training behind its iteration, with a checkpoint, and go on to
-    whoever else waits for them: as a `KeyboardInterrupt`, say. `load` then has the run.
+    Ctrl-C, SIGTERM and SIGUSR1 stop the training behind its iteration, with a checkpoint, and go on
+    to whoever else waits for them: as a `KeyboardInterrupt`, say. `load` then has the run.
 
     Args:
         agent: ``"ppo"``, ``"dreamer"``, ... ; `ssmrl.list_agents()`.
@@ -215,14 +215,14 @@ class Run:
         greedy: bool = True,
         seed: int = 0,
         seed_index: int = 0,
-        step: int | None = None,
+        step: int | str | None = None,
     ) -> Any:
         """The policy as a function of observations; see `ssmrl.Policy`.
 
         Args:
             num_envs, greedy, seed: of `ssmrl.Policy`.
             seed_index: which of the run's seeds, from 0.
-            step: the checkpoint of this step; None: the newest.
+            step: the checkpoint of this step; "best": that of ``keep_best``; None: the newest.
 
         Raises:
             UsageError: there is no such seed.

@@ -44,6 +44,7 @@ from ssmrl.networks.boxes import is_scaled, scaled_entries
 from ssmrl.networks.encoders import PICTURE_ENCODERS, ObservationEncoder, leaves
 from ssmrl.networks.mlp import ACTIVATIONS
 from ssmrl.networks.statistics import RunningStatistics
+from ssmrl.training.devices import split_batch, split_environments
 
 Metrics = dict[str, Array]
 Loss = Callable[[Any, Array, Any], tuple[Array, Metrics]]
@@ -397,19 +398,9 @@ class RolloutAgent:
 
     def shardings(self, mesh: Mesh, state: TrainState) -> TrainState:
         """Where the leaves of `state` live on a mesh with axis "data": environments are split."""
-        shared, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-        num_envs = self.config.num_envs
-        if num_envs % mesh.size:
-            raise ValueError(
-                f"agent.num_envs = {num_envs} must be divisible by {mesh.size} devices"
-            )
-
-        def environments(x):
-            return split if x.ndim and x.shape[0] == num_envs else shared
-
-        everywhere = jax.tree.map(lambda _: shared, state)
-        acting = jax.tree.map(environments, state.acting).replace(key=shared)
-        return everywhere.replace(acting=acting)
+        shared = NamedSharding(mesh, P())
+        acting = split_environments(mesh, state.acting, self.config.num_envs).replace(key=shared)
+        return jax.tree.map(lambda _: shared, state).replace(acting=acting)
 
     # ........................................................................ one iteration
 
@@ -645,7 +636,7 @@ def take_windows(windows: SomeWindow, chosen: Array) -> SomeWindow:
     """Some of the windows, by their numbers `[K]`."""
     carry = jax.tree.map(lambda x: x[chosen], windows.carry)
     batch = jax.tree.map(lambda x: x[:, chosen], windows.replace(carry=None))
-    return batch.replace(carry=carry)
+    return split_batch(batch, 1).replace(carry=split_batch(carry, 0))
 
 
 def _is_real(space: Space) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import logging
 import os
 import sys
@@ -153,6 +154,7 @@ class Checkpointer:
         # Orbax refuses arrays without elements; the table alone brings those back.
         arrays = {f"{i:06d}": array for i, array in enumerate(host) if array.size}
         meta = {"format": _FORMAT, "step": step, "leaves": table, "metadata": metadata or {}}
+        meta["sum"] = _table_sum(meta)
         self._writing = step
         try:
             self._manager.save(
@@ -227,10 +229,17 @@ class Checkpointer:
         """Delete checkpoints newer than ``step``: damaged ones that a resume has passed over.
 
         Left in place they would stand where the resumed run must write its own.
+
+        Raises:
+            CheckpointError: one cannot be deleted.
         """
         assert self._manager is not None
         for newer in [s for s in self.steps() if s > step]:
-            self._manager.delete(newer)
+            try:
+                self._manager.delete(newer)
+            except Exception as error:
+                where = self.directory / str(newer)
+                raise CheckpointError(f"cannot delete {where}: {_reason(error)}") from error
 
     def metadata(self, step: int) -> dict[str, Any]:
         """The metadata given to `save` for this step, without reading the state."""
@@ -245,6 +254,15 @@ class Checkpointer:
     def _read(self, step: int, like: Any) -> tuple[Any, int, dict[str, Any]]:
         assert self._manager is not None
         meta = self._meta(step)
+        # Older checkpoints have none. First, or a damaged table would pass for another agent's.
+        if meta.get("sum", _table_sum(meta)) != _table_sum(meta):
+            raise ValueError("its table does not match its checksum")
+        if meta["format"] != _FORMAT:
+            raise CheckpointMismatchError(
+                f"the checkpoint of step {step} in {self.directory} has format {meta['format']}, "
+                f"and this version of ssmrl reads {_FORMAT}: load it with the version in the run's "
+                "config.yaml"
+            )
         table = meta["leaves"]
         self._check_table(step, table, like)
         treedef = jax.tree.structure(like)
@@ -291,6 +309,12 @@ class Checkpointer:
             if self._manager is not None:
                 self._manager.close()
                 self._manager = None
+
+
+def _table_sum(meta: dict[str, Any]) -> int:
+    """CRC-32 of everything beside the arrays but itself."""
+    rest = {name: value for name, value in meta.items() if name != "sum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _checksum(array: np.ndarray) -> int:

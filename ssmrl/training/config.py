@@ -2,7 +2,8 @@
 
 YAML files under ``configs/`` only override what is here. A field's metadata may carry ``help`` (one
 line for ``--help``), ``min`` and ``above`` (inclusive and exclusive lower bounds), ``max`` (an
-inclusive upper bound) and ``choices``; `check_ranges` enforces them, for agents and memories too.
+inclusive upper bound) and ``choices``; ``text`` is the one word that may stand for the number.
+`check_ranges` enforces them, for agents and memories too.
 ``path=True`` marks text that the command line takes as it is written, spaces and all.
 """
 
@@ -21,7 +22,7 @@ def option(default: Any, help: str, **bounds: Any) -> Any:
     Args:
         default: the value; a list or dict is copied for every instance.
         help: one line for ``--help``.
-        bounds: any of ``min``, ``above``, ``max``, ``choices``, ``path``.
+        bounds: any of ``min``, ``above``, ``max``, ``choices``, ``text``, ``path``.
     """
     metadata = {"help": help, **bounds}
     if isinstance(default, (list, dict)):
@@ -108,13 +109,28 @@ class TrainConfig:
         "at least 10,000",
         min=1,
     )
-    resume: bool = option(False, "continue the newest matching run, or the one in run_dir")
+    keep_checkpoints: int = option(2, "how many of the newest checkpoints are kept", min=1)
+    keep_best: bool = option(
+        False, "keep the checkpoint of the best mean eval/return too, for evaluate.py step=best"
+    )
+    resume: bool | str = option(
+        False,
+        "true: continue the newest matching run, or the one in run_dir; auto: or else begin one, "
+        "also where runs of other settings are",
+        choices=(False, True, "auto"),
+    )
     init_from: str | None = option(
         None, "begin with the parameters of this run, runs/<id>", path=True
     )
     init_parts: list[str] = option([], "of these only: e.g. [memory]; []: all parts")
     run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>", path=True)
-    devices: int = option(1, "devices to spread the run over", min=1)
+    devices: int | str = option(
+        1, "devices to spread the run over: how many, or all", min=1, text="all"
+    )
+    sweep_metric: str = option(
+        "training_return",
+        "what -m compares jobs by: a key of metrics.jsonl, its mean over the last tenth",
+    )
     nonfinite: str = option("stop", "what a NaN or infinite loss does", choices=("stop", "skip"))
     agent: Any = MISSING
     memory: Any = MISSING
@@ -127,7 +143,12 @@ class EvaluateConfig:
     """An evaluation of a finished or running training run."""
 
     run: str = option(MISSING, "the run's folder, e.g. runs/<id>", path=True)
-    step: int | None = option(None, "the checkpoint of this step; null: the newest", min=0)
+    step: int | str | None = option(
+        None,
+        "the checkpoint of this step; best: of keep_best; null: the newest",
+        min=0,
+        text="best",
+    )
     episodes: int = option(256, "episodes; rounded up to a multiple of num_envs", min=1)
     num_envs: int = option(64, "environments stepped side by side", min=1)
     max_steps: int | None = option(
@@ -180,6 +201,15 @@ class BenchmarkConfig:
 
 
 @dataclass
+class ChaosConfig:
+    """Kills of a training, beside the settings of that training."""
+
+    kills: int = option(20, "how often its process is killed", min=1)
+    kill_seed: int = option(0, "random seed of when", min=0)
+    chaos_dir: str = option("runs/chaos", "an empty or new folder for its runs", path=True)
+
+
+@dataclass
 class DiagnoseConfig:
     """A look at an untrained memory and at what it learns in a minute."""
 
@@ -218,7 +248,12 @@ def check_ranges(config: Any, prefix: str = "") -> None:
 
 def _check_bounds(name: str, value: Any, metadata: Any) -> None:
     if "choices" in metadata and value not in metadata["choices"]:
-        raise ValueError(f"{name}={value}: must be one of {', '.join(metadata['choices'])}")
+        known = ", ".join(str(c).lower() if isinstance(c, bool) else c for c in metadata["choices"])
+        raise ValueError(f"{name}={value}: must be one of {known}")
+    if "text" in metadata and isinstance(value, str):
+        if value == metadata["text"]:
+            return
+        raise ValueError(f"{name}={value}: must be a whole number or {metadata['text']}")
     if "min" in metadata and not value >= metadata["min"]:
         raise ValueError(f"{name}={value}: must be at least {metadata['min']}")
     if "above" in metadata and not value > metadata["above"]:

@@ -11,22 +11,63 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ssmrl.training.agent import ShardedAgent
 from ssmrl.training.errors import RunError
 
+AXIS = "data"
+"""Of the mesh: environments and what they gave are split over it; parameters are everywhere."""
 
-def make_mesh(count: int) -> Mesh | None:
-    """A 1-D mesh ``data`` over the first ``count`` devices; None for one device.
+
+def device_count(count: int | str) -> int:
+    """How many devices ``devices=`` asks for: the number, or with "all" those that there are."""
+    return len(jax.devices()) if count == "all" else int(count)
+
+
+def make_mesh(count: int | str) -> Mesh | None:
+    """A 1-D mesh ``data`` over the first ``count`` devices, or "all"; None for one device.
 
     Raises:
         RunError: there are fewer devices.
     """
-    available = jax.devices()
+    available, count = jax.devices(), device_count(count)
     if count > len(available):
         raise RunError(f"devices={count}, but JAX sees {len(available)} ({available[0].platform})")
     if count == 1:
         return None
     # make_mesh's own default is Explicit axes, which would put shardings in every type.
-    return jax.make_mesh(
-        (count,), ("data",), devices=available[:count], axis_types=(AxisType.Auto,)
-    )
+    return jax.make_mesh((count,), (AXIS,), devices=available[:count], axis_types=(AxisType.Auto,))
+
+
+def split_environments(mesh: Mesh, tree: Any, num_envs: int) -> Any:
+    """Shardings of a pytree: leaves `[num_envs, ...]` are split over the mesh, others everywhere.
+
+    Raises:
+        ValueError: the devices do not divide `num_envs`.
+    """
+    check_divides(mesh, "num_envs", num_envs)
+    shared, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: split if x.ndim and x.shape[0] == num_envs else shared, tree)
+
+
+def check_divides(mesh: Mesh, name: str, number: int) -> None:
+    """Raise ValueError unless a mesh's devices divide what ``agent.<name>`` is."""
+    if number % mesh.size:
+        raise ValueError(f"agent.{name} = {number} must be divisible by {mesh.size} devices")
+
+
+def split_batch(tree: Any, axis: int) -> Any:
+    """Inside a program for several devices: let each have an equal part of the arrays' ``axis``.
+
+    XLA finds by itself where everything else goes, but for what is drawn at random from all
+    environments: without being told it might compute all of that everywhere. For one device, or
+    where seeds are split instead, nothing happens, nor to arrays that the devices do not divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    place = PartitionSpec(*[None] * axis, AXIS)
+
+    def split(x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, place) if x.shape[axis] % mesh.size == 0 else x
+
+    return jax.tree.map(split, tree)
 
 
 def device_memory() -> int | None:
@@ -63,9 +104,12 @@ def state_shardings(agent: Any, mesh: Mesh, state: Any, seeds: int) -> Any:
         RunError: neither way is open.
     """
     if seeds > 1 and seeds % mesh.size == 0:
-        return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), state)
+        return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec(AXIS)), state)
     if seeds == 1 and isinstance(agent, ShardedAgent):
-        return agent.shardings(mesh, state)
+        try:
+            return agent.shardings(mesh, state)
+        except ValueError as error:
+            raise RunError(f"devices={mesh.size}: {error}") from error
     raise RunError(
         f"devices={mesh.size}: this agent cannot split one seed over devices; "
         f"give seeds as a multiple of {mesh.size}"

@@ -20,7 +20,7 @@ from ssmrl.training.config import (
     obscuring,
     structured,
 )
-from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.errors import CheckpointError, RunError, UsageError
 from ssmrl.training.evaluation import one_seed
 from ssmrl.training.exported import is_exported, read_exported
 from ssmrl.training.fit import refusals
@@ -109,17 +109,18 @@ class LoadedRun:
 
 
 def load_run(
-    path: str | Path, components: Components, *, step: int | None = None, warn: Any = None
+    path: str | Path, components: Components, *, step: int | str | None = None, warn: Any = None
 ) -> LoadedRun:
     """Read a run back: its configuration, its agent, the newest whole checkpoint.
 
     Args:
         path: the run's folder.
         components: where agents, memories and environments come from.
-        step: this checkpoint rather than the newest.
+        step: this checkpoint rather than the newest; "best": that of the best evaluation.
         warn: called with a line for each damaged checkpoint that was passed over.
 
     Raises:
+        UsageError: a ``step`` in words that is not "best".
         RunError: it is not a run, or was written by another version's configuration.
         CheckpointError: it has no whole checkpoint, or one of another architecture.
     """
@@ -131,10 +132,16 @@ def load_run(
         if step not in (None, at):
             raise RunError(f"{run.path} is an agent without its training, of step {at} alone")
         return LoadedRun(run, config, agent, state, at, venv)
-    checkpoints = Checkpointer(run.checkpoints, read_only=True)
+    if step == "best" and not run.best.is_dir():
+        raise CheckpointError(f"{run.path} has no best checkpoint: train with keep_best=true")
+    folder = run.best if step == "best" else run.checkpoints
+    if isinstance(step, str) and step != "best":
+        raise UsageError(f"step={step}: must be a whole number or best")
+    number = None if isinstance(step, str) else step
+    checkpoints = Checkpointer(folder, read_only=True)
     try:
         like = abstract_state(agent, config.seed, config.seeds)
-        state, at, _ = checkpoints.restore(like, step=step, warn=warn)
+        state, at, _ = checkpoints.restore(like, step=number, warn=warn)
     finally:
         checkpoints.close()
     return LoadedRun(run, config, agent, state, at, venv)

@@ -21,9 +21,10 @@ import numpy as np
 
 from ssmrl.training import streams
 from ssmrl.training.agent import Agent, RestartableAgent
+from ssmrl.training.best import BestCheckpoint
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.config import TrainConfig
-from ssmrl.training.devices import compiler_options, make_mesh, state_shardings
+from ssmrl.training.devices import compiler_options, device_count, make_mesh, state_shardings
 from ssmrl.training.errors import NonFiniteError, RunError, StopTraining
 from ssmrl.training.evaluation import EvaluationStoppedError
 from ssmrl.training.loggers import Logger, NullLogger
@@ -118,6 +119,11 @@ def check_placement(agent: Agent, config: TrainConfig, *, is_host: bool) -> None
             f"seeds={config.seeds}: this environment runs on the host and cannot be run for "
             "several seeds in one program; sweep over seed instead: -m seed=0,1,2"
         )
+    if is_host and device_count(config.devices) > 1:
+        raise RunError(
+            f"devices={config.devices}: this environment runs on the host and hands its steps to "
+            "one device; leave devices=1"
+        )
     mesh = make_mesh(config.devices)
     if mesh is not None:
         state = abstract_state(agent, config.seed, config.seeds)
@@ -155,8 +161,12 @@ def train(
     check_placement(agent, config, is_host=is_host)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run.lock(warn=reporter.message))
-        checkpoints = stack.enter_context(contextlib.closing(Checkpointer(run.checkpoints)))
-        loop = _Loop(agent, config, checkpoints, reporter, logger, evaluate)
+        checkpoints = Checkpointer(run.checkpoints, keep=config.keep_checkpoints)
+        stack.enter_context(contextlib.closing(checkpoints))
+        best = None
+        if config.keep_best:
+            best = stack.enter_context(contextlib.closing(BestCheckpoint(run.best)))
+        loop = _Loop(agent, config, checkpoints, best, reporter, logger, evaluate)
         signals = stack.enter_context(StopSignals(loop.announce_stop))
         state, step = _start(agent, config, checkpoints, reporter, is_host, state)
         metrics_file = MetricsFile(run.metrics, keep_until=step)
@@ -198,12 +208,13 @@ class _Loop:
         agent: Agent,
         config: TrainConfig,
         checkpoints: Checkpointer,
+        best: BestCheckpoint | None,
         reporter: Reporter,
         logger: Logger | None,
         evaluate: Evaluate | None,
     ):
         self.agent, self.config, self.checkpoints = agent, config, checkpoints
-        self.reporter, self.logger = reporter, logger or NullLogger()
+        self.best, self.reporter, self.logger = best, reporter, logger or NullLogger()
         self.evaluate = evaluate if config.eval_every else None
         self.nonfinite = 0
         self.told_to_stop = False
@@ -233,6 +244,9 @@ class _Loop:
         self.longest_episode = longest_episode(metrics_file.kept)
         if self._is_owed_evaluation(step):
             self._evaluate(step, state)
+        else:
+            for line in self._lines_of(step):
+                self._keep_if_best(step, state, line)
         if step >= config.total_steps:
             self.reporter.message(f"nothing to do: step {step:,} of {config.total_steps:,} is done")
             return TrainResult(state, step, 0.0, 0.0, None, 0)
@@ -242,7 +256,7 @@ class _Loop:
         try:
             state, step = self._iterate(iteration, state, step)
             # The last state is always kept: what a run learned must never depend on divisibility.
-            self.checkpoints.save(step, state)
+            self._save(step, state)
             self.checkpoints.wait()
         finally:
             self.reporter.stop()
@@ -269,13 +283,13 @@ class _Loop:
                     ended_at = (self._mark + done_at) / 2
                 self._finish(before, earlier, ended_at)
             pending = (step, metrics, done_at)
-            save = _crosses(step, size, config.checkpoint_every)
-            test = self.evaluate is not None and _crosses(step, size, config.eval_every)
+            save = crosses(step, size, config.checkpoint_every)
+            test = self.evaluate is not None and crosses(step, size, config.eval_every)
             if save or test:
                 self._finish(*pending)
                 pending = None
             if save:
-                self.checkpoints.save(step, state)
+                self._save(step, state)
             if test and (line := self._evaluate(step, state)):
                 self.reporter.update(step, line, self.rate.value)
         if pending is not None:
@@ -310,7 +324,10 @@ class _Loop:
         _check_same_types(state, jax.eval_shape(step, state)[0])
         mesh = make_mesh(config.devices)
         options: dict[str, Any] = {"compiler_options": compiler_options()}
+        surroundings: Any = contextlib.nullcontext()
         if mesh is not None:
+            if config.seeds == 1:
+                surroundings = jax.set_mesh(mesh)  # for the agent's own split_batch
             where = state_shardings(self.agent, mesh, state, config.seeds)
             state = jax.device_put(state, where, donate=True)
             options |= {"in_shardings": (where,), "out_shardings": (where, None)}
@@ -318,7 +335,8 @@ class _Loop:
             # Nothing to compile: every operation runs by itself.
             return step, state, time.monotonic() - started
         # Donated: the old state's buffers become the new state's, which halves the memory needed.
-        compiled = jax.jit(step, donate_argnums=0, **options).lower(state).compile()
+        with surroundings:
+            compiled = jax.jit(step, donate_argnums=0, **options).lower(state).compile()
         return compiled, state, time.monotonic() - started
 
     def _finish(self, step: int, metrics: dict[str, jax.Array], done_at: float | None) -> None:
@@ -394,15 +412,34 @@ class _Loop:
             self.reporter.message(f"step {step:,}: evaluation given up; it is made up on a resume")
             return None
         self._write(step, line)
+        self._keep_if_best(step, state, line)
         self._mark = time.monotonic()
         return line
+
+    def _keep_if_best(self, step: int, state: Any, line: dict[str, Any]) -> None:
+        if self.best is not None:
+            self.best.offer(step, state, line)
+
+    def _save(self, step: int, state: Any) -> None:
+        """Start writing a checkpoint, the last one and the best one being on disk.
+
+        A run that goes on from here does no evaluation before it again, and could not make up for
+        a best one that is missing.
+        """
+        if self.best is not None:
+            self.best.wait()
+        self.checkpoints.save(step, state)
+
+    def _lines_of(self, step: int) -> list[dict[str, Any]]:
+        """The lines of the step of a resume that were there before."""
+        return [line for line in self.metrics_file.kept if line["step"] == step]
 
     def _is_owed_evaluation(self, step: int) -> bool:
         """Whether the evaluation at the step of a resume was due, and is not in its metrics."""
         size, every = self.agent.steps_per_iteration, self.config.eval_every
-        if self.evaluate is None or step == 0 or not _crosses(step, size, every):
+        if self.evaluate is None or step == 0 or not crosses(step, size, every):
             return False
-        own = [line for line in self.metrics_file.kept if line["step"] == step]
+        own = self._lines_of(step)
         return not any(name.startswith("eval/") for line in own for name in line)
 
     def _judge(self, step: int, values: dict[str, Any]) -> None:
@@ -484,7 +521,7 @@ def _time_if_ready(metrics: dict[str, jax.Array]) -> float | None:
     return time.monotonic() if all(x.is_ready() for x in metrics.values()) else None
 
 
-def _crosses(step: int, size: int, every: int) -> bool:
+def crosses(step: int, size: int, every: int) -> bool:
     """Whether a multiple of ``every`` lies in ``(step - size, step]``."""
     return bool(every) and step // every > (step - size) // every
 

@@ -29,7 +29,10 @@ NO_MEMORY, _RESET = "random", ", memory reset"
 """Labels of curves over trials: of random actions, and what ends that of a memory that forgets."""
 
 # What makes no other agent of a run: its seeds, and where, when and how much is written down.
-_NOT_OF_THE_AGENT = ("seed", "seeds", "run_dir", "resume", "logger", "devices", "checkpoint_every")
+_NOT_OF_THE_AGENT = (
+    *("seed", "seeds", "run_dir", "resume", "logger", "devices", "sweep_metric"),
+    *("checkpoint_every", "keep_checkpoints", "keep_best"),
+)
 _POINTS = 200  # Of the common grid of steps that curves are compared on.
 _BOOTSTRAPS = 1000
 

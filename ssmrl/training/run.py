@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import math
 import os
@@ -27,6 +28,7 @@ except ImportError:  # pragma: no cover  # Windows
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 EPISODES = "episodes.jsonl"
+BEST = "best"
 CURVE, EVALUATIONS, VIDEOS = "curve.png", "eval.json", "video"
 LOCK, TRACEBACK = "lock", "traceback.txt"
 
@@ -65,6 +67,11 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best evaluation, with ``keep_best``."""
+        return self.path / BEST
 
     @property
     def metrics(self) -> Path:
@@ -117,7 +124,7 @@ class RunFolder:
                 f"{self.path} already holds a run: continue it with resume=true, "
                 "or choose another run_dir"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not self._is_vacant():
             raise RunError(f"{self.path} exists and is not a run: choose another run_dir")
         record = {
             "config": config,
@@ -132,12 +139,18 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Of two processes that begin in one folder at the same moment, one comes first.
-            (self.path / CONFIG).touch(exist_ok=False)
-            write_atomically(self.path / CONFIG, yaml.safe_dump(record, sort_keys=False))
+            write_new(self.path / CONFIG, yaml.safe_dump(record, sort_keys=False))
         except FileExistsError as error:
             raise RunError(f"{self.path} has just been taken by another run") from error
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+    def _is_vacant(self) -> bool:
+        """Whether nothing is in the folder but what a process killed in `create` may leave."""
+        if not self.path.is_dir():
+            return False
+        left = (LOCK, f".{CONFIG}.")
+        return all(path.name.startswith(left) for path in self.path.iterdir())
 
     @contextlib.contextmanager
     def lock(self, warn: Callable[[str], Any] | None = None) -> Iterator[None]:
@@ -244,33 +257,62 @@ def run_label(config: dict[str, Any]) -> str:
     return f"{config['agent']['name']}-{config['memory']['name']}-{env}"
 
 
-def new_run_path(root: Path, label: str) -> Path:
-    """A path under ``root`` that does not exist yet: ``<date>-<label>``."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}"
-    path, count = root / stem, 1
-    # The jobs of a sweep may begin within one second.
-    while path.exists():
-        count += 1
-        path = root / f"{stem}-{count}"
-    return path
-
-
-def find_resumable(root: Path, config: dict[str, Any]) -> Path | None:
-    """The newest run under ``root`` that ``config`` continues; None where no run has its label.
+def make_run_path(root: Path, label: str) -> Path:
+    """A new folder under ``root``: ``<date>-<label>``.
 
     Raises:
-        RunError: runs of that label exist, but each was started with other settings.
+        RunError: it cannot be made.
+    """
+    return make_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{label}")
+
+
+def make_folder(root: Path, stem: str) -> Path:
+    """A new folder under ``root``, ``stem`` or, where that is taken, ``stem-2`` and so on.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    for count in itertools.count(1):
+        path = root / (stem if count == 1 else f"{stem}-{count}")
+        try:
+            # Made, not only looked for: jobs on several machines may begin within one second.
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
+    raise AssertionError("unreachable")
+
+
+def find_resumable(root: Path, config: dict[str, Any], *, strict: bool = True) -> Path | None:
+    """The newest run under ``root`` that ``config`` continues; None where no run has its label.
+
+    Args:
+        root: the folder of runs.
+        config: plain values.
+        strict: raise rather than return None where runs of that label have other settings.
+
+    Raises:
+        RunError: ``strict``, and runs of that label exist, but each has other settings.
     """
     label = run_label(config)
-    same = [path for path in root.glob(f"*-{label}*") if RunFolder(path).exists()]
+    same = [path for path in root.glob(f"*-{label}*") if _label_of(path) == label]
     same.sort(key=lambda path: (path / CONFIG).stat().st_mtime_ns, reverse=True)
-    same = [path for path in same if run_label(RunFolder(path).record()["config"]) == label]
     for path in same:
         if not config_differences(RunFolder(path).record()["config"], config):
             return path
-    if same:
+    if same and strict:
         RunFolder(same[0]).check_resumable(config)
     return None
+
+
+def _label_of(path: Path) -> str | None:
+    """The label of the run in a folder; None where its configuration cannot be read."""
+    try:
+        return run_label(RunFolder(path).record()["config"])
+    except (RunError, KeyError, TypeError, AttributeError):
+        return None
 
 
 class MetricsFile:
@@ -346,6 +388,28 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not exist yet, so that it is there whole or not at all.
+
+    Raises:
+        FileExistsError: it is there.
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:
+            # A file system without hard links. A crash behind the first line leaves an empty file.
+            path.touch(exist_ok=False)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def library_versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from ssmrl.training import streams
 from ssmrl.training.agent import NotingAgent
 from ssmrl.training.components import Components
 from ssmrl.training.config import TrainConfig, check_ranges
+from ssmrl.training.devices import device_count
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, evaluate_seeds, info_means
 from ssmrl.training.exported import is_exported
@@ -38,10 +38,11 @@ from ssmrl.training.run import (
     RUNS,
     RunFolder,
     find_resumable,
-    new_run_path,
+    make_run_path,
     read_metrics,
     run_label,
 )
+from ssmrl.training.signals import exit_code
 from ssmrl.training.transfer import make_transfer, same_scale
 
 
@@ -54,8 +55,8 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or 128 + the signal that stopped it, as shells count."""
-        return 0 if self.result.stopped_by is None else 128 + int(self.result.stopped_by)
+        """0, or that of the signal that stopped it; see `ssmrl.training.signals`."""
+        return 0 if self.result.stopped_by is None else exit_code(self.result.stopped_by)
 
 
 def run_training(
@@ -88,8 +89,12 @@ def run_training(
     notes = _training_notes(agent, config)
     check_placement(agent, config, is_host=is_host)
     with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
-        check_size(abstract_state(agent, config.seed, config.seeds), devices=config.devices)
+        check_size(
+            abstract_state(agent, config.seed, config.seeds), devices=device_count(config.devices)
+        )
     check_logger(config.logger)
+    if config.keep_best and not config.eval_every:
+        raise UsageError("keep_best=true: evaluations say which is the best; give eval_every=STEPS")
     eval_venv = _training_evaluation_venv(config, components, venv) if config.eval_every else None
     begun = _find_begun(config)
     state = None
@@ -162,7 +167,8 @@ def _find_begun(config: TrainConfig) -> RunFolder | None:
     if not config.resume:
         return None
     settings = as_dict(config)
-    path = Path(config.run_dir) if config.run_dir else find_resumable(RUNS, settings)
+    strict = config.resume != "auto"
+    path = config.run_dir or find_resumable(RUNS, settings, strict=strict)
     run = None if path is None else RunFolder(path)
     if path is not None and is_exported(path):
         raise RunError(
@@ -232,7 +238,7 @@ def _make_folder(
 ) -> RunFolder:
     """A new folder, as named or under ``runs/``."""
     settings = as_dict(config)
-    run = RunFolder(config.run_dir or new_run_path(RUNS, run_label(settings)))
+    run = RunFolder(config.run_dir or make_run_path(RUNS, run_label(settings)))
     run.create(settings, overrides, imports)
     return run
 

@@ -1,23 +1,77 @@
-"""Stopping politely: the first SIGINT or SIGTERM becomes a request, and is answered at once."""
+"""Stopping politely: the first signal becomes a request, and is answered at once.
+
+SIGINT is a person's. SIGTERM and SIGUSR1 are a scheduler's, which takes the machine away and may
+give another one later: what they stop ends with an exit code of its own, `REQUEUE`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+REQUEUE = 75
+"""Exit code of what a scheduler has stopped: sysexits.h's EX_TEMPFAIL, "try again later"."""
+
+# Windows has no SIGUSR1.
+_PREEMPTING = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+_STOPPING = (signal.SIGINT, *_PREEMPTING)
 _END = b"\0"  # No signal has the number 0.
 
 
+def exit_code(number: signal.Signals) -> int:
+    """Of a command that a signal has stopped: `REQUEUE`, or 128 + SIGINT, as shells count."""
+    return REQUEUE if number in _PREEMPTING else 128 + int(number)
+
+
+@contextlib.contextmanager
+def requeue_at_once() -> Iterator[None]:
+    """Where there is nothing to keep, a scheduler's signal ends the process, with `REQUEUE`.
+
+    That is before a training, imports included, and behind it; `StopSignals` is for in between.
+    Where a program has a handler of its own for SIGUSR1, it keeps it. Outside the main thread,
+    where Python allows no handlers, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous: dict[int, Any] = {
+        n: signal.signal(n, _end_at_once) for n in _PREEMPTING if _is_ours_to_handle(n)
+    }
+    try:
+        yield
+    finally:
+        _restore(previous)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    # Not print: the signal may have come in the middle of one.
+    text = f"{signal.Signals(number).name}: nothing is under way; the same command begins again\n"
+    os.write(2, text.encode())
+    raise SystemExit(REQUEUE)
+
+
+def _is_ours_to_handle(number: int) -> bool:
+    """SIGINT and SIGTERM always; SIGUSR1 means nothing by itself, and may be somebody else's."""
+    free = (signal.SIG_DFL, signal.SIG_IGN, _end_at_once)
+    return number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) in free
+
+
+def _restore(previous: dict[int, Any]) -> None:
+    for number, handler in previous.items():
+        # None: it was not set from Python, which cannot set it again.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the iteration.
+    """Turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop after the iteration.
 
     A second SIGINT interrupts at once. Outside the main thread, where Python allows no handlers,
-    it does nothing.
+    it does nothing; and it leaves SIGUSR1 to a program that has a handler of its own for it.
 
     Python runs a handler only when the main thread comes back from the compiled program that it
     waits for, which may be a minute later. ``announce`` is therefore called from another thread,
@@ -39,7 +93,7 @@ class StopSignals:
             return self
         if self._announce is not None:
             self._watch(self._announce)
-        for number in _STOPPING:
+        for number in filter(_is_ours_to_handle, _STOPPING):
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -67,8 +121,7 @@ class StopSignals:
         self.received = signal.Signals(number)
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        _restore(self._previous)
         if self._watcher is not None:
             signal.set_wakeup_fd(self._previous_fd)
             os.write(self._write, _END)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -164,6 +165,21 @@ def test_when_all_are_damaged_one_line_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="holds no whole checkpoint: .*step 2.*step 1") as e:
         restore(tmp_path / "c")
     assert "\n" not in str(e.value)
+
+
+def test_a_damaged_table_is_no_other_architecture(tmp_path):
+    """One bit of a leaf's name; of a checkpoint without a sum of the table, all is read still."""
+    save(tmp_path / "c", 1, 2)
+    (meta,) = (tmp_path / "c" / "2" / "meta").glob("metadata")
+    text = meta.read_text()
+    meta.write_text(text.replace("scalar", "scalas", 1))
+    warnings: list[str] = []
+    assert restore(tmp_path / "c", warn=warnings.append)[1] == 1
+    assert "its table does not match its checksum" in warnings[0]
+    content = json.loads(text)
+    content.pop("sum")
+    meta.write_text(json.dumps(content))
+    assert restore(tmp_path / "c")[1] == 2
 
 
 @pytest.mark.parametrize("directory", ["absent", "empty"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ssmrl.training.cli.compose import Composer
 from ssmrl.training.config import TrainConfig
 from ssmrl.training.plotting import find_runs
 from ssmrl.training.run import read_metrics
+from ssmrl.training.signals import REQUEUE
 from tests.training.stub import STUB, StubAgent
 from tests.training.stub_train import CONFIGS, ROOT
 
@@ -46,7 +48,9 @@ MISTAKES = {
     "memory.layers.x=2": ["memory.layers is a single value"],
     "total_steps=many": ["total_steps=many", "'many'", "Integer"],
     "agent.lr=fast": ["agent.lr=fast", "Float"],
-    "resume=perhaps": ["resume=perhaps", "bool"],
+    "resume=perhaps": ["resume=perhaps: must be one of false, true, auto"],
+    "keep_checkpoints=0": ["keep_checkpoints=0: must be at least 1"],
+    "keep_best=true": ["keep_best=true: evaluations say which is the best; give eval_every"],
     "memory.layers=": ["memory.layers=", "Integer"],
     "total_steps=0": ["total_steps=0: must be at least 1"],
     "agent.lr=0": ["agent.lr=0.0: must be greater than 0"],
@@ -262,11 +266,28 @@ def test_a_job_that_was_told_to_stop_ends_the_sweep(monkeypatch):
 
     def run_training(config, *arguments, **options):
         seeds.append(config.seed)
-        return type("Result", (), {"exit_code": 128 + 15})
+        return type("Result", (), {"exit_code": code})
 
     monkeypatch.setattr("ssmrl.training.run_training.run_training", run_training)
-    assert train("-m", "seed=0,1") == 143
-    assert seeds == [0]
+    for code in (128 + 2, REQUEUE):
+        assert train("-m", "seed=0,1") == code
+        assert seeds == [0]
+        seeds.clear()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_s_signal_before_there_is_a_training(number, monkeypatch, capfd):
+    """While it imports, makes environments, compiles the first reset: nothing is lost."""
+    before = signal.getsignal(number)
+    make = dataclasses.replace(
+        STUB, make_vector=lambda *arguments, **options: os.kill(os.getpid(), number)
+    )
+    with pytest.raises(SystemExit) as ended:
+        train_command(["resume=auto"], make, CONFIGS)
+    assert ended.value.code == REQUEUE
+    line = f"{number.name}: nothing is under way; the same command begins again\n"
+    assert capfd.readouterr().err == line
+    assert not Path("runs").exists() and signal.getsignal(number) == before
 
 
 def test_a_run_leaves_what_is_needed_to_repeat_it():
@@ -292,6 +313,33 @@ def test_resume_finds_the_newest_run_with_these_settings(capsys):
     # No run was started like this one: say so rather than begin again.
     assert train("seed=3", "resume=true") == 1
     assert "2-stub-tape-stub.line was started with seed=2, not seed=3" in capsys.readouterr().err
+
+
+def test_resume_auto_continues_the_newest_or_begins(capsys):
+    for seed in (1, 2):
+        assert train(f"seed={seed}", "resume=auto") == 0
+    assert train("seed=1", "resume=auto", "total_steps=200") == 0
+    assert "resuming from the checkpoint of step 100" in capsys.readouterr().out
+    assert [len(read_metrics(run / "metrics.jsonl")) for run in runs()] == [10, 5]
+    # A run whose configuration cannot be read is none of them.
+    broken = Path("runs/9-stub-tape-stub.line")
+    broken.mkdir()
+    (broken / "config.yaml").touch()
+    assert train("seed=2", "resume=auto", "total_steps=120") == 0
+    assert [len(read_metrics(run / "metrics.jsonl")) for run in runs()] == [10, 6, 0]
+
+
+def test_the_best_checkpoint_is_asked_for_by_name(capsys):
+    assert train("run_dir=here", "eval_every=40", "eval_episodes=4", "keep_best=true") == 0
+    (best,) = [path.name for path in Path("here/best").iterdir()]
+    assert evaluate_command(["run=here", "step=best", "episodes=4"], STUB, CONFIGS) == 0
+    assert f"here, step {best}" in capsys.readouterr().out
+    assert train("run_dir=there") == 0
+    assert evaluate_command(["run=there", "step=best"], STUB, CONFIGS) == 1
+    assert "there has no best checkpoint: train with keep_best=true" in capsys.readouterr().err
+    assert evaluate_command(["run=there", "step=worst"], STUB, CONFIGS) == 2
+    assert "step=worst: must be a whole number or best" in capsys.readouterr().err
+    assert evaluate_command(["run=there", "step=1e2", "episodes=4"], STUB, CONFIGS) == 0
 
 
 def test_resume_with_nothing_to_resume_begins():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from ssmrl.training.loading import build_agent
 from ssmrl.training.loop import TrainResult, train
 from ssmrl.training.progress import format_time_left
 from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.training.signals import _restore
 from tests.training.stub import STUB, StubAgent
 from tests.training.test_checkpoint import bits
 
@@ -252,7 +254,7 @@ def test_skip_goes_on_and_counts(make_config, record):
     assert "loss/total" not in lines_of(run)[3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_finishes_the_iteration_saves_and_stops(make_config, record, number):
     class Interrupted(StubAgent):
         def iteration(self, state):
@@ -311,6 +313,39 @@ def test_whoever_sends_a_signal_is_answered_while_the_iteration_lasts(make_confi
     ]
     # The watching thread ends with the training.
     assert not [thread for thread in threading.enumerate() if thread.name == "signals"]
+
+
+def test_a_program_s_own_handler_of_sigusr1_stays_its_own(make_config, record):
+    heard = []
+
+    class Interrupted(StubAgent):
+        def iteration(self, state):
+            send = lambda count: os.kill(os.getpid(), signal.SIGUSR1)  # noqa: E731
+            jax.debug.callback(send, state["count"])
+            return super().iteration(state)
+
+    config = make_config(total_steps=40)
+    agent = Interrupted(config.agent, config.memory, build_agent(STUB, config)[1], False)
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        _, result = run_loop(config, record, agent)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert result.stopped_by is None and heard
+
+
+def test_a_handler_that_python_did_not_set_is_no_obstacle(monkeypatch):
+    """faulthandler's, for one: it is found as None, which cannot be set again."""
+    monkeypatch.setattr(signal, "signal", lambda number, handler: restored.append(handler))
+    restored = []
+    _restore({signal.SIGTERM: None, signal.SIGINT: signal.SIG_IGN})
+    assert restored == [signal.SIG_DFL, signal.SIG_IGN]
+
+
+def test_so_many_checkpoints_are_kept(make_config, record):
+    for keep, steps in ((1, [200]), (3, [120, 180, 200])):
+        config = make_config(keep_checkpoints=keep, run_dir=f"runs/{keep}")
+        assert saved_steps(run_loop(config, record)[0]) == steps
 
 
 def test_steps_that_no_iteration_ends_on_are_explained(make_config, record):
@@ -504,6 +539,72 @@ def test_a_signal_ends_an_evaluation_which_a_resume_makes_up(make_config, record
     assert {"step": 80, "eval/return": 4.0} in lines_of(run)
 
 
+SCORES = {40: 1.0, 80: [3.0, 2.0], 120: [4.0, 1.0], 160: 1.5, 200: float("nan")}
+
+
+def score(state, step, *, longest_seen, should_stop):
+    return {"eval/return": SCORES[step]}
+
+
+def best_of(run: RunFolder) -> int:
+    checkpoints = Checkpointer(run.best, read_only=True)
+    try:
+        (step,) = checkpoints.steps()
+        assert checkpoints._meta(step)["metadata"] == {"eval/return": np.mean(SCORES[step])}
+        return step
+    finally:
+        checkpoints.close()
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(make_config, record):
+    """By the mean over seeds; the second of two equals is no better; NaN is no return."""
+    config = make_config(eval_every=40, keep_best=True)
+    run, result = run_loop(config, record, evaluate=score)
+    assert best_of(run) == 80
+    assert saved_steps(run) == [180, 200]
+    assert run_loop(make_config(run_dir="runs/without"), record)[0].best.exists() is False
+    like = jax.eval_shape(lambda: result.state)
+    checkpoints = Checkpointer(run.best, read_only=True)
+    state, _, _ = checkpoints.restore(like)
+    checkpoints.close()
+    assert state["count"] == 4
+
+
+@pytest.mark.parametrize("total", [40, 80, 120])
+def test_a_resume_goes_on_from_the_best_there_was(make_config, record, total, monkeypatch):
+    options = {"eval_every": 40, "keep_best": True, "checkpoint_every": 40}
+    run, _ = run_loop(make_config(total_steps=total, **options), record, evaluate=score)
+    assert best_of(run) == min(total, 80)
+    run_loop(make_config(resume=True, **options), record, evaluate=score)
+    assert best_of(run) == 80
+
+
+def test_a_best_checkpoint_that_a_crash_prevented_is_made_up(make_config, record):
+    """Killed behind the evaluation's line: the resume has the state, and does not evaluate."""
+    options = {"eval_every": 40, "keep_best": True, "checkpoint_every": 40}
+    run, _ = run_loop(make_config(total_steps=80, **options), record, evaluate=score)
+    shutil.rmtree(run.best)
+    run_loop(make_config(total_steps=120, resume=True, **options), record, evaluate=score)
+    assert best_of(run) == 80
+
+
+def test_a_checkpoint_waits_for_the_best_before_it(make_config, record, monkeypatch):
+    """A run that goes on from the later one would never come to the earlier evaluation again."""
+    events = []
+    for name in ("save", "wait"):
+        original = getattr(Checkpointer, name)
+
+        def noted(self, *arguments, name=name, original=original, **options):
+            events.append((self.directory.name, name, *arguments[:1]))
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(Checkpointer, name, noted)
+    options = {"eval_every": 40, "keep_best": True, "checkpoint_every": 60, "total_steps": 60}
+    run_loop(make_config(**options), record, evaluate=score)
+    began = events.index(("best", "save", 40))
+    assert ("best", "wait") in events[began + 2 : events.index(("checkpoints", "save", 60))]
+
+
 def test_an_evaluation_is_told_of_the_longest_episodes_in_training(make_config, record):
     class Longer(StubAgent):
         def iteration(self, state):
@@ -528,6 +629,11 @@ def test_an_evaluation_is_told_of_the_longest_episodes_in_training(make_config, 
 def test_host_environments_take_one_seed(make_config, record):
     with pytest.raises(RunError, match="seeds=2: .* runs on the host .* -m seed=0,1,2"):
         run_loop(make_config(seeds=2), record, is_host=True)
+
+
+def test_host_environments_take_one_device(make_config, record):
+    with pytest.raises(RunError, match="^devices=2: this environment runs on the host"):
+        run_loop(make_config(devices=2), record, is_host=True)
 
 
 def test_host_environments_start_afresh_on_resume(make_config, record):

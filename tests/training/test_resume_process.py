@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from ssmrl.training.chaos import run_chaos, summary
 from ssmrl.training.checkpoint import Checkpointer
+from ssmrl.training.cli import compose_training
+from ssmrl.training.config import ChaosConfig
 from ssmrl.training.loading import build_agent, config_from_dict
 from ssmrl.training.loop import abstract_state
 from ssmrl.training.run import RunFolder
+from ssmrl.training.signals import REQUEUE
 from tests.training.stub import STUB
+from tests.training.stub_train import CONFIGS
 from tests.training.test_checkpoint import bits
 from tests.training.test_loop import lines_of
 
@@ -81,42 +86,46 @@ def check_continues(whole: RunFolder, *arguments: str) -> None:
     assert lines_of(RunFolder("cut")) == lines_of(whole)
 
 
-def test_killed_while_a_checkpoint_is_written(whole):
-    process = start("run_dir=cut")
-    folder = Path("cut/checkpoints")
-    # Orbax's temporary name is there exactly while it writes. The third write is under way.
-    wait_until(lambda: any(folder.glob("300*tmp*")), process)
-    process.kill()
-    process.communicate(timeout=TIMEOUT)
-    left = sorted(path.name for path in folder.iterdir())
-    assert any("tmp" in name for name in left), left
-    check_continues(whole, "run_dir=cut", "resume=true")
+def test_killed_where_it_hurts(record):
+    """A short chaos: anywhere, while a checkpoint is written, and before the first iteration."""
+    settings = [*SETTINGS, "eval_every=200", "eval_episodes=4"]
+    config = compose_training(settings, STUB, CONFIGS)
+    # The seed is in the failure message, should there be one.
+    chaos = ChaosConfig(kills=4, kill_seed=random.SystemRandom().randrange(2**32), chaos_dir="c")
+    outcome = run_chaos(chaos, config, settings, SCRIPT, STUB, record.message)
+    assert sum(outcome.kills.values()) == 4 and outcome.exact, (chaos, record.messages)
+    assert outcome.differences == [], (chaos, record.messages)
+    # An interval, and the iteration that was under way.
+    assert max(outcome.lost) <= config.checkpoint_every + outcome.iteration, (chaos, outcome)
+    line = summary(outcome, config)
+    assert line.startswith("4 kills (") and "equal to the uninterrupted one bit for bit" in line
 
 
-def test_killed_at_a_random_moment(whole):
-    # Recorded in the failure message, should there be one.
-    seed = random.SystemRandom().randrange(2**32)
-    process = start("run_dir=cut")
-    wait_until(lambda: len(lines_of(RunFolder("cut"))) > 2, process)
-    time.sleep(random.Random(seed).uniform(0, 0.5))
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=TIMEOUT)
-    try:
-        check_continues(whole, "run=cut")
-    except AssertionError as error:
-        raise AssertionError(f"delay drawn with seed {seed}") from error
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_politely(whole, number, code):
-    process = start("run_dir=cut")
-    wait_until(lambda: len(lines_of(RunFolder("cut"))) > 4, process)
+def stop_politely(process: subprocess.Popen, run: RunFolder, number: signal.Signals) -> int:
+    """Send a signal some iterations after the process has begun; returns its exit code."""
+    before = len(lines_of(run))
+    wait_until(lambda: len(lines_of(run)) > before + 4, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code, err
-    assert f"stopped by {number.name}; the same command with run=cut continues" in out
+    assert f"stopped by {number.name}; the same command with run=" in out, err
     assert "Traceback" not in err
+    # What the signal found is kept: nothing is lost.
+    assert run.checkpoint_steps()[-1] == lines_of(run)[-1]["step"]
+    return process.returncode
+
+
+def test_interrupted(whole):
+    assert stop_politely(start("run_dir=cut"), RunFolder("cut"), signal.SIGINT) == 130
     check_continues(whole, "run=cut")
+
+
+def test_one_job_script_is_requeued_until_the_run_is_done(whole):
+    """`resume=auto` and nothing else, as a scheduler starts it each time."""
+    command = ["run_dir=cut", "resume=auto"]
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        assert stop_politely(start(*command), RunFolder("cut"), number) == REQUEUE == 75
+    check_continues(whole, *command)
+    assert "nothing to do" in finish(*command).stdout
 
 
 def test_a_disk_that_fills_up_costs_nothing_that_was_whole(whole):

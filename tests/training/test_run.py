@@ -29,9 +29,10 @@ from ssmrl.training.run import (
     MetricsFile,
     RunFolder,
     flatten,
-    new_run_path,
+    make_run_path,
     read_metrics,
     write_atomically,
+    write_new,
 )
 from ssmrl.training.run_evaluation import evaluate_run
 from ssmrl.training.run_training import run_training
@@ -113,10 +114,35 @@ def test_what_differs_is_counted():
 def test_runs_begun_within_a_second_get_names_of_their_own():
     names = set()
     for _ in range(3):
-        path = new_run_path(Path("runs"), "a-b-c")
-        path.mkdir(parents=True)
-        names.add(path.name)
+        names.add(make_run_path(Path("runs"), "a-b-c").name)
     assert len(names) == 3
+    assert {path.name for path in Path("runs").iterdir()} == names
+    Path("file").touch()
+    with pytest.raises(RunError, match="^cannot write to file/.*-a-b-c: Not a directory$"):
+        make_run_path(Path("file"), "a-b-c")
+
+
+def test_a_process_killed_while_it_made_the_folder_is_not_in_the_way():
+    Path("r").mkdir()
+    for name in ("lock", ".config.yaml.123.tmp"):
+        Path("r", name).touch()
+    RunFolder("r").create({"a": 1})
+    assert RunFolder("r").record()["config"] == {"a": 1}
+    with pytest.raises(FileExistsError):
+        write_new(Path("r/config.yaml"), "other")
+    assert RunFolder("r").record()["config"] == {"a": 1}
+    assert not Path("r", f".config.yaml.{os.getpid()}.tmp").exists()
+
+
+def test_a_file_system_without_hard_links(monkeypatch):
+    def link(*arguments):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    write_new(Path("f"), "text")
+    with pytest.raises(FileExistsError):
+        write_new(Path("f"), "other")
+    assert [(p.name, p.read_text()) for p in Path().iterdir()] == [("f", "text")]
 
 
 HOLD = """

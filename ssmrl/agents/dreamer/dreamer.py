@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ssmrl.agents.dreamer.behaviour import (
     Actor,
@@ -52,7 +54,12 @@ from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import as_tree
 from ssmrl.envs.vector import VectorEnv
 from ssmrl.memory import Memory, build_memory
-from ssmrl.training.devices import device_memory
+from ssmrl.training.devices import (
+    check_divides,
+    device_memory,
+    split_batch,
+    split_environments,
+)
 
 Metrics = dict[str, Array]
 
@@ -226,6 +233,18 @@ class Dreamer:
         params = {"world": {"params": world}, "actor": actor, "critic": critic["params"]}
         return state.replace(params=params, slow_critic=critic["slow"], returns=critic["returns"])
 
+    def shardings(self, mesh: Mesh, state: TrainState) -> TrainState:
+        """Where the leaves of `state` live on a mesh with axis "data".
+
+        Environments are split, and with them the rows of the replay buffer; each update's windows
+        are drawn from all of it, and then split as well.
+        """
+        c = self.config
+        check_divides(mesh, "batch_size", c.batch_size)
+        everywhere = jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
+        acting, replay = split_environments(mesh, (state.acting, state.replay), c.num_envs)
+        return everywhere.replace(acting=acting, replay=replay)
+
     # ........................................................................ one iteration
 
     def iteration(self, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -319,6 +338,7 @@ class Dreamer:
         replay = replay.replace(contexts=contexts, served=served)
         windows, replay = self.replay.draw(replay, key_sample)
         context, batch = self.replay.read(replay, windows)
+        context, batch = split_batch(context, 0), split_batch(batch, 1)
         learned, metrics, latent = self._learn(learned, context, batch, key_loss)
         if context is not None:
             replay = self.replay.refresh(replay, windows, latent.memory, latent.z)
@@ -386,9 +406,9 @@ class Dreamer:
         count = c.batch_length * c.batch_size
         flat = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), lax.stop_gradient(latent))
         if c.imagination_starts is None or c.imagination_starts >= count:
-            return jnp.arange(count), flat
+            return jnp.arange(count), split_batch(flat, 0)
         chosen = jax.random.permutation(key, count)[: c.imagination_starts]
-        return chosen, jax.tree.map(lambda x: x[chosen], flat)
+        return chosen, split_batch(jax.tree.map(lambda x: x[chosen], flat), 0)
 
     def _imagine(self, params, slow_critic, starts: Latent, key: Array):
         """Trajectories without a gradient: REINFORCE differentiates the policy's density alone."""

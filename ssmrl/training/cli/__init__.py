@@ -7,6 +7,7 @@ exists and the near match: exit code 2, no traceback.
 
 from ssmrl.training.cli.commands import (
     benchmark_command,
+    chaos_command,
     compose_training,
     diagnose_command,
     evaluate_command,
@@ -17,6 +18,7 @@ from ssmrl.training.cli.outcome import run_command
 
 __all__ = [
     "benchmark_command",
+    "chaos_command",
     "compose_training",
     "diagnose_command",
     "evaluate_command",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, IntegerNode, ListConfig
+from omegaconf import DictConfig, IntegerNode, ListConfig, UnionNode
 from omegaconf.errors import OmegaConfBaseException
 
 from ssmrl.training.cli.compose import Composer
@@ -125,6 +126,7 @@ def _written_out(base: DictConfig, override: Override, text: str) -> str:
     for part in override.key_or_group.split("."):
         node = node._get_node(part) if isinstance(node, DictConfig) and part in list(node) else None
     integers = isinstance(node, ListConfig) and node._metadata.element_type is int
+    integers |= isinstance(node, UnionNode) and int in get_args(node._metadata.ref_type)
     if not (isinstance(node, IntegerNode) or integers) or not _has_whole_floats(override):
         return text
     written = ",".join(_whole(number) for number in _numbers(override))
@@ -193,6 +195,8 @@ def _check_keys(
 
 def _check_job(composer: Composer, parsed: Sequence[Override], job: Sequence[str]) -> None:
     pairs = list(zip(parsed, job, strict=True))
+    for override in parsed:
+        _check_plugin(override)
     chosen = [text for override, text in pairs if override.key_or_group in composer.groups]
     try:
         base = composer.compose(chosen)
@@ -235,6 +239,29 @@ def _check_key(base: DictConfig, override: Override, groups: Sequence[str]) -> N
         raise UsageError(f"{override.input_line}: {key} is a group of keys, not a value")
 
 
+# What brings Hydra's own launchers and sweepers, by the choice: a module and an extra.
+_PLUGINS = {
+    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
+}
+
+
+def _check_plugin(override: Override) -> None:
+    """UsageError for a plugin of Hydra that is not installed."""
+    choice = f"{override.key_or_group}={override.value()}"
+    module, extra = _PLUGINS.get(choice, ("", ""))
+    if not module:
+        return
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise UsageError(f'{choice}: not installed: pip install "ssmrl[{extra}]"')
+
+
 def _parse(text: str) -> Override:
     if "=" not in text and not text.startswith("~"):
         raise UsageError(f"{text}: settings are written key=value, e.g. memory=s5")
@@ -251,6 +278,10 @@ def _sweep_values(override: Override) -> list[str] | None:
     """What a sweep override ranges over, as text; None for a plain value."""
     if not override.is_sweep_override():
         return None
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        # A sweeper draws from it; its ends stand for what is between them.
+        return [_choice_text(value.start), _choice_text(value.end)]
     try:
         return [_choice_text(v) for v in override.sweep_string_iterator()]
     except (HydraException, TypeError, ValueError) as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from ssmrl.training.cli.outcome import Outcome, attempt, run_command, say
 from ssmrl.training.components import Components
 from ssmrl.training.errors import UsageError
 from ssmrl.training.imports import import_modules, import_recorded, take_imports
+from ssmrl.training.signals import REQUEUE, requeue_at_once
 
 # Hydra and all that is heavy is imported inside the commands: a package that is missing is then
 # named in a line, and an answer to a misspelt key does not wait for JAX.
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from ssmrl.training.cli.check import CommandLine
     from ssmrl.training.cli.compose import Composer
     from ssmrl.training.config import DiagnoseConfig, TrainConfig
+    from ssmrl.training.sweep import Job
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
@@ -56,7 +60,8 @@ def _composed(composer: Composer, arguments: Sequence[str], *, usage: str, one: 
 
 def train_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
     """``ssmrl train``: train one run, or a sweep with ``-m``. Returns the exit code."""
-    return run_command(lambda: _train(list(arguments), components, config_dir))
+    with requeue_at_once():
+        return run_command(lambda: _train(list(arguments), components, config_dir))
 
 
 def compose_training(
@@ -96,103 +101,140 @@ def _train(arguments: list[str], components: Components, config_dir: Path) -> in
         return 0
     line = check_arguments(composer, _expand_run(arguments))
     from ssmrl.training.run_training import run_training
+    from ssmrl.training.sweep import job_overrides
 
-    sweep = _Sweep(line)
+    def train(config: TrainConfig, overrides: tuple[str, ...]) -> int:
+        options: dict[str, Any] = {"overrides": overrides, "imports": imports}
+        return run_training(config, components, **options).exit_code
 
-    def job(config: DictConfig) -> None:
-        def one() -> int:
-            settings = sweep.place(composer.build(config))
-            options: dict[str, Any] = {"overrides": sweep.overrides(), "imports": imports}
-            return run_training(settings, components, **options).exit_code
+    if line.multirun:
+        sweep = _Sweep(line, imports)
+        with contextlib.suppress(_SweepEnded):
+            _launch(lambda c: sweep.job(composer.build(c), train), sweep.line, config_dir)
+        return sweep.close()
+    codes: list[int] = []
 
-        sweep.attempt(one)
+    def only(config: DictConfig) -> None:
+        try:
+            codes.append(train(composer.build(config), job_overrides(line.overrides)))
+        except Exception as error:
+            # Not from in here: Hydra would put a page of its own in place of the traceback.
+            raise _JobFailed(error) from None
 
-    with contextlib.suppress(_SweepEnded):
-        _launch(job, line, config_dir)
-    return sweep.close()
+    try:
+        _launch(only, line, config_dir)
+    except _JobFailed as failed:
+        raise failed.error from None
+    return max(codes, default=0)
 
 
 class _SweepEnded(BaseException):
     """Passes through Hydra, which meets every Exception with a page of its own."""
 
 
+class _JobFailed(BaseException):
+    """Brings the error of the only job through Hydra."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
 class _Sweep:
-    """The jobs of a command line: one, or with ``-m`` all combinations.
+    """The jobs of ``-m``: all combinations, or what a sweeper of Hydra chooses.
 
     A job that fails is remembered, and the next one begins; one that was told to stop, by Ctrl-C or
-    SIGTERM, ends them all.
+    a scheduler, ends them all, but for those that a launcher runs elsewhere. With ``resume`` a
+    sweep is taken up again: what has ended well is not run again, and what had begun is continued.
     """
 
-    def __init__(self, line: CommandLine):
-        self._line, self._process = line, os.getpid()
-        self._outcomes: list[tuple[str, Outcome]] = []
-        self._bug: Exception | None = None
+    def __init__(self, line: CommandLine, imports: tuple[str, ...]):
+        from ssmrl.training.cli.check import unquote
+        from ssmrl.training.sweep import SWEEPS, SweepFolder, find_sweep, make_sweep_path
 
-    def overrides(self) -> tuple[str, ...]:
-        """This job's, to record; those that only say where and whether to resume stay out."""
-        places = ("resume", "run_dir")
-        return tuple(o for o in self._task() if o.partition("=")[0] not in places)
+        named = [o.partition("=")[2] for o in line.overrides if o.startswith("hydra.sweep.dir=")]
+        resume = any(o in ("resume=auto", "resume=true") for o in line.overrides)
+        found = find_sweep(SWEEPS, line.overrides) if resume and not named else None
+        path = Path(unquote(named[-1])) if named else found or make_sweep_path(SWEEPS)
+        self._folder, self._imports, self._process = SweepFolder(path), imports, os.getpid()
+        if self._folder.jobs() and not resume:
+            raise UsageError(f"{path} holds a sweep: continue it with resume=auto")
+        self._folder.create(line.overrides)
+        if found:
+            say(f"continuing the sweep in {path}")
+        directory = [] if named else [f"hydra.sweep.dir='{path}'"]
+        self.line = dataclasses.replace(line, overrides=[*line.overrides, *directory])
 
-    def _task(self) -> list[str]:
-        if not self._line.multirun:
-            return self._line.overrides
+    def job(
+        self, config: TrainConfig, train: Callable[[TrainConfig, tuple[str, ...]], int]
+    ) -> float:
+        """Run one job; returns what it is compared by, NaN where there is nothing."""
         from hydra.core.hydra_config import HydraConfig
 
-        return list(HydraConfig.get().overrides.task)
+        from ssmrl.training.sweep import Job, job_overrides, sweep_value
 
-    def place(self, config: TrainConfig) -> TrainConfig:
-        """Gives a job of a sweep its folder, and lists it in the sweep's, for ``ssmrl plot``."""
-        if not self._line.multirun:
-            return config
-        from hydra.core.hydra_config import HydraConfig
-
-        from ssmrl.training.loading import as_dict
-        from ssmrl.training.plotting import RUNS_OF_A_SWEEP
-        from ssmrl.training.run import RUNS, new_run_path, run_label
-
-        if config.run_dir is None and not config.resume:
-            path = new_run_path(RUNS, run_label(as_dict(config)))
-            config = dataclasses.replace(config, run_dir=str(path))
-        if config.run_dir is not None:
-            with (Path(HydraConfig.get().sweep.dir) / RUNS_OF_A_SWEEP).open("a") as file:
-                file.write(f"{config.run_dir}\n")
-        return config
-
-    def attempt(self, action: Callable[[], int]) -> None:
-        """Run one job."""
+        overrides = job_overrides(HydraConfig.get().overrides.task)
+        job = self._folder.read(overrides) or Job(overrides)
+        if job.code == 0:
+            say(f"done already: {' '.join(overrides)}")
+            return math.nan if job.value is None else job.value
+        if os.getpid() != self._process:
+            import_modules(self._imports)
+        config = self._place(config, job)
+        job = dataclasses.replace(job, run=config.run_dir, code=None, message="")
+        self._folder.write(job)
+        began = time.monotonic()
         try:
-            outcome = attempt(action)
+            outcome = attempt(lambda: train(config, overrides))
         except Exception as error:
-            if not self._line.multirun:
-                # Not from in here: Hydra would put a page of its own in place of the traceback.
-                self._bug = error
-                raise _SweepEnded from None
             traceback.print_exc()
             outcome = Outcome(1, f"{type(error).__name__}: {error}")
-        self._outcomes.append((" ".join(self._task()), outcome))
-        # A launcher that runs jobs elsewhere must hear of a failure there, as nobody else does.
-        elsewhere = os.getpid() != self._process
-        if outcome.code > 128 or (elsewhere and outcome.code):
+        value = sweep_value(str(config.run_dir), config.sweep_metric) if not outcome.code else None
+        ended = dataclasses.replace(job, code=outcome.code, message=outcome.message, value=value)
+        self._folder.write(dataclasses.replace(ended, seconds=time.monotonic() - began))
+        with contextlib.suppress(OSError):
+            Path(str(config.run_dir)).rmdir()  # Of a job that could not begin it is empty.
+        # A launcher that runs jobs elsewhere goes on with the others; their records say the rest.
+        stopped = outcome.code > 128 or outcome.code == REQUEUE
+        if stopped and os.getpid() == self._process:
             raise _SweepEnded
+        return math.nan if value is None else value
+
+    def _place(self, config: TrainConfig, job: Job) -> TrainConfig:
+        """Gives a job its folder, and lists it in the sweep's, for scripts/plot.py."""
+        from ssmrl.training.loading import as_dict
+        from ssmrl.training.plotting import RUNS_OF_A_SWEEP
+        from ssmrl.training.run import RUNS, make_run_path, run_label
+
+        path = job.run or config.run_dir
+        if path is None:
+            path = str(make_run_path(RUNS, run_label(as_dict(config))))
+        if job.run is None:
+            with (self._folder.path / RUNS_OF_A_SWEEP).open("a") as file:
+                file.write(f"{path}\n")
+        resume = config.resume if job.run is None else "auto"
+        return dataclasses.replace(config, run_dir=path, resume=resume)
 
     def close(self) -> int:
-        """Say which jobs failed and why; returns the exit code of all.
+        """Write the table of all jobs, say which failed and why; returns the exit code of all."""
+        from ssmrl.training.sweep import report
 
-        Raises:
-            Exception: what the only job raised, if it is not for the user to act on.
-        """
-        if self._bug is not None:
-            raise self._bug
-        failed = [(task, outcome) for task, outcome in self._outcomes if outcome.code]
-        if failed and self._line.multirun:
-            print(f"{len(failed)} of {len(self._outcomes)} jobs failed:", file=sys.stderr)
-            for task, outcome in failed:
-                reason = outcome.message.partition("\n")[0] or f"ended with {outcome.code}"
-                print(f"  {task}: {reason}", file=sys.stderr)
-        return max((outcome.code for _, outcome in self._outcomes), default=0)
+        jobs = self._folder.jobs()
+        failed = [job for job in jobs if job.code]
+        if failed:
+            print(f"{len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
+            for job in failed:
+                reason = job.message.partition("\n")[0] or f"ended with {job.code}"
+                print(f"  {' '.join(job.overrides)}: {reason}", file=sys.stderr)
+        metric = self._settings().get("sweep_metric", "training_return")
+        for line in report(self._folder, f"python {sys.argv[0]}", metric):
+            say(line)
+        return max((job.code or 0 for job in jobs), default=0)
+
+    def _settings(self) -> dict[str, str]:
+        return dict(o.partition("=")[::2] for o in self.line.overrides)
 
 
-def _launch(job: Callable[[DictConfig], None], line: CommandLine, config_dir: Path) -> None:
+def _launch(job: Callable[[DictConfig], Any], line: CommandLine, config_dir: Path) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -355,6 +397,40 @@ def _published(name: str | None, config_dir: Path) -> Path | None:
         return None if name is None else Path(name)
     known = config_dir.resolve().parent / "benchmarks" / "published" / name
     return known if known.exists() else Path(name)
+
+
+def chaos_command(
+    arguments: Sequence[str], components: Components, config_dir: Path, train: Path
+) -> int:
+    """``scripts/chaos.py``: whether a training survives being killed. Returns the exit code."""
+    return run_command(lambda: _chaos(list(arguments), components, config_dir, train))
+
+
+def _chaos(arguments: list[str], components: Components, config_dir: Path, train: Path) -> int:
+    from ssmrl.training.cli.check import check_arguments
+    from ssmrl.training.cli.compose import Composer
+    from ssmrl.training.cli.help import help_text
+    from ssmrl.training.config import ChaosConfig
+
+    composer = Composer(components, config_dir, None, ChaosConfig)
+    own = {f.name for f in dataclasses.fields(ChaosConfig)}
+    mine = [a for a in arguments if a.partition("=")[0] in own]
+    if _asks_for_help(arguments):
+        usage = "Kill a training and resume it: chaos.py [key=value ...] [settings of train.py ...]"
+        print(help_text(composer, [], usage))
+        return 0
+    chaos = composer.build(composer.compose(check_arguments(composer, mine).overrides))
+    settings = [a for a in arguments if a not in mine]
+    names, overrides = take_imports(settings)
+    import_modules(names)
+    config = compose_training(overrides, components, config_dir)
+    from ssmrl.training.chaos import run_chaos, summary
+
+    outcome = run_chaos(chaos, config, settings, train, components, say)
+    for line in outcome.differences:
+        print(line, file=sys.stderr)
+    print(summary(outcome, config))
+    return 1 if outcome.differences else 0
 
 
 def plot_command(arguments: Sequence[str]) -> int:

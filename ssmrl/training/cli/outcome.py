@@ -43,8 +43,9 @@ class Outcome:
 def run_command(action: Callable[[], int]) -> int:
     """Run a command: errors a user can act on become a line on stderr and an exit code.
 
-    2 for a wrong command line, 1 for a run that cannot start or go on, 130 for a Ctrl-C before
-    there was anything to keep, 141 where whoever was reading has gone (`ssmrl diagnose | head`).
+    2 for a wrong command line, 1 for a run that cannot start or go on, 75 for what a scheduler has
+    stopped (`ssmrl.training.signals`), 130 for a Ctrl-C, 141 where whoever was reading has gone
+    (`ssmrl diagnose | head`).
     """
     code = attempt(action).code
     try:

@@ -1,0 +1,127 @@
+"""One seed on several devices does what it does on one, and each device does its part alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# In a process of its own: how many devices a CPU is, is told to XLA once.
+SCRIPT = """
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tests.compiling import compile_quickly
+
+compile_quickly()
+
+from ssmrl.api import _Silent
+from ssmrl.experiment import COMPONENTS
+from ssmrl.training import loop
+from ssmrl.training.cli import compose_training
+from ssmrl.training.loading import load_run
+from ssmrl.training.run import read_metrics
+from ssmrl.training.run_training import run_training
+
+settings, configs, iteration = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+flops, places = [], []
+compile_ = loop._Loop._compile
+
+
+def noted(self, state):
+    compiled, state, seconds = compile_(self, state)
+    flops.append(compiled.cost_analysis()["flops"])
+    places.append({len(x.sharding.device_set) for x in jax.tree.leaves(state.acting.observation)})
+    return compiled, state, seconds
+
+
+loop._Loop._compile = noted
+
+
+def train(*arguments):
+    config = compose_training([*settings, *arguments], COMPONENTS, configs)
+    run_training(config, COMPONENTS, reporter=_Silent())
+
+
+train("run_dir=one", f"total_steps={3 * iteration}")
+train("run_dir=parts", f"total_steps={2 * iteration}", "devices=all")
+train("run_dir=parts", f"total_steps={3 * iteration}", "devices=2", "resume=true")
+assert places == [{1}, {4}, {2}], places
+# What is not split is not a quarter of it.
+assert flops[1] < 0.4 * flops[0], flops
+assert flops[2] < 0.65 * flops[0], flops
+one, parts = (read_metrics(Path(path, "metrics.jsonl")) for path in ("one", "parts"))
+assert len(one) == len(parts) == 3
+for a, b in zip(one, parts):
+    assert a.keys() == b.keys()
+    # Optimisers divide gradients by their size: those near 0 make of rounding a step of their own.
+    rtol, atol = (1e-3, 1e-4) if a is one[0] else (1e-2, 2e-3)
+    for name in a:
+        if not name.startswith("time/"):
+            where = f"{name} of step {a['step']}"
+            np.testing.assert_allclose(b[name], a[name], rtol=rtol, atol=atol, err_msg=where)
+a, b = (load_run(path, COMPONENTS).state.params for path in ("one", "parts"))
+for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+    np.testing.assert_allclose(y, x, rtol=1e-3, atol=5e-4)
+"""
+SETTINGS = {
+    # Contexts, the online queue and the carries that updates refresh are all in this one.
+    "dreamerv3": (
+        *("agent.size=pico", "agent.num_envs=16", "agent.rollout_length=8", "agent.batch_size=16"),
+        *("agent.batch_length=8", "agent.train_ratio=1", "agent.imagination_length=2"),
+        *("agent.replay_capacity=384", "agent.bins=15", "memory=gru", "agent.warmup=100"),
+    ),
+    "ppo": (
+        *("agent.num_envs=64", "agent.rollout_length=8", "agent.minibatches=2", "agent.epochs=2"),
+        *("memory=gru", "memory.features=32", "agent.lr=1e-4"),
+    ),
+}
+
+
+ITERATION = {"dreamerv3": 16 * 8, "ppo": 64 * 8}
+
+
+@pytest.mark.parametrize("agent", [pytest.param("dreamerv3", marks=pytest.mark.slow), "ppo"])
+def test_several_devices_do_what_one_does_and_a_checkpoint_goes_on_with_fewer(agent, tmp_path):
+    settings = [f"agent={agent}", "env=popgym/repeat_first_easy", *SETTINGS[agent]]
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            json.dumps(settings),
+            str(ROOT / "configs"),
+            str(ITERATION[agent]),
+        ],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/train.py"), *settings, "devices=3"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stderr
+    which = "batch_size = 16" if agent == "dreamerv3" else "num_envs = 64"
+    assert line == f"error: devices=3: agent.{which} must be divisible by 3 devices\n"

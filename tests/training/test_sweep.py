@@ -1,0 +1,184 @@
+"""Sweeps are taken up again, tell what came of every job, and run where Hydra's launchers do."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssmrl.training.cli import train_command
+from ssmrl.training.run import read_metrics
+from ssmrl.training.sweep import Job, SweepFolder, best_job, draw, swept_keys, write_table
+from tests.training.stub import STUB
+from tests.training.stub_train import CONFIGS, ROOT
+
+QUICK = ["total_steps=100", "checkpoint_every=0"]
+
+
+def train(*arguments: str) -> int:
+    return train_command([*QUICK, "-m", *arguments], STUB, CONFIGS)
+
+
+def table(sweep: Path) -> list[dict[str, str]]:
+    with (sweep / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def the_sweep() -> Path:
+    (sweep,) = Path("runs/sweeps").iterdir()
+    return sweep
+
+
+def test_a_sweep_says_what_came_of_every_job(capsys):
+    assert train("agent.lr=0.01,0.1", "agent.fail_at=0,3") == 1
+    sweep = the_sweep()
+    rows = table(sweep)
+    assert list(rows[0]) == [
+        *("agent.lr", "agent.fail_at", "training_return", "code", "error", "seconds", "run"),
+    ]
+    by_settings = {(row["agent.lr"], row["agent.fail_at"]): row for row in rows}
+    assert len(by_settings) == 4
+    for (_, fails), row in by_settings.items():
+        assert row["code"] == ("1" if fails == "3" else "0")
+        assert bool(row["training_return"]) == (fails == "0")
+        assert row["error"].startswith("step 60: loss/total is nan" if fails == "3" else "")
+        assert len(read_metrics(Path(row["run"], "metrics.jsonl"))) == (2 if fails == "3" else 5)
+    good = {lr: float(by_settings[lr, "0"]["training_return"]) for lr in ("0.01", "0.1")}
+    best = max(good, key=lambda lr: good[lr])
+    command = (sweep / "best.txt").read_text()
+    assert command.endswith(f"total_steps=100 checkpoint_every=0 agent.lr={best} agent.fail_at=0\n")
+    assert f"best, training_return {good[best]:.4g}: {command}" in capsys.readouterr().out
+    assert (sweep / "returns.png").stat().st_size > 1000
+
+
+def test_an_interrupted_sweep_is_taken_up_again(monkeypatch, capsys):
+    """The first job has ended, the second was killed, the third had not begun."""
+    from ssmrl.training import run_training as module
+
+    run, ran = module.run_training, []
+
+    def run_training(config, *arguments, **options):
+        ran.append((config.seed, config.resume))
+        if len(ran) == 2:
+            config.total_steps = 40
+            run(config, *arguments, **options)
+            raise SystemExit(9)
+        return run(config, *arguments, **options)
+
+    monkeypatch.setattr(module, "run_training", run_training)
+    with pytest.raises(SystemExit):
+        train("seed=0,1,2", "resume=auto")
+    sweep = the_sweep()
+    assert not (sweep / "table.csv").exists()
+    assert train("resume=auto", "seed=0,1,2") == 0
+    out = capsys.readouterr().out
+    assert f"continuing the sweep in {sweep}" in out and "resuming from the checkpoint of" in out
+    assert "done already: total_steps=100 checkpoint_every=0 seed=0" in out
+    assert ran == [(0, "auto"), (1, "auto"), (1, "auto"), (2, "auto")]
+    assert len(list(Path("runs").glob("*/config.yaml"))) == 3
+    assert [(row["seed"], row["code"]) for row in table(sweep)] == [(s, "0") for s in "012"]
+    # Without resume, or with other values, it is another sweep.
+    assert train("seed=0,1,3", "resume=auto") == 0
+    assert len(list(Path("runs/sweeps").iterdir())) == 2
+    named = f"hydra.sweep.dir='{sweep}'"
+    assert train("seed=0,1,2", named) == 2
+    assert f"{sweep} holds a sweep: continue it with resume=auto" in capsys.readouterr().err
+    assert train("seed=4,5", named, "resume=auto") == 1
+    assert f"{sweep} holds another sweep, of total_steps=100" in capsys.readouterr().err
+
+
+def test_a_job_is_what_its_overrides_say_in_any_order(tmp_path):
+    folder = SweepFolder(tmp_path)
+    folder.create(["a=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+    assert folder.overrides() == ["a=1,2"]
+    folder.write(Job(("a=1", "b=x"), code=0, value=2.0))
+    assert folder.read(["b=x", "resume=auto", "a=1", "run_dir=there"]).value == 2.0
+    assert folder.read(["b=x", "a=2"]) is None
+    (path,) = (tmp_path / "jobs").iterdir()
+    path.write_text('{"overrides": [')  # cut off: as if it had not begun
+    assert folder.read(["a=1", "b=x"]) is None and folder.jobs() == []
+
+
+JOBS = [
+    Job(("seed=0", "lr=1e-3", "net=a"), "r1", 0, "", 1.0, 3.0),
+    Job(("seed=0", "lr=1e-1", "net=b"), "r2", 0, "", 2.0, 3.0),
+    Job(("seed=0", "lr=1", "net=b"), "r3", 1, "it burst\nreally", None, 3.0),
+    Job(("seed=0", "lr=9", "net=b"), "r4", None),
+    Job(("seed=0", "lr=5", "net=b"), "r5", 0, "", None),
+]
+
+
+def test_the_table_and_the_best(tmp_path):
+    assert swept_keys(JOBS) == ["lr", "net"]
+    assert best_job(JOBS, "training_return") == JOBS[1]
+    assert best_job(JOBS, "loss/total") == JOBS[0]
+    assert best_job(JOBS[2:], "training_return") is None
+    write_table(SweepFolder(tmp_path), JOBS, "eval/return")
+    assert (tmp_path / "table.csv").read_text().splitlines() == [
+        "lr,net,eval/return,code,error,seconds,run",
+        "1e-3,a,1.0,0,,3.0,r1",
+        "1e-1,b,2.0,0,,3.0,r2",
+        "1,b,,1,it burst,3.0,r3",
+        "9,b,,,,0.0,r4",
+        "5,b,,0,,0.0,r5",
+    ]
+    assert draw(SweepFolder(tmp_path), JOBS, "eval/return").stat().st_size > 1000
+    assert draw(SweepFolder(tmp_path), JOBS[2:], "eval/return") is None
+
+
+def test_the_metric_can_be_another_one():
+    assert train("seed=0,1", "sweep_metric=loss/total") == 0
+    for row in table(the_sweep()):
+        last = read_metrics(Path(row["run"], "metrics.jsonl"))[-1]
+        # The last tenth of 100 steps is the last of five lines.
+        assert float(row["loss/total"]) == pytest.approx(last["loss/total"])
+
+
+def test_what_is_not_installed_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert train("seed=0,1", "hydra/sweeper=optuna") == 2
+    assert 'hydra/sweeper=optuna: not installed: pip install "ssmrl[optuna]"' in (
+        capsys.readouterr().err
+    )
+
+
+PLUGINS = {
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "seed=0,1", "agent.fail_at=0,3"],
+    "submitit": [
+        *("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"),
+        *("seed=0,1", "agent.fail_at=0,3"),
+    ],
+    "optuna": [
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"),
+        *("hydra.sweeper.direction=maximize", "hydra.sweeper.sampler.seed=0"),
+        "agent.lr=tag(log,interval(1e-3,1e-1))",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_hydra_s_launchers_and_sweeper(name):
+    """In processes of their own; each job leaves its record, failed ones too."""
+    kind = "sweeper" if name == "optuna" else "launcher"
+    pytest.importorskip(f"hydra_plugins.hydra_{name}_{kind}")
+    script = Path(__file__).parent / "stub_train.py"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), *QUICK, "-m", *PLUGINS[name], "resume=auto"]
+    for attempt in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        rows = table(the_sweep())
+        if name == "optuna":
+            assert done.returncode == 0, done.stderr
+            # The same seed asks for the same jobs, which are there: the study is made of them.
+            assert len(rows) == 3 and all(row["training_return"] for row in rows)
+            assert done.stdout.count("done already") == 3 * attempt
+            continue
+        assert done.returncode == 1, done.stderr
+        assert sorted((row["seed"], row["agent.fail_at"], row["code"]) for row in rows) == [
+            *(("0", "0", "0"), ("0", "3", "1"), ("1", "0", "0"), ("1", "3", "1")),
+        ]
+        assert "2 of 4 jobs failed:" in done.stderr
