@@ -42,12 +42,12 @@ from ssmrl.training.loop import init_state
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"before": "popgym_2026_11", "now": "popgym"}
 MEASURES = {
-    "policy_gradient": "of the policy loss in the memory",
-    "value_gradient": "of the value loss in the memory",
+    "policy_gradient": "policy's gradient",
+    "value_gradient": "critic's gradient",
     "cosine": "cosine of the two",
     "explained_variance": "explained variance",
-    "effective_rank": "effective rank of outputs",
-    "still_units": "share of still units",
+    "effective_rank": "effective rank",
+    "still_units": "still units",
 }
 _STILL = 1e-2
 """A unit that moves less than this part of what its layer's units do on average is still."""
@@ -134,10 +134,10 @@ def trace(env: str, memory: str, setting: str, args: argparse.Namespace) -> dict
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A column for each id, a row for each measure."""
     ids = [name for name in TUNING_IDS if any(row["env"] == name for row in rows)]
-    size = (2.6 * len(ids), 1.9 * len(MEASURES))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(MEASURES), len(ids), sharex=True, squeeze=False)
-    for axes, (measured, label) in zip(panels, MEASURES.items(), strict=True):
+    drawn = [name for name in MEASURES if any(np.any(row[name]) for row in rows)]
+    figure = Figure(figsize=(1.8 * len(ids), 1.3 * len(drawn)), layout="constrained")
+    panels = figure.subplots(len(drawn), len(ids), sharex=True, squeeze=False)
+    for axes, measured in zip(panels, drawn, strict=True):
         for panel, env in zip(axes, ids, strict=True):
             for row in (row for row in rows if row["env"] == env):
                 style = "-" if row["setting"] == "now" else ":"
@@ -149,9 +149,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 panel.set_yscale("log")
             if measured == "explained_variance":
                 panel.set_ylim(-0.2, 1.05)
-        axes[0].set_ylabel(label)
+        axes[0].set_ylabel(MEASURES[measured])
     for panel, env in zip(panels[0], ids, strict=True):
-        panel.set_title(task_name(env))
+        panel.set_title(task_name(f"popgym/{env}"), fontsize="small")
     for panel in panels[-1]:
         panel.set_xlabel("steps, thousands")
     panels[0][0].legend()

@@ -126,11 +126,14 @@ def _params_of(venv: Any) -> Any:
 def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
     """The environment to play: the run's own, or another seen through the run's observations.
 
-    What was asked for beside it comes first, so that a run can be seen with more noise, say.
+    What was asked for beside it comes first, so that a run can be seen with more noise, say. The
+    package that ours is a model of (``…_original/…``) gets the options that ours had.
     """
     obscured = obscuring(trained) | obscuring(asked)
     if asked.name == "run":
         return dataclasses.replace(trained, kwargs={**trained.kwargs, **asked.kwargs}, **obscured)
+    if asked.name.replace("_original/", "/", 1) == trained.name != asked.name:
+        asked = dataclasses.replace(asked, kwargs={**trained.kwargs, **asked.kwargs})
     flags = ("previous_action", "previous_reward", "first_flag")
     extras = {name: getattr(asked, name) or getattr(trained, name) for name in flags}
     return dataclasses.replace(asked, **extras, **obscured)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ssmrl.envs import make_vector
+from ssmrl.training.config import EnvConfig
 from ssmrl.training.evaluation import (
     EvaluationResult,
     EvaluationStoppedError,
@@ -21,6 +22,7 @@ from ssmrl.training.evaluation import (
     summarise,
 )
 from ssmrl.training.loading import build_agent
+from ssmrl.training.run_evaluation import _evaluation_env
 from tests.training.stub import STUB, StubVectorEnv
 
 
@@ -206,3 +208,20 @@ def test_one_run_has_no_interval():
         "mean_interval": None,
         "iqm_interval": None,
     }
+
+
+def test_an_original_is_played_with_the_options_that_ours_had():
+    """What was asked for first; another environment, or the same by name, has its own."""
+    trained = EnvConfig(name="memory_maze/9x9", kwargs={"picture_size": 32, "action_repeat": 3})
+    for name, kwargs, expected in (
+        ("memory_maze_original/9x9", {}, {"picture_size": 32, "action_repeat": 3}),
+        (
+            "memory_maze_original/9x9",
+            {"action_repeat": 1},
+            {"picture_size": 32, "action_repeat": 1},
+        ),
+        ("memory_maze_original/11x11", {}, {}),
+        ("memory_maze/9x9", {}, {}),
+        ("run", {"targets": 2}, {"picture_size": 32, "action_repeat": 3, "targets": 2}),
+    ):
+        assert _evaluation_env(EnvConfig(name=name, kwargs=kwargs), trained).kwargs == expected
