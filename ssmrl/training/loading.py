@@ -23,7 +23,7 @@ from ssmrl.training.config import (
 from ssmrl.training.errors import CheckpointError, RunError, UsageError
 from ssmrl.training.evaluation import one_seed
 from ssmrl.training.exported import is_exported, read_exported
-from ssmrl.training.fit import refusals
+from ssmrl.training.fit import first_line, refusals
 from ssmrl.training.loop import abstract_state, init_state
 from ssmrl.training.run import RunFolder
 
@@ -164,8 +164,9 @@ def config_from_dict(values: dict[str, Any], components: Components, where: str)
         top = {k: v for k, v in values.items() if k not in groups}
         return _typed(TrainConfig, {**top, **parts})
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise RunError(f"{where}: its configuration does not fit this version: {reason}") from error
+        raise RunError(
+            f"{where}: its configuration does not fit this version: {first_line(error)}"
+        ) from error
 
 
 def _typed(kind: Any, values: dict[str, Any]) -> Any:

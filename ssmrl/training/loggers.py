@@ -12,6 +12,7 @@ import numpy as np
 
 from ssmrl.training.config import LoggerConfig, TensorboardConfig, WandbConfig
 from ssmrl.training.errors import RunError
+from ssmrl.training.fit import first_line
 from ssmrl.training.run import write_atomically
 
 
@@ -58,8 +59,7 @@ class WandbLogger:
                 config=run_config,
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise RunError(f"wandb does not start: {reason}") from error
+            raise RunError(f"wandb does not start: {first_line(error)}") from error
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Numbers as they are; lists over seeds as their mean and one value for each seed."""

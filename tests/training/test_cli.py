@@ -213,7 +213,8 @@ PATHS = ["a run é/ü", "it's (1), [2] = 3", "a\\b\\", '"q"', "日本 #1"]
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_is_taken_as_it_is_written(path):
-    assert compose_training([f"run_dir={path}"], STUB, CONFIGS).run_dir == path.strip('"')
+    for key in ("run_dir", "init_from"):
+        assert getattr(compose_training([f"{key}={path}"], STUB, CONFIGS), key) == path.strip('"')
 
 
 def test_runs_in_folders_with_spaces_and_accents(capsys):

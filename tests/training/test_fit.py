@@ -9,6 +9,7 @@ import pytest
 from ssmrl.experiment import COMPONENTS
 from ssmrl.training import fit
 from ssmrl.training.cli import train_command
+from ssmrl.training.devices import device_memory
 from ssmrl.training.errors import RunError, UsageError
 from tests.training.stub_train import ROOT
 
@@ -87,3 +88,21 @@ def test_refusals_name_the_part_that_refuses():
     expected = "^memory=s5: memory 's5' has no option 'x'"
     with pytest.raises(UsageError, match=expected), fit.refusals(memory="s5", agent="ppo"):
         make_memory("s5", x=1)
+
+
+def test_refusals_of_environments_and_agents_go_by_their_keys():
+    """Their folders have other names than the keys that choose them."""
+    from ssmrl.agents.ppo import PPOConfig
+    from ssmrl.envs import make
+
+    with pytest.raises(UsageError, match="^env=mine: "), fit.refusals(env="mine", agent="ppo"):
+        make("popgym/repeat_previous_easy", nothing=0)
+    with pytest.raises(UsageError, match="^agent=ppo: "), fit.refusals(env="mine", agent="ppo"):
+        PPOConfig(lr=-1.0)
+
+
+def test_a_processor_has_the_memory_of_its_machine():
+    """In bytes: what the system itself says in kilobytes, to a hundredth."""
+    line = Path("/proc/meminfo").read_text().splitlines()[0]
+    assert line.startswith("MemTotal:")
+    assert device_memory() == pytest.approx(1024 * int(line.split()[1]), rel=0.05)

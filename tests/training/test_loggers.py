@@ -70,3 +70,24 @@ def test_no_logger_speaks_for_a_run_that_another_process_trains(make_config, rec
     monkeypatch.setattr(target, lambda *_: pytest.fail("a logger was made"))
     with run.lock(), pytest.raises(RunError, match="is being trained by process"):
         run_training(config, STUB, reporter=record)
+
+
+def test_what_wandb_does_not_like_is_a_line(started, monkeypatch, tmp_path):
+    """The first of its lines; its name where it says nothing."""
+    for error, line in ((OSError("no network\nat all"), "no network"), (OSError(""), "OSError")):
+
+        def fail(error=error, **options):
+            raise error
+
+        monkeypatch.setattr(sys.modules["wandb"], "init", fail)
+        with pytest.raises(RunError, match=f"^wandb does not start: {line}$"):
+            make_logger(WandbConfig(), tmp_path, {})
+
+
+def test_an_id_that_cannot_be_written_is_a_line(started, monkeypatch, tmp_path):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ssmrl.training.loggers.write_atomically", full)
+    with pytest.raises(RunError, match="wandb-id: No space left on device$"):
+        make_logger(WandbConfig(), tmp_path, {})

@@ -11,8 +11,9 @@ from PIL import Image
 from ssmrl.envs import EpisodeStatistics, JaxVectorEnv
 from ssmrl.training.agent import PredictingAgent
 from ssmrl.training.prediction_video import _frame, play_episode, record_prediction
-from ssmrl.training.video import write_gif
+from ssmrl.training.video import describe, record_episode, write_gif
 from tests.envs.counting import Counting
+from tests.training.stub import StubAgent
 
 
 class Oracle:
@@ -117,3 +118,30 @@ def test_a_film_lasts_as_long_as_its_steps(tmp_path):
     with Image.open(write_gif(tmp_path / "film.gif", frames, 0.25)) as gif:
         assert gif.n_frames == 3 and gif.info["duration"] == 250 and gif.info["loop"] == 0
         assert min(gif.size) >= 64
+
+
+def test_numbers_are_told_to_three_places():
+    leaves = {"a": np.array([[0.12345, 2.0]], np.float32), "b": np.array([7])}
+    assert describe(leaves) == "[0.123 2.   ] 7"
+
+
+class Carrying(StubAgent):
+    """Whose carry counts from 5, for as many environments as it was asked for."""
+
+    def __init__(self):
+        self.steps_per_iteration, self.seen = 1, []
+
+    def initialize_carry(self, batch_size):
+        return jnp.full(batch_size, 5.0)
+
+    def act(self, state, carry, observation, reset, key, *, greedy):
+        jax.debug.callback(self.seen.append, carry)
+        return carry + 1, jnp.zeros(len(reset), jnp.int32)
+
+
+def test_one_environment_is_played(venv, tmp_path):
+    """With a carry for one, which the agent gets back."""
+    agent = Carrying()
+    record_episode(agent, None, venv, tmp_path / "x", key=jax.random.key(0))
+    jax.effects_barrier()
+    assert [carry.tolist() for carry in agent.seen] == [[5.0], [6.0], [7.0]]
