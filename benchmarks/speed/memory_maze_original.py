@@ -29,7 +29,7 @@ def originals(size: int, steps: int) -> dict[str, Callable[[], float]]:
     tasks = worker.load_tasks()  # first: it decides how dm_control draws
     from dm_control.locomotion.props.target_sphere import TargetSphere
 
-    env = worker.Original(tasks, size, {"image_only_obs": True}, None)
+    env = worker.Original(tasks, size, {}, None)
     env.reset(size)
     stock = TargetSphere._update_activation
     worker.vectorise_contacts()

@@ -34,6 +34,8 @@ from ssmrl.envs.spaces import Box, Dict, Space
 SIZES = (9, 11, 13, 15)
 PYTHON_VARIABLE = "SSMRL_MEMORY_MAZE_PYTHON"
 """Names the interpreter that has the package, where it is another one."""
+_SMALLEST_FRAMED = 64
+"""Pixels a side. The package's frame is 2 √(side // 64) wide; at 0 it fills the picture."""
 _WORKER = Path(__file__).with_name("memory_maze_worker.py")
 _GIGABYTES, _GIGABYTES_MORE = 1.6, 0.9
 """Of memory, for the first environment of a process and for each further one: each holds all walls'
@@ -185,6 +187,8 @@ class MemoryMazeOriginal(HostVectorEnv):
             "options": _task_options(params),
             "episode_length": params.episode_length,
             "action_repeat": params.action_repeat,
+            "frames": params.picture_size < _SMALLEST_FRAMED,
+            "image_only": not params.extra_observations,
             "stock": stock_contacts,
         }
         self._shares = np.array_split(np.arange(num_envs), workers)
@@ -242,7 +246,6 @@ class MemoryMazeOriginal(HostVectorEnv):
 def _task_options(params: EnvParams) -> dict[str, Any]:
     """Ours as keyword arguments of the package's task."""
     return {
-        "image_only_obs": not params.extra_observations,
         "global_observables": params.extra_observations or params.show_path,
         "show_path": params.show_path,
         "top_camera": params.view == "above",

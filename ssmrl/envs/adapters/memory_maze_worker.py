@@ -96,6 +96,9 @@ class Original:
         options: keyword arguments of its task.
         episode_length: in steps; None for its own.
         action_repeat: how many steps an action lasts.
+        frames: whether the frame in the target's colour is drawn here and not by the package,
+            which paints over the whole of pictures smaller than 64 pixels.
+        image_only: whether the picture alone is the observation.
     """
 
     def __init__(
@@ -105,11 +108,17 @@ class Original:
         options: dict[str, Any],
         episode_length: int | None,
         action_repeat: int = 1,
+        frames: bool = False,
+        image_only: bool = True,
     ):
         self._make = getattr(tasks, f"memory_maze_{size}x{size}")
         self._colours = np.array(sys.modules["memory_maze.maze"].TARGET_COLORS)
         self._size = size
-        self._options = options
+        self._frames, self._image_only = frames, image_only
+        self._options = options | {
+            "image_only_obs": image_only and not frames,
+            "target_color_in_image": not frames,
+        }
         self._limit = episode_length
         self._repeat = action_repeat
         self._env: Any = None
@@ -140,6 +149,10 @@ class Original:
     def _observation(self, timestep: Any) -> Any:
         """With the types of ours."""
         obs = timestep.observation
+        if self._frames:
+            obs = {**obs, "image": _framed(obs["image"], obs["target_color"])}
+            if self._image_only:
+                return obs["image"]
         if not isinstance(obs, Mapping):
             return np.asarray(obs)
         return {name: np.asarray(x, _dtype(name)) for name, x in obs.items()}
@@ -183,6 +196,14 @@ class Original:
             self._env = None
 
 
+def _framed(image: np.ndarray, colour: Any) -> np.ndarray:
+    """One pixel wide, as dark as the package's."""
+    image = np.array(image)
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        edge[:] = np.asarray(colour) * 255 * 0.7
+    return image
+
+
 def _dtype(name: str) -> Any:
     return np.uint8 if name in ("image", "maze_layout") else np.float32
 
@@ -191,7 +212,8 @@ class Batch:
     """The environments of one process.
 
     Args:
-        size, options, episode_length, action_repeat: of each :class:`Original`.
+        size, options, episode_length, action_repeat, frames, image_only: of each
+            :class:`Original`.
         count: how many.
         stock: whether contacts are looked for as the package does.
     """
@@ -202,13 +224,15 @@ class Batch:
         options: dict[str, Any],
         episode_length: int | None,
         action_repeat: int,
+        frames: bool,
+        image_only: bool,
         count: int,
         stock: bool = False,
     ):
         tasks = load_tasks()
         if not stock:
             vectorise_contacts()
-        settings = tasks, size, options, episode_length, action_repeat
+        settings = tasks, size, options, episode_length, action_repeat, frames, image_only
         self._envs = [Original(*settings) for _ in range(count)]
 
     def reset(self, seeds: list[int]) -> list[Any]:

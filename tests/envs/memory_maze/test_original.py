@@ -19,7 +19,7 @@ from ssmrl.envs.adapters import memory_maze_original as adapter
 from ssmrl.envs.adapters import memory_maze_worker as worker
 from ssmrl.envs.memory_maze.environment import TOUCH_DISTANCE
 from ssmrl.envs.memory_maze.motion import FORWARD, FORWARD_LEFT, LEFT, NOOP, Body, distance_to, move
-from ssmrl.envs.memory_maze.picture import frame
+from ssmrl.envs.memory_maze.picture import frame, frame_colour
 from ssmrl.envs.memory_maze.scripted import oracle
 from tests.compiling import quick_jit
 from tests.envs.memory_maze.similarity import similarity
@@ -30,7 +30,7 @@ from tests.envs.memory_maze.similarity import similarity
 class FakeTask:
     """What stands for the package's process: observations are numbers, episodes last two steps."""
 
-    def __init__(self, tasks, size, options, episode_length, action_repeat):
+    def __init__(self, tasks, size, options, episode_length, *settings):
         self.time, self.seed = 0, None
 
     def reset(self, seed=None):
@@ -50,6 +50,7 @@ def served(monkeypatch, *requests):
     monkeypatch.setattr(worker, "load_tasks", lambda: None)
     monkeypatch.setattr(worker, "Original", FakeTask)
     settings = {"size": 9, "options": {}, "episode_length": 2, "action_repeat": 1}
+    settings |= {"frames": False, "image_only": True}
     made = ("make", settings | {"count": 2, "stock": True})
     inward = io.BytesIO(b"".join(pickle.dumps(x) for x in (made, *requests)))
     outward = io.BytesIO()
@@ -76,7 +77,7 @@ def test_an_action_that_lasts_ends_with_the_episode(monkeypatch, limit, rewards)
     class Package:
         """Stands for the package's task."""
 
-        def __init__(self, seed):
+        def __init__(self, **options):
             self.time = 0
 
         def reset(self):
@@ -100,6 +101,36 @@ def test_an_action_that_lasts_ends_with_the_episode(monkeypatch, limit, rewards)
     assert [reward for _, reward, _ in answers] == rewards
     assert [over for *_, over in answers] == [False] * (len(rewards) - 1) + [True]
     assert answers[-1][0] == (8 if limit is None else 5)
+
+
+@pytest.mark.parametrize("image_only", [True, False])
+def test_small_pictures_get_their_frame_here(monkeypatch, image_only):
+    """The package would fill them with the target's colour; it is asked for them without."""
+    asked = {}
+
+    class Package:
+        """Stands for the package's task."""
+
+        def __init__(self, **options):
+            asked.update(options)
+
+        def reset(self):
+            image = np.full((32, 32, 3), 9, np.uint8)
+            observation = {"image": image, "target_color": np.array([170, 38, 30]) / 220}
+            return SimpleNamespace(observation=observation)
+
+    colours = SimpleNamespace(TARGET_COLORS=[[1, 0, 0]])
+    monkeypatch.setitem(sys.modules, "memory_maze.maze", colours)
+    tasks = SimpleNamespace(memory_maze_9x9=Package)
+    env = worker.Original(tasks, 9, {}, None, frames=True, image_only=image_only)
+    seen = env.reset(0)
+    assert asked == {"image_only_obs": False, "target_color_in_image": False, "seed": 0}
+    if not image_only:
+        assert set(seen) == {"image", "target_color"}
+        seen = seen["image"]
+    edge = frame(32)
+    np.testing.assert_array_equal(seen[edge], np.broadcast_to(frame_colour(0), (edge.sum(), 3)))
+    assert (seen[~edge] == 9).all() and seen.dtype == np.uint8
 
 
 def test_the_worker_says_what_went_wrong_and_goes_on(monkeypatch):
