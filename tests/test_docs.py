@@ -158,7 +158,8 @@ COMMAND = re.compile(rf"^(?:ssmrl|python scripts/)\s*({'|'.join(COMMANDS)})(?:\.
 def commands(path: Path) -> list[tuple[str, list[str]]]:
     """Every `ssmrl train …` and so on of a page, in blocks and in lines: names, arguments."""
     text = path.read_text()
-    lines = [line for block in blocks(path, r"(?:bash|shell)?") for line in block.splitlines()]
+    shown = [block.replace("\\\n", "") for block in blocks(path, r"(?:bash|shell)?")]
+    lines = [line for block in shown for line in block.splitlines()]
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
     found = [match for line in lines if (match := COMMAND.match(line.partition(" # ")[0].strip()))]
@@ -175,8 +176,10 @@ def check_command(name: str, arguments: list[str]) -> None:
         at = arguments.index("--import")
         arguments = arguments[:at] + arguments[at + 2 :]
     if name == "plot":
-        assert {a for a in arguments if a.startswith("-")} <= {"--metric", "--out"}
+        assert {a for a in arguments if a.startswith("-")} <= {"--metric", "--out", "--trials"}
         return
+    # Hydra's own, whose launchers and sweepers are extras.
+    arguments = [a for a in arguments if not a.startswith("hydra")]
     composer = _composer(COMPONENTS, CONFIGS, None if name == "benchmark" else name)
     check_arguments(composer, arguments)
 

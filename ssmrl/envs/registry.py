@@ -152,8 +152,8 @@ def near_matches(name: str, count: int = 3) -> list[str]:
 
     An id that is right but for its suite or version comes before one that only begins alike, and
     that before one that is spelt alike. Among equals, a version in ``name`` speaks for gymnasium,
-    whose ids have them, and then the order of registration decides, which puts a family's easiest
-    first.
+    whose ids have them, then a task comes before the distribution of tasks of its name, and then
+    the order of registration decides, which puts a family's easiest first.
 
     Args:
         name: what was asked for; with or without a suite.
@@ -170,19 +170,20 @@ def near_matches(name: str, count: int = 3) -> list[str]:
     return found[:count]
 
 
-def _distance(name: str, suite: str, id_: str, candidate: str) -> tuple[float, bool]:
+def _distance(name: str, suite: str, id_: str, candidate: str) -> tuple[float, bool, bool]:
     """How far ``candidate`` is from what was asked for, 1 or more if too far; ties go to False."""
+    is_meta = candidate.startswith("meta/")
     wanted, own = _normalise(id_), _normalise(candidate.partition("/")[2])
     other_version = bool(_VERSION.search(id_)) != bool(_VERSION.search(candidate))
     if wanted == own:
-        return 0.0, other_version
+        return 0.0, other_version, is_meta
     if _unversioned(id_) == _unversioned(candidate.partition("/")[2]):
-        return 0.1, other_version
+        return 0.1, other_version, is_meta
     if len(wanted) >= 3 and own.startswith(_unversioned(id_)):
-        return 0.2, other_version
+        return 0.2, other_version, is_meta
     compared = (_normalise(name), _normalise(candidate)) if suite else (wanted, own)
     likeness = difflib.SequenceMatcher(None, *compared).ratio()
-    return (1.3 - likeness if likeness >= 0.5 else 1.0), other_version
+    return (1.3 - likeness if likeness >= 0.5 else 1.0), other_version, is_meta
 
 
 _VERSION = re.compile(r"-?v\d+$")

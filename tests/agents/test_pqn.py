@@ -170,6 +170,7 @@ def test_returns_of_a_hand_worked_table(monkeypatch):
         terminated=jnp.asarray(terminated),
         truncated=jnp.asarray(truncated),
         final_value=jnp.where(terminated | truncated, 6.0, 0.0),
+        discount=0.5 * ones,
         discounted_return=ones,
         episode={},
         number=ones,

@@ -181,5 +181,6 @@ def test_a_run_s_files_are_data_and_never_code(make_config, record):
     assert "\n" not in str(e.value) and not Path("executed").exists()
     # Nothing that reads a run could be made to run what it reads.
     sources = [path.read_text() for path in (ROOT / "ssmrl" / "training").rglob("*.py")]
+    sources = [text.replace("allow_pickle=False", "") for text in sources]
     for word in ("pickle", "yaml.load(", "marshal", "eval(compile"):
         assert not any(word in text for text in sources), word
