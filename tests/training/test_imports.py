@@ -57,6 +57,15 @@ FAILURES = {
 }
 
 
+def test_a_module_of_ones_own_comes_before_an_installed_one(monkeypatch):
+    """Of two of one name: the folder is searched first."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    Path("colorsys.py").write_text("mine = True\n")
+    import_modules(["colorsys"])
+    assert sys.modules.pop("colorsys").mine
+
+
 @pytest.mark.parametrize("content", FAILURES)
 @pytest.mark.parametrize("name", ["mine", "mine.py"])
 def test_a_module_that_fails_is_a_line(name, content):
