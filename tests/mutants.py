@@ -51,6 +51,8 @@ ENVIRONMENT = {
     "JAX_COMPILATION_CACHE_DIR": str(BUILD / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's own would not survive a fork
+    "OMP_NUM_THREADS": "1",
 }
 
 

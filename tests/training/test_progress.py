@@ -104,7 +104,7 @@ def test_plain_lines_come_every_five_seconds_and_the_last_one_at_the_end(clock, 
         (400, {"eval/return": 9.0}),
     ):
         reporter.update(step, metrics, 50.0)
-        clock.time += 2.5
+        clock.time += 2.4  # the third comes 4.8 seconds after the first: too soon
     reporter.message("a message")
     reporter.stop()
     reporter.stop()
@@ -112,7 +112,7 @@ def test_plain_lines_come_every_five_seconds_and_the_last_one_at_the_end(clock, 
     assert capsys.readouterr().out.splitlines() == [
         "compiled: steps 0 to 1,000",
         f"step 100/1,000  {late}  no episode has ended yet  eta {early}",
-        f"step 300/1,000  {late}  return 1.500  loss 0.25  eta 0:14",
+        f"step 400/1,000  {late}  return 1.500  loss 0.5  eta 0:12",
         f"step 400/1,000  {late}  return 1.500  loss 0.5  eta 0:12",
         "a message",
     ]
