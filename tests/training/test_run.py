@@ -338,6 +338,15 @@ def test_the_agent_is_told_what_to_do_with_gradients_that_are_not_finite(
     assert told == {"total_steps": 70, "skip_nonfinite": skips}
 
 
+def test_what_an_agent_refuses_is_a_line(make_config):
+    def refuse(*arguments, **options):
+        raise ValueError("too few environments")
+
+    parts = dataclasses.replace(STUB, make_agent=refuse)
+    with pytest.raises(UsageError, match="^agent=stub: too few environments$"):
+        build_agent(parts, make_config())
+
+
 def test_why_a_configuration_does_not_fit_is_one_line(make_config, monkeypatch):
     """The first line of the reason; the error itself where it says nothing."""
     values = {"agent": {"name": "stub"}, "memory": {"name": "stub"}}
