@@ -110,8 +110,7 @@ def bayes_optimal_tables(arms: int, pulls: int) -> tuple[float, np.ndarray]:
             f"{MOST_STATES:,}; take fewer, or Gittins indices, which are close to it"
         )
     size = pulls + 1
-    axes = np.ogrid[tuple(slice(0, size) for _ in range(2 * arms))]
-    done = np.add.reduce(np.broadcast_arrays(*axes))
+    done = np.indices((size,) * (2 * arms), np.int32).sum(axis=0)
     value = np.zeros((size,) * (2 * arms))
     action = np.zeros(value.shape, np.int8)
     for time in reversed(range(pulls)):

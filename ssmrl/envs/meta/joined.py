@@ -187,7 +187,7 @@ class Joined(TaskEnvironment[JoinedState, tuple]):
         own = tuple(
             env.sample_task(k, p) for env, k, p in zip(self.envs, keys, params, strict=True)
         )
-        shape = (self.width, int(self.sizes.max()))
+        shape = (self.width, int(np.max(self.sizes)))
         deviation = 1 / jnp.sqrt(jnp.asarray(self.sizes)[which].astype(jnp.float32))
         observation = deviation * jax.random.normal(key_observation, shape, jnp.float32)
         return JoinedTask(which, own, observation, self._draw_action_map(key_action))
@@ -239,7 +239,7 @@ class Joined(TaskEnvironment[JoinedState, tuple]):
 
     def _flat(self, i: int, obs: Any) -> Float[Array, "N"]:
         flat = one_hot(self._observations[i], obs)
-        return jnp.pad(flat, (0, int(self.sizes.max()) - flat.shape[0]))
+        return jnp.pad(flat, (0, int(np.max(self.sizes)) - flat.shape[0]))
 
     def _own_action(self, i: int, mapping: Array, action: Any) -> Any:
         space = self._actions[i]
