@@ -13,6 +13,7 @@ Conventions that recurrent implementations tend to get wrong, and that the tests
 - Minibatches are whole windows of some environments, never a stride through time.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -262,7 +263,7 @@ def generalized_advantages(
 # -------------------------------------------------------------------------------------- agent
 
 
-class RolloutAgent:
+class RolloutAgent(abc.ABC):
     """An agent with any memory, on any batched environment, that learns from rollouts.
 
     Subclasses set `network` and write `_apply`, `_choose` and `iteration`.
@@ -310,20 +311,20 @@ class RolloutAgent:
 
     # ........................................................................ to be written
 
+    @abc.abstractmethod
     def _apply(self, params, normalizers, carry, observation, reset) -> tuple[Any, Any, Array]:
         """The network on raw observations `[T, B, ...]`, between normalisers.
 
         Returns:
             the carry, what choices are made from, and values `[T, B]` of the observations.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _choose(self, state: TrainState, outputs: Any, key: Array, *, greedy: bool):
         """Actions `[B, ...]` from what `_apply` gave for one step, and what to note of them.
 
         The notes are fields of `transition`, leaves `[B, ...]`.
         """
-        raise NotImplementedError
 
     def _new_normalizers(self, one_observation: Any) -> Normalizers:
         return Normalizers(
@@ -404,13 +405,13 @@ class RolloutAgent:
 
     # ........................................................................ one iteration
 
+    @abc.abstractmethod
     def iteration(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """Collect a rollout, then update on it.
 
         Returns:
             the new state, and metrics as scalars; means over episodes are 0 where none ended.
         """
-        raise NotImplementedError
 
     def _rollout_metrics(self, rollout: Any, prediction: Array, target: Array) -> Metrics:
         """What a rollout says, and how much of the targets' variance was foretold, of `[T, B]`."""

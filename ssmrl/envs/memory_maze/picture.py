@@ -316,7 +316,7 @@ def _lower(view: _Camera, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
     slope = w + EYE_HEIGHT / depth
     share = jnp.clip(slope * (view.focal * view.ahead[rows] ** 2) + 0.5, 0, 1)
     down = np.maximum(-w, 1e-3)
-    floor = _flat(scene, u, down, EYE_HEIGHT / down, view.focal)[2]
+    floor = _flat(scene, u, down, EYE_HEIGHT / down, view.focal, tops=False)[2]
     colour = [below + (above - below) * share for above, below in zip(wall, floor, strict=True)]
     colour = _with_targets(colour, depth, view.focal, u, w, scene)
     return _round_and_pack(colour)
@@ -349,8 +349,8 @@ def _by_pixels(scene: _Scene, size: int) -> Leaf:
     u, down = fine.u[rows], np.maximum(-fine.w[rows], 1e-3)
     begin, end = (EYE_HEIGHT - scene.heights.wall) / down, EYE_HEIGHT / down
     meets, face = _cast(scene, u, focal, begin)
-    inside, is_wall, top = _flat(scene, u, down, begin, focal)
-    _, _, floor = _flat(scene, u, down, end, focal)
+    inside, is_wall, top = _flat(scene, u, down, begin, focal, tops=True)
+    _, _, floor = _flat(scene, u, down, end, focal, tops=False)
     side = _wall(face, down * (meets - begin), scene.quality)
     is_top, is_side = inside & is_wall, inside & ~is_wall & (meets < end)
     beyond = sky(fine)
@@ -371,7 +371,7 @@ def _by_pixels(scene: _Scene, size: int) -> Leaf:
 
 
 def _flat(
-    scene: _Scene, u: np.ndarray, down: np.ndarray, depth: np.ndarray, focal: float
+    scene: _Scene, u: np.ndarray, down: np.ndarray, depth: np.ndarray, focal: float, *, tops: bool
 ) -> tuple[Leaf, Leaf, list[Leaf]]:
     """What lies flat where rays are at ``depth``: whether in the maze, whether a wall, colours.
 
@@ -380,6 +380,8 @@ def _flat(
         u, down: the rays' slopes to the right and down.
         depth: as large as they.
         focal: pixels to a unit of slope.
+        tops: whether walls have theirs there. If not, it is all floor, and nothing is looked up
+            of walls: the standard maze's pictures are most of its time.
     """
     maze, eye, quality = scene.maze, scene.eye, scene.quality
     x = eye.x + depth * (eye.cos + u * eye.sin)
@@ -389,8 +391,9 @@ def _flat(
     row, column = jnp.clip(y, 0, n - 1).astype(jnp.int32), jnp.clip(x, 0, n - 1).astype(jnp.int32)
     cell = row * n + column
     is_wall = maze.is_wall.ravel()[cell]
-    floor = jnp.where(maze.is_room.ravel()[cell], textures.ROOM, textures.CORRIDOR)
-    texture = jnp.where(is_wall, maze.textures.ravel()[cell].astype(jnp.int32), floor)
+    texture = jnp.where(maze.is_room.ravel()[cell], textures.ROOM, textures.CORRIDOR)
+    if tops:
+        texture = jnp.where(is_wall, maze.textures.ravel()[cell].astype(jnp.int32), texture)
     level = np.round(np.log2(quality.texture_size / focal * depth / down))
     level = np.clip(level, 0, np.log2(quality.texture_size)).astype(np.int32)
     place, up = x - jnp.floor(x), y - jnp.floor(y)

@@ -66,13 +66,16 @@ def make_tasks(
     own, options = split_options({**defaults, **options})
     tasks = cls()
     params = tasks.make_params(**own)
+    return _in_trials(Member(tasks, params), tasks.name, projected, observation_width, options)
+
+
+def _in_trials(
+    member: Member, label: str, projected: bool, observation_width: int, options: dict[str, Any]
+) -> tuple[Trials, Any]:
+    """Trials of one kind of tasks, seen as they are or through random projections."""
     if not projected:
-        return Trials(tasks, **options), params
-    joined = Joined(
-        {tasks.name: Member(tasks, params)},
-        observation_width=observation_width,
-        label=tasks.name,
-    )
+        return Trials(member.env, **options), member.params
+    joined = Joined({label: member}, observation_width=observation_width, label=label)
     return Trials(joined, **options), joined.default_params
 
 
@@ -101,15 +104,8 @@ def make_repeated(
     inner, params = make(env, **own)
     if isinstance(inner, Trials):
         raise ValueError(f"env={env} has trials already; take it for itself")
-    episodes = Episodes(inner, repeat)
-    if not projected:
-        return Trials(episodes, **options), params
-    joined = Joined(
-        {inner.name: Member(episodes, params)},
-        observation_width=observation_width,
-        label=inner.name,
-    )
-    return Trials(joined, **options), joined.default_params
+    member = Member(Episodes(inner, repeat), params)
+    return _in_trials(member, inner.name, projected, observation_width, options)
 
 
 MAKERS: dict[str, Callable[..., tuple[Environment, Any]]] = {
