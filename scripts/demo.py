@@ -22,7 +22,7 @@ EPISODES = 128
 
 def main() -> int:
     started = time.monotonic()
-    print("RepeatPrevious: name the card that was shown four cards ago.")
+    print("RepeatPrevious: name the suit of the card shown three cards ago.")
     print("1.0 is perfect, -0.5 is guessing. Training PPO with an S5 memory:\n")
     config = compose_training([EXPERIMENT], COMPONENTS, CONFIGS)
     outcome = train(config, overrides=(EXPERIMENT,))
