@@ -7,7 +7,8 @@ A name of an environment is an entry of `ENVS`. Every training is one run folder
 that is finished is not repeated and one that was interrupted goes on, so the study can be stopped
 at any time; each is evaluated once, on new tasks, beside its own memory reset at every trial,
 uniform actions, and what is known of the optimum. Behind each the figure of returns over trials and
-the JSON are written anew, and a table is printed.
+the JSON are written anew, and a table is printed. Rows that are there of an earlier call with the
+same settings stay, so that memories and environments can be added one by one.
 """
 
 import argparse
@@ -18,15 +19,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import machine_info, write_json
-from ssmrl.experiment import COMPONENTS, train
-from ssmrl.training.cli import compose_training
+from benchmarks.learning.studies import ROOT, train_into, with_earlier
+from ssmrl.experiment import COMPONENTS
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.errors import RunError
-from ssmrl.training.plotting import plot_trials, read_trials, trial_panels
+from ssmrl.training.plotting import panels_of, plot_trials, read_trials
 from ssmrl.training.run import RunFolder, read_metrics
 from ssmrl.training.run_evaluation import evaluate_run
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENT = "experiment=in_context"
 MEMORIES = ("s5", "gru", "none")
 ENVS = {
@@ -51,10 +51,8 @@ def main() -> int:
         for memory in arguments.memories:
             path = arguments.runs / f"{env}-{memory}"
             overrides = [EXPERIMENT, *ENVS[env], f"memory={memory}", f"seeds={arguments.seeds}"]
-            overrides += [f"run_dir={path}", "resume=true", *arguments.set]
-            outcome = train(compose_training(overrides, COMPONENTS, ROOT / "configs"))
-            if outcome.exit_code:  # interrupted: the same command goes on from here
-                return outcome.exit_code
+            if code := train_into(path, [*overrides, *arguments.set]):
+                return code
             evaluate_once(path, arguments)
             paths.append(path)
             report(paths, arguments)
@@ -112,12 +110,13 @@ def row_of(path: Path) -> dict[str, Any]:
 
 def report(paths: list[Path], arguments: argparse.Namespace) -> None:
     """The figure, the data and the table, of what is finished so far."""
+    settings = {"experiment": EXPERIMENT, "set": arguments.set}
     rows = [row_of(path) for path in paths]
-    for path in (arguments.figure, arguments.output):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    plot_trials(trial_panels(paths), arguments.figure)
-    record = {"machine": machine_info(), "experiment": EXPERIMENT, "set": arguments.set}
-    write_json(arguments.output, {**record, "rows": rows})
+    rows = with_earlier(arguments.output, settings, rows, key=lambda row: row["study"])
+    write_json(arguments.output, {"machine": machine_info(), **settings, "rows": rows})
+    arguments.figure.parent.mkdir(parents=True, exist_ok=True)
+    panels = panels_of((row["env"], row["kwargs"], row["memory"], row) for row in rows)
+    plot_trials(panels, arguments.figure)
     print(
         "\n| environment | memory | first trial | last trial | episode | memory reset | reached |"
     )

@@ -26,16 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness import machine_info, write_json
-from ssmrl.experiment import COMPONENTS, load_run, train
+from benchmarks.learning.studies import ROOT, train_into
+from ssmrl.experiment import load_run
 from ssmrl.figures import label_lines, memory_line, panels, save, steps_axis, styled
 from ssmrl.training import streams
-from ssmrl.training.cli import compose_training
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import Evaluator, bootstrap
 from ssmrl.training.plotting import read_curves
 from ssmrl.training.run import RunFolder, read_metrics
 
-ROOT = Path(__file__).parents[2]
 MEMORIES = ("s5", "gru", "none")
 ALWAYS, RANDOM = np.iinfo(np.int32).max, 0
 KEPT = "memory_maze_study.json"
@@ -74,11 +73,9 @@ def main() -> int:
     paths = {memory: arguments.runs / memory for memory in arguments.memories}
     for memory, path in paths.items():
         if not arguments.only_report:
-            overrides = [f"experiment={arguments.experiment}", f"memory={memory}"]
-            overrides += [f"run_dir={path}", "resume=true", *arguments.set]
-            outcome = train(compose_training(overrides, COMPONENTS, ROOT / "configs"))
-            if outcome.exit_code:  # interrupted: the same command goes on from here
-                return outcome.exit_code
+            overrides = [f"experiment={arguments.experiment}", f"memory={memory}", *arguments.set]
+            if code := train_into(path, overrides):
+                return code
             report({m: p for m, p in paths.items() if RunFolder(p).exists()}, arguments)
     if arguments.only_report:
         report({m: p for m, p in paths.items() if RunFolder(p).exists()}, arguments)

@@ -12,11 +12,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import machine_info, write_json
-from ssmrl.experiment import COMPONENTS, train
-from ssmrl.training.cli import compose_training
+from benchmarks.learning.studies import ROOT, train_into
 from ssmrl.training.plotting import aggregate_table, format_value, group_runs, plot_curves
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENT = "experiment=remember"
 MEMORIES = ("s5", "gru", "none")
 ENVS = (
@@ -32,11 +30,9 @@ def main() -> int:
     for env in arguments.envs:
         for memory in arguments.memories:
             path = arguments.runs / f"{env.replace('/', '.')}-{memory}"
-            overrides = [EXPERIMENT, f"env={env}", f"memory={memory}", f"run_dir={path}"]
-            overrides += ["resume=true", *arguments.set]
-            outcome = train(compose_training(overrides, COMPONENTS, ROOT / "configs"))
-            if outcome.exit_code:  # interrupted: the same command goes on from here
-                return outcome.exit_code
+            overrides = [EXPERIMENT, f"env={env}", f"memory={memory}", *arguments.set]
+            if code := train_into(path, overrides):
+                return code
             paths.append(path)
             report(paths, arguments)
     return 0

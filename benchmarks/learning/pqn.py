@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import machine_info, write_json
+from benchmarks.learning.studies import ROOT, train_into
 from ssmrl.envs import list_envs
-from ssmrl.experiment import COMPONENTS, train
-from ssmrl.training.cli import compose_training
 from ssmrl.training.plotting import Curve, read_curves
 from ssmrl.training.run import RunFolder, read_metrics
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {"ppo": "popgym", "pqn": "popgym_pqn"}
 
 
@@ -69,11 +67,9 @@ def run(agent: str, env: str, path: Path, arguments: argparse.Namespace) -> int:
         f"memory={arguments.memory}",
         f"total_steps={arguments.steps}",
         f"seeds={arguments.seeds}",
-        f"run_dir={path}",
-        "resume=true",
         *arguments.set,
     ]
-    return train(compose_training(overrides, COMPONENTS, ROOT / "configs")).exit_code
+    return train_into(path, overrides)
 
 
 def compare(env: str, paths: dict[str, Path]) -> dict[str, Any]:

@@ -15,11 +15,8 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import machine_info, write_json
-from ssmrl.experiment import COMPONENTS, train
-from ssmrl.training.cli import compose_training
+from benchmarks.learning.studies import ROOT, train_into
 from ssmrl.training.plotting import read_curves
-
-ROOT = Path(__file__).parents[2]
 
 TUNING_IDS = (
     "autoencode_easy",
@@ -91,14 +88,11 @@ def trial(
         f"memory={memory}",
         f"total_steps={arguments.steps}",
         f"seeds={arguments.seeds}",
-        f"run_dir={path}",
-        "resume=true",
         *CHANGES[name].split(),
     ]
     start = time.perf_counter()
-    outcome = train(compose_training(overrides, COMPONENTS, ROOT / "configs"))
-    if outcome.exit_code:
-        return None, outcome.exit_code
+    if code := train_into(path, overrides):
+        return None, code
     curves = read_curves(path)
     row = {
         "change": name,

@@ -336,20 +336,36 @@ def trial_panels(paths: Iterable[str | Path]) -> dict[str, dict[str, dict[str, A
     Raises:
         RunError: a path is no run, or has no evaluation by trial.
     """
-    curves_of: dict[str, dict[str, dict[str, Any]]] = {}
-    for path in (path for given in paths for path in find_runs(given)):
-        record = read_trials(path)
-        memory = RunFolder(path).record()["config"]["memory"]["name"]
+
+    def entry(path: Path) -> tuple[str, dict[str, Any], str, dict[str, Any], str]:
+        record, memory = read_trials(path), RunFolder(path).record()["config"]["memory"]["name"]
         trials = record["trials"]
-        options = " ".join(f"{k}={v}" for k, v in trials["kwargs"].items())
-        curves = curves_of.setdefault(f"{record['env']} {options}".strip(), {})
+        return record["env"], trials["kwargs"], memory, trials, path.name
+
+    return panels_of(entry(path) for given in paths for path in find_runs(given))
+
+
+def panels_of(
+    entries: Iterable[tuple[Any, ...]],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The panels of `plot_trials` of evaluations by trial.
+
+    Args:
+        entries: an environment's name, its options, a memory's name, the evaluation
+            (`ssmrl.training.trials.compare_trials`), and what to call one more with the same
+            memory, which may be left out.
+    """
+    curves_of: dict[str, dict[str, dict[str, Any]]] = {}
+    for env, kwargs, memory, trials, *name in entries:
+        options = " ".join(f"{k}={v}" for k, v in kwargs.items())
+        curves = curves_of.setdefault(f"{env} {options}".strip(), {})
         policies = trials["policies"]
-        label = memory if memory not in curves else f"{memory}, {path.name}"
+        label = memory if memory not in curves else f"{memory}, {''.join(name)}"
         curves[label] = policies["agent"]
         curves[f"{label}{_RESET}"] = policies["memory_reset"]
         curves.setdefault(NO_MEMORY, policies["random"])
-        for name, curve in trials["references"].items():
-            curves.setdefault(name.replace("_", " "), curve)
+        for reference, curve in trials["references"].items():
+            curves.setdefault(reference.replace("_", " "), curve)
     return curves_of
 
 

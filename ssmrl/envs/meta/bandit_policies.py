@@ -176,12 +176,15 @@ def bernoulli_policies(pulls: int) -> dict[str, Choose]:
         won, lost = sums.astype(int), (counts - sums).astype(int)
         return index[pulls - time, won, lost].argmax(axis=1)
 
-    def thompson(sums, counts, time, rng):
-        """The best arm of a task drawn from what is believed (Thompson 1933)."""
-        return rng.beta(sums + 1, counts - sums + 1).argmax(axis=1)
-
     found: dict[str, Choose] = {"gittins": gittins} if pulls <= MOST_PULLS else {}
     return found | {"thompson": thompson, "ucb1": ucb1}
+
+
+def thompson(
+    sums: np.ndarray, counts: np.ndarray, time: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The best arm of a task drawn from what is believed of Bernoulli arms (Thompson 1933)."""
+    return rng.beta(sums + 1, counts - sums + 1).argmax(axis=1)
 
 
 def ucb1(sums: np.ndarray, counts: np.ndarray, time: int, rng: np.random.Generator) -> np.ndarray:
