@@ -13,6 +13,7 @@ from ssmrl.envs.adapters import (
     gymnax,
     memory_maze_original,
     popgym_original,
+    xland,
 )
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.registry import register as register_checked
@@ -40,6 +41,9 @@ def register_all() -> None:
         register(f"brax/{id_}", partial(brax.make_brax, brax_id), aliases=(f"brax/{brax_id}",))
     for id_, why in brax.UNAVAILABLE.items():
         register_unavailable(f"brax/{id_}", why)
+    for id_, xland_id in xland.ENVIRONMENTS.items():
+        factory = partial(xland.make_xland, xland_id)
+        register(f"xland/{id_}", factory, aliases=(f"xland/{xland_id}",))
     register_suite("gymnasium", gymnasium.make_gymnasium, gymnasium.registered_ids)
 
 

@@ -17,6 +17,7 @@ from ssmrl.envs import UnknownEnvironmentError, list_envs
 from ssmrl.envs.adapters import brax, gymnax, require
 
 HAS_GYMNAX = importlib.util.find_spec("gymnax") is not None
+HAS_XLAND = importlib.util.find_spec("xminigrid") is not None
 NUM_ENVS = 2
 # Of the original Memory Maze's package, which few have installed, its own tests make each.
 NAMES = [name for name in list_envs() if not name.startswith("memory_maze_original/")]
@@ -33,6 +34,8 @@ SLOW |= {name for name in NAMES if name.startswith("memory_maze/")} - {
     "memory_maze/9x9",
     "memory_maze/9x9_extra_obs",
 }
+# Worlds that differ in size and rooms only.
+SLOW |= {name for name in NAMES if name.startswith("xland/")} - {"xland/r1_9x9", "xland/memory_s8"}
 # Three of brax's in one; the single ones above stand for its parts.
 SLOW |= {"meta/brax"}
 pytestmark = [
@@ -64,6 +67,8 @@ def marks_of(name, *, slow):
     if name.startswith("gymnax/") or name == "meta/classic_control":
         why = "gymnax caps jax; see constraints/README.md"
         marks.append(pytest.mark.skipif(not HAS_GYMNAX, reason=why))
+    if name.startswith("xland/") or name == "meta/xland":
+        marks.append(pytest.mark.skipif(not HAS_XLAND, reason="extra xland"))
     return marks
 
 

@@ -108,6 +108,23 @@ def make_repeated(
     return _in_trials(member, inner.name, projected, observation_width, options)
 
 
+def make_xland(layout: str = "r1_9x9", **options: Any) -> tuple[Trials, Any]:
+    """XLand-MiniGrid: trials in one rule set, the task (`ssmrl.envs.adapters.xland`).
+
+    Args:
+        layout: the world, a name below ``xland/`` that has rule sets.
+        **options: of :class:`Trials`, or of the world: ``rulesets``, ``objects`` and such.
+
+    Raises:
+        ImportError: if xminigrid is not installed.
+        UnknownEnvironmentError: there is no such world.
+        ValueError: for options that are unknown or out of their ranges.
+    """
+    own, options = split_options({"trials": 10, **options})
+    env, params = make(f"xland/{layout}", **own)
+    return Trials(env, **options), params
+
+
 MAKERS: dict[str, Callable[..., tuple[Environment, Any]]] = {
     "bernoulli_bandit": partial(make_tasks, BernoulliBandit, {"trials": 100}),
     "gaussian_bandit": partial(make_tasks, GaussianBandit, {"trials": 100}),
@@ -120,5 +137,6 @@ MAKERS: dict[str, Callable[..., tuple[Environment, Any]]] = {
     "classic_control": partial(make_family, "classic_control", trials=8, max_trial_steps=200),
     "popgym": partial(make_family, "popgym", trials=4),
     "brax": partial(make_family, "brax", trials=4, max_trial_steps=200),
+    "xland": make_xland,
 }
 """``meta/<id>`` to a function of its options that makes it."""
