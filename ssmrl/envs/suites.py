@@ -42,8 +42,8 @@ def register_all() -> None:
     for id_, why in brax.UNAVAILABLE.items():
         register_unavailable(f"brax/{id_}", why)
     for id_, xland_id in xland.ENVIRONMENTS.items():
-        factory = partial(xland.make_xland, xland_id)
-        register(f"xland/{id_}", factory, aliases=(f"xland/{xland_id}",))
+        make_xland = partial(xland.make_xland, xland_id)
+        register(f"xland/{id_}", make_xland, aliases=(f"xland/{xland_id}",))
     register_suite("gymnasium", gymnasium.make_gymnasium, gymnasium.registered_ids)
 
 

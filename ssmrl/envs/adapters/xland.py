@@ -94,7 +94,8 @@ def make_xland(
         sample = _source(package, rulesets, objects)
     elif (rulesets, objects) != (DRAWN, 4):
         raise ValueError(f"{id_} has one task: it takes no rulesets and objects")
-    env = XLand(*package.make(id_), id_, sample)
+    inner, params = package.make(id_)
+    env = XLand(inner, params, id_, sample)
     return env, env.make_params(**overrides)
 
 
