@@ -98,13 +98,8 @@ def evaluate_run(
         "seed": config.seed,
         "greedy": config.greedy,
         "max_steps": config.max_steps or default_max_steps(venv, longest),
-        **summarise(results),
+        **_summary(results, loaded.config.seed),
     }
-    if len(results) > 1:
-        record["seeds"] = [
-            {"seed": loaded.config.seed + i, **summarise([result])}
-            for i, result in enumerate(results)
-        ]
     trials = find_trials(venv)
     if trials is not None and config.controls:
         references = trials.references(_params_of(venv), episodes=REFERENCES, seed=config.seed)
@@ -117,6 +112,15 @@ def evaluate_run(
         record |= _record_videos(config, components, loaded, env)
         _append_record(loaded.run.evaluations, record, instead=True)
     return record
+
+
+def _summary(results: list[EvaluationResult], first_seed: int) -> dict[str, Any]:
+    """Of all seeds together, and of each where there are several."""
+    together = summarise(results)
+    if len(results) > 1:
+        each = [{"seed": first_seed + i, **summarise([x])} for i, x in enumerate(results)]
+        together["seeds"] = each
+    return together
 
 
 def _params_of(venv: Any) -> Any:
