@@ -6,6 +6,8 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ssmrl.training.agent import ShardedAgent
@@ -24,11 +26,16 @@ def make_mesh(count: int | str) -> Mesh | None:
     """A 1-D mesh ``data`` over the first ``count`` devices, or "all"; None for one device.
 
     Raises:
-        RunError: there are fewer devices.
+        RunError: there are fewer devices; or more, of several processes, which all take part.
     """
     available, count = jax.devices(), device_count(count)
     if count > len(available):
         raise RunError(f"devices={count}, but JAX sees {len(available)} ({available[0].platform})")
+    if count < len(available) and jax.process_count() > 1:
+        raise RunError(
+            f"devices={count}, but this run has {jax.process_count()} processes with "
+            f"{len(available)} devices together, and all of them take part: give devices=all"
+        )
     if count == 1:
         return None
     # make_mesh's own default is Explicit axes, which would put shardings in every type.
@@ -79,6 +86,38 @@ def device_memory() -> int | None:
     if device.platform == "cpu" and hasattr(os, "sysconf"):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def place(tree: Any, where: Any) -> Any:
+    """A pytree of arrays on the devices of a mesh; takes over its buffers.
+
+    Args:
+        tree: arrays of this process, which are the same in every other.
+        where: a pytree like it of shardings; each process keeps its own parts.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where, donate=True)
+
+    def leaf(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            words = leaf(jax.random.key_data(x), sharding)
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+        whole = np.asarray(x)
+        # A copy: on a CPU the parts would be views of an array that is given away.
+        return jax.make_array_from_callback(x.shape, sharding, lambda part: whole[part].copy())
+
+    return jax.tree.map(leaf, tree, where)
+
+
+def queues_programs() -> bool:
+    """Whether programs may be called before those that were called earlier have ended.
+
+    Not over several processes on CPUs. There programs of one device run side by side, and would
+    mix up their messages; and XLA lets calls and programs share a pool of threads: with 32 programs
+    under way a device's next call waits for the first of them to end, in the very thread that
+    another device's program needs, for which the first one waits.
+    """
+    return jax.default_backend() != "cpu" or jax.process_count() == 1
 
 
 def compiler_options() -> dict[str, Any]:
