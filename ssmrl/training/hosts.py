@@ -121,13 +121,12 @@ def join() -> None:
 
     # XLA's own handler of SIGTERM would take the place of ours; `Agreement` does what it is for.
     jax.config.update("jax_enable_preemption_service", False)
-    options: dict[str, Any] = {}
-    if place.address is not None:
-        options["coordinator_address"] = place.address
-    if "JAX_NUM_PROCESSES" in os.environ:
+    options: dict[str, Any] = {"coordinator_address": place.address}
+    by_slurm = "JAX_NUM_PROCESSES" not in os.environ
+    if not by_slurm:
         options |= {"num_processes": place.count, "process_id": place.index}
         options["cluster_detection_method"] = "deactivate"
-    with _all_devices_of_a_node(jax):
+    with _all_devices_of_a_node(jax) if by_slurm else contextlib.nullcontext():
         try:
             jax.distributed.initialize(
                 **options,
@@ -155,6 +154,8 @@ def _all_devices_of_a_node(jax: Any) -> Iterator[None]:
     nodes, tasks = _number("SLURM_STEP_NUM_NODES"), _number("SLURM_NTASKS")
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     yield
+    if "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return
     if nodes == tasks or (len(shown) == 1 and shown != [""]):
         for kind in ("cuda", "rocm"):
             jax.config.update(f"jax_{kind}_visible_devices", "all")
@@ -305,7 +306,8 @@ def together() -> Iterator[None]:
             raise
         if isinstance(error, Exception) and not isinstance(error, RunError):
             _watch.wait_for_news(error)
-        said_already = _watch.announce(_code(error), str(error).strip() or type(error).__name__)
+        said = type(error).__name__ if isinstance(error, SystemExit) else str(error).strip()
+        said_already = _watch.announce(_code(error), said or type(error).__name__)
         if said_already and isinstance(error, RunError):
             raise SystemExit(_code(error)) from None
         raise
