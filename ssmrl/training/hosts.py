@@ -335,20 +335,22 @@ class _Watch:
 
         self.client: Any = global_state.client
         self.index, self.count = global_state.process_id, global_state.num_processes
+        self._address = str(global_state.coordinator_address)
         self._ended: tuple[int, str] | None = None
+        self._told: Any = None  # what the others can know of that
         self._beats = 0
+        self._is_coordinator_gone = False
         self._stopped = threading.Event()
         self._heard = [(time.monotonic(), None)] * self.count
         self._news: dict[int, dict[str, Any]] = {}
         self._answered = time.monotonic()
-        self._refused = 0
         if self.count == 1:
             return
         _delay_aborts()
         # Before JAX says goodbye to the coordinator; exit handlers run last in, first out.
         atexit.register(self._close)
-        for name, work in (("beats", self._talk), ("watch", self._look)):
-            threading.Thread(target=self._repeat, args=(work,), name=name, daemon=True).start()
+        for work in (self._talk, self._look):
+            threading.Thread(target=self._repeat, args=(work,), daemon=True).start()
 
     def _repeat(self, work: Callable[[], None]) -> None:
         while not self._stopped.wait(_BEAT):
@@ -362,10 +364,9 @@ class _Watch:
             self.client.key_value_set(f"ssmrl/alive/{self.index}", json.dumps(sign), True)
             found = self.client.key_value_dir_get("ssmrl/alive/")
         except Exception:
-            self._refused += 1
             return
-        now, self._refused = time.monotonic(), 0
-        self._answered = now
+        self._answered = now = time.monotonic()
+        self._told = sign["ended"]
         for key, value in found:
             index, sign = int(key.rpartition("/")[2]), json.loads(value)
             self._news[index] = sign
@@ -381,6 +382,7 @@ class _Watch:
                 code, message = sign["ended"]
                 self._leave(code, f"{self._name(index)} has ended: {message}")
         if self.index and self._no_coordinator():
+            self._is_coordinator_gone = True
             self._leave(REQUEUE, f"{self._name(0)} is gone")
         lost = [i for i in range(self.count) if i != self.index and self._is_lost(i)]
         if lost:
@@ -388,8 +390,10 @@ class _Watch:
             self._leave(REQUEUE, f"{names} gave no sign of life for {LOST_AFTER:.0f} s")
 
     def _no_coordinator(self) -> bool:
-        # Three refusals come faster than an abort of JAX goes through.
-        return self._refused >= 3 or time.monotonic() - self._answered > LOST_AFTER
+        silence = time.monotonic() - self._answered
+        # Calls to one that was killed do not return. It is asked directly then, as JAX has begun to
+        # abort; see `_delay_aborts`.
+        return silence > LOST_AFTER or (silence > 2 * _BEAT and _refuses(self._address))
 
     def _is_lost(self, index: int) -> bool:
         ended = self._news.get(index, {}).get("ended")
@@ -405,7 +409,6 @@ class _Watch:
         again = "; the same command continues from the last checkpoint" if code == REQUEUE else ""
         with contextlib.suppress(OSError, ValueError):
             print(f"error: {line}{again}", file=sys.stderr, flush=True)
-            sys.stdout.flush()
         self._ended = (code, line)
         self._exit(code)
 
@@ -420,23 +423,17 @@ class _Watch:
         When it exits it does so at once, without waiting for the others to.
         """
         self._ended = (code, message)
-        self._talk()
         atexit.register(self._exit, code)
-        until = time.monotonic() + 3 * _BEAT
-        while self.index and time.monotonic() < until:
-            if (self._news.get(0, {}).get("ended") or [0, ""])[1] == message:
-                return True
-            time.sleep(_BEAT / 4)
-        return False
+        if self.index == 0:
+            return False
+        return _wait(lambda: (self._news.get(0, {}).get("ended") or [0, ""])[1] == message, 3.0)
 
     def _exit(self, code: int) -> None:
-        until = time.monotonic() + _LINGER
-        while True:
-            self._talk()
-            alive = [i for i in range(self.count) if not self._has_ended(i)]
-            if self.index or not alive or time.monotonic() > until:
-                break
-            time.sleep(_BEAT / 2)
+        """Exit when the others can know why; process 0, through which they hear it, if they do."""
+        if not self._is_coordinator_gone:
+            _wait(lambda: self._told is not None, 3.0)
+        if self.index == 0:
+            _wait(lambda: all(map(self._has_ended, range(self.count))), _LINGER)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -447,10 +444,30 @@ class _Watch:
 
     def _close(self) -> None:
         """This process is done, and so are the others."""
-        self._stopped.set()
         if self._ended is None:
             self._ended = (0, "")
-            self._talk()
+            _wait(lambda: self._told is not None, 3.0)
+        self._stopped.set()
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether a condition comes true within so many seconds."""
+    until = time.monotonic() + seconds
+    while not (holds := condition()) and time.monotonic() < until:
+        time.sleep(_BEAT / 10)
+    return holds
+
+
+def _refuses(address: str) -> bool:
+    """Whether nobody listens at ``host:port``; not where there is no answer at all."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _delay_aborts() -> None:
