@@ -31,6 +31,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from ssmrl.training import hosts
+from ssmrl.training.checksum import checksum
 from ssmrl.training.errors import CheckpointError, CheckpointMismatchError
 
 _FORMAT = 2
@@ -384,7 +385,7 @@ def _checksums(stored: list[np.ndarray | jax.Array]) -> list[int | list[Any]]:
     """Of each array its CRC-32; or, of one that is split, ``[bounds, CRC-32]`` of every part."""
     own: dict[str, list[Any]] = {
         str(i): [
-            [_bounds(shard.index, x.shape), _checksum(np.asarray(shard.data))]
+            [_bounds(shard.index, x.shape), checksum(np.asarray(shard.data))]
             for shard in x.addressable_shards
             if shard.replica_id == 0
         ]
@@ -395,7 +396,7 @@ def _checksums(stored: list[np.ndarray | jax.Array]) -> list[int | list[Any]]:
     return [
         [part for parts in everybodys for part in parts[str(i)]]
         if isinstance(x, jax.Array)
-        else _checksum(x)
+        else checksum(x)
         for i, x in enumerate(stored)
     ]
 
@@ -407,9 +408,9 @@ def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> list[list[int]]
 def _is_whole(array: np.ndarray, sums: int | list[Any]) -> bool:
     """Whether what was read is what `_checksums` was told."""
     if isinstance(sums, int):
-        return _checksum(array) == sums
+        return checksum(array) == sums
     return all(
-        _checksum(array[tuple(slice(*ends) for ends in bounds)]) == crc for bounds, crc in sums
+        checksum(array[tuple(slice(*ends) for ends in bounds)]) == crc for bounds, crc in sums
     )
 
 
@@ -417,10 +418,6 @@ def _table_sum(meta: dict[str, Any]) -> int:
     """CRC-32 of everything beside the arrays but itself."""
     rest = {name: value for name, value in meta.items() if name != "sum"}
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
-
-
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _host_struct(leaf: Any) -> np.ndarray:

@@ -8,9 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ssmrl.training import hosts
 from ssmrl.training.agent import ShardedAgent
+from ssmrl.training.checksum import checksum
 from ssmrl.training.errors import RunError
 
 AXIS = "data"
@@ -92,21 +95,36 @@ def place(tree: Any, where: Any) -> Any:
     """A pytree of arrays on the devices of a mesh; takes over its buffers.
 
     Args:
-        tree: arrays of this process, which are the same in every other.
+        tree: arrays of this process. Of several processes each has the same, or nearly: where
+            another processor rounds otherwise, that of process 0 counts.
         where: a pytree like it of shardings; each process keeps its own parts.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, where, donate=True)
-
-    def leaf(x: jax.Array, sharding: NamedSharding) -> jax.Array:
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            words = leaf(jax.random.key_data(x), sharding)
-            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
-        whole = np.asarray(x)
+    leaves, structure = jax.tree.flatten(tree)
+    wholes = _as_first_has_them([_words(x) for x in leaves])
+    placed = []
+    for x, whole, sharding in zip(leaves, wholes, jax.tree.leaves(where), strict=True):
         # A copy: on a CPU the parts would be views of an array that is given away.
-        return jax.make_array_from_callback(x.shape, sharding, lambda part: whole[part].copy())
+        parts = jax.make_array_from_callback(whole.shape, sharding, lambda i, w=whole: w[i].copy())
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        impl = jax.random.key_impl(x) if is_key else None
+        placed.append(jax.random.wrap_key_data(parts, impl=impl) if is_key else parts)
+    return jax.tree.unflatten(structure, placed)
 
-    return jax.tree.map(leaf, tree, where)
+
+def _words(x: jax.Array) -> np.ndarray:
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
+
+
+def _as_first_has_them(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Arrays of process 0 in all of them; only those that differ somewhere are sent."""
+    first, *others = hosts.exchange([checksum(x) for x in arrays])
+    return [
+        multihost_utils.broadcast_one_to_all(x) if any(o[i] != first[i] for o in others) else x
+        for i, x in enumerate(arrays)
+    ]
 
 
 def queues_programs() -> bool:

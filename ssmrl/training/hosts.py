@@ -305,6 +305,7 @@ def together() -> Iterator[None]:
         if _watch is None:
             raise
         if isinstance(error, Exception) and not isinstance(error, RunError):
+            # Not at once: a program may have failed because another process is gone.
             _watch.wait_for_news(error)
         said = type(error).__name__ if isinstance(error, SystemExit) else str(error).strip()
         said_already = _watch.announce(_code(error), said or type(error).__name__)
@@ -337,7 +338,8 @@ class _Watch:
         self.index, self.count = global_state.process_id, global_state.num_processes
         self._address = str(global_state.coordinator_address)
         self._ended: tuple[int, str] | None = None
-        self._told: Any = None  # what the others can know of that
+        self._is_leaving = False
+        self._told: dict[str, Any] = {}  # the last sign that was given
         self._beats = 0
         self._is_coordinator_gone = False
         self._stopped = threading.Event()
@@ -359,19 +361,20 @@ class _Watch:
     def _talk(self) -> None:
         """Give a sign of life, and take those of the others."""
         self._beats += 1
-        sign = {"beat": self._beats, "host": socket.gethostname(), "ended": self._ended}
+        sign: dict[str, Any] = {"beat": self._beats, "host": socket.gethostname()}
+        sign |= {"ended": self._ended, "left": self._is_leaving}
         try:
             self.client.key_value_set(f"ssmrl/alive/{self.index}", json.dumps(sign), True)
             found = self.client.key_value_dir_get("ssmrl/alive/")
         except Exception:
             return
         self._answered = now = time.monotonic()
-        self._told = sign["ended"]
+        self._told = sign
         for key, value in found:
-            index, sign = int(key.rpartition("/")[2]), json.loads(value)
-            self._news[index] = sign
-            if sign["beat"] != self._heard[index][1]:
-                self._heard[index] = (now, sign["beat"])
+            index, theirs = int(key.rpartition("/")[2]), json.loads(value)
+            self._news[index] = theirs
+            if theirs["beat"] != self._heard[index][1]:
+                self._heard[index] = (now, theirs["beat"])
 
     def _look(self) -> None:
         """End this process if another has ended with an error, or has gone."""
@@ -422,6 +425,8 @@ class _Watch:
 
         When it exits it does so at once, without waiting for the others to.
         """
+        if self._ended is not None:
+            return False
         self._ended = (code, message)
         atexit.register(self._exit, code)
         if self.index == 0:
@@ -429,24 +434,26 @@ class _Watch:
         return _wait(lambda: (self._news.get(0, {}).get("ended") or [0, ""])[1] == message, 3.0)
 
     def _exit(self, code: int) -> None:
-        """Exit when the others can know why; process 0, through which they hear it, if they do."""
+        """Exit when the others can know why; process 0, through which they hear it, behind them."""
+        self._is_leaving = True
         if not self._is_coordinator_gone:
-            _wait(lambda: self._told is not None, 3.0)
+            _wait(lambda: bool(self._told.get("left")), 3.0)
         if self.index == 0:
-            _wait(lambda: all(map(self._has_ended, range(self.count))), _LINGER)
+            _wait(lambda: all(map(self._has_left, range(1, self.count))), _LINGER)
+            time.sleep(_BEAT / 2)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
 
-    def _has_ended(self, index: int) -> bool:
-        return bool(self._news.get(index, {}).get("ended")) or self._is_lost(index)
+    def _has_left(self, index: int) -> bool:
+        return bool(self._news.get(index, {}).get("left")) or self._is_lost(index)
 
     def _close(self) -> None:
         """This process is done, and so are the others."""
         if self._ended is None:
             self._ended = (0, "")
-            _wait(lambda: self._told is not None, 3.0)
+            _wait(lambda: bool(self._told.get("ended")), 3.0)
         self._stopped.set()
 
 

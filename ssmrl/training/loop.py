@@ -185,6 +185,8 @@ def train(
             best = stack.enter_context(contextlib.closing(BestCheckpoint(run.best)))
         loop = _Loop(agent, config, checkpoints, best, reporter, logger, evaluate)
         signals = stack.enter_context(StopSignals(loop.announce_stop))
+        # Left first: others must know of an error before checkpoints, which wait for them, close.
+        stack.enter_context(hosts.together())
         state, step = _start(agent, config, checkpoints, reporter, is_host, state)
         metrics_file, episodes_file = (
             stack.enter_context(contextlib.closing(_metrics_file(path, step)))
