@@ -340,7 +340,7 @@ class _Watch:
         self._ended: tuple[int, str] | None = None
         self._is_leaving = False
         self._told: dict[str, Any] = {}  # the last sign that was given
-        self._beats = 0
+        self._beats = self._silent_looks = 0
         self._is_coordinator_gone = False
         self._stopped = threading.Event()
         self._heard = [(time.monotonic(), None)] * self.count
@@ -368,13 +368,13 @@ class _Watch:
             found = self.client.key_value_dir_get("ssmrl/alive/")
         except Exception:
             return
-        self._answered = now = time.monotonic()
-        self._told = sign
+        now, self._told = time.monotonic(), sign
         for key, value in found:
             index, theirs = int(key.rpartition("/")[2]), json.loads(value)
             self._news[index] = theirs
             if theirs["beat"] != self._heard[index][1]:
                 self._heard[index] = (now, theirs["beat"])
+        self._answered = now
 
     def _look(self) -> None:
         """End this process if another has ended with an error, or has gone."""
@@ -393,10 +393,12 @@ class _Watch:
             self._leave(REQUEUE, f"{names} gave no sign of life for {LOST_AFTER:.0f} s")
 
     def _no_coordinator(self) -> bool:
-        silence = time.monotonic() - self._answered
+        is_silent = time.monotonic() - self._answered > 2 * _BEAT
+        # Counted, not timed: a machine that slept has heard nothing for long, and that is all.
+        self._silent_looks = self._silent_looks + 1 if is_silent else 0
         # Calls to one that was killed do not return. It is asked directly then, as JAX has begun to
         # abort; see `_delay_aborts`.
-        return silence > LOST_AFTER or (silence > 2 * _BEAT and _refuses(self._address))
+        return self._silent_looks * _BEAT > LOST_AFTER or (is_silent and _refuses(self._address))
 
     def _is_lost(self, index: int) -> bool:
         ended = self._news.get(index, {}).get("ended")

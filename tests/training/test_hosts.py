@@ -242,9 +242,9 @@ def test_a_coordinator_that_refuses_or_does_not_answer(watch, capsys, refuses, m
     watch.client.is_gone = True
     assert asked == []
     with pytest.raises(Left, match="75"):
-        for _ in range(3 if refuses else 31):
+        for _ in range(3 if refuses else 33):
             watch.second()
-    assert len(asked) == (1 if refuses else 28)
+    assert len(asked) == (1 if refuses else 30)
     assert capsys.readouterr().err.startswith("error: process 0 (host0) is gone; the same command")
 
 
