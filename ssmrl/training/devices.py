@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -105,12 +106,16 @@ def place(tree: Any, where: Any) -> Any:
     wholes = _as_first_has_them([_words(x) for x in leaves])
     placed = []
     for x, whole, sharding in zip(leaves, wholes, jax.tree.leaves(where), strict=True):
-        # A copy: on a CPU the parts would be views of an array that is given away.
-        parts = jax.make_array_from_callback(whole.shape, sharding, lambda i, w=whole: w[i].copy())
+        parts = jax.make_array_from_callback(whole.shape, sharding, _copies_of_parts(whole))
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         impl = jax.random.key_impl(x) if is_key else None
         placed.append(jax.random.wrap_key_data(parts, impl=impl) if is_key else parts)
     return jax.tree.unflatten(structure, placed)
+
+
+def _copies_of_parts(whole: np.ndarray) -> Callable[[Any], np.ndarray]:
+    # Copies: on a CPU a part would be a view of an array that is given away.
+    return lambda index: whole[index].copy()
 
 
 def _words(x: jax.Array) -> np.ndarray:

@@ -387,10 +387,10 @@ def test_the_others_end_when_one_is_gone(how, victim):
 @pytest.mark.slow
 def test_several_processes_with_several_devices_do_not_wait_for_each_other_for_ever():
     """XLA's pool of threads would, after 32 iterations, if they did not wait for each one."""
-    arguments = ["seeds=4", "run_dir=run", "devices=all", "total_steps=4000", "eval_every=1000"]
+    arguments = ["seeds=4", "run_dir=run", "devices=all", "total_steps=2000", "eval_every=500"]
     with Processes(2, *arguments, devices=2) as processes:
         assert processes.codes() == [0, 0], processes.said()
-    assert saved_steps(RunFolder("run"))[-1] == 4000
+    assert saved_steps(RunFolder("run"))[-1] == 2000
 
 
 # ------------------------------------------------------------------------------------- agents
