@@ -34,7 +34,7 @@ from tests.training.stub_train import ROOT
 from tests.training.test_loop import saved_steps
 
 STUB_SCRIPT = Path(__file__).parent / "stub_train.py"
-TIMEOUT = 600  # Seconds; a loaded machine needs some for importing alone.
+TIMEOUT = 1800  # Seconds; a loaded machine compiles a Dreamer for ten minutes.
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
