@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from ssmrl.experiment import COMPONENTS, CONFIGS
+from ssmrl.training import hosts
 from ssmrl.training.components import Components
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.errors import RunError, StopTraining, UsageError
 from ssmrl.training.imports import import_modules, import_recorded
+from ssmrl.training.progress import SilentReporter
 from ssmrl.training.run import RunFolder, read_metrics
 from ssmrl.zoo import resolve
 
@@ -84,6 +86,7 @@ def train(
     from ssmrl.training.cli import compose_training
     from ssmrl.training.run_training import run_training
 
+    hosts.join()
     recorded = import_modules(imports, option="imports:")
     components = _components(env=env, memory=memory)
     choices = {
@@ -104,14 +107,15 @@ def train(
     now = [*overrides, *(f"{key}={_text(value)}" for key, value in places.items())]
     with _own_hydra():
         config = compose_training(now, components, CONFIGS)
-    outcome = run_training(
-        config,
-        components,
-        overrides=tuple(overrides),
-        imports=recorded,
-        reporter=None if progress else _Silent(),
-        callback=callback,
-    )
+    with hosts.together():
+        outcome = run_training(
+            config,
+            components,
+            overrides=tuple(overrides),
+            imports=recorded,
+            reporter=None if progress else SilentReporter(),
+            callback=callback,
+        )
     return _finished(outcome, components)
 
 
@@ -260,9 +264,10 @@ class Run:
         config = config_from_dict(self.config, self._components, where=str(self.path))
         steps = config.total_steps if total_steps is None else total_steps
         config = dataclasses.replace(config, total_steps=steps, resume=True, run_dir=str(self.path))
-        outcome = run_training(
-            config, self._components, reporter=None if progress else _Silent(), callback=callback
-        )
+        reporter = None if progress else SilentReporter()
+        hosts.join()
+        with hosts.together():
+            outcome = run_training(config, self._components, reporter=reporter, callback=callback)
         return _finished(outcome, self._components)
 
     def plot(self, metric: str = "training_return", path: str | Path | None = None) -> Picture:
@@ -412,18 +417,6 @@ def _own_hydra() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------- runs
-
-
-class _Silent:
-    """A reporter that says nothing."""
-
-    def start(self, title: str, step: int, total: int) -> None: ...
-
-    def update(self, step: int, metrics: dict[str, Any], rate: float) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 def _finished(outcome: Any, components: Components) -> Run:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmrl.training import hosts
 from ssmrl.training.checkpoint import Checkpointer
 
 EVALUATION_RETURN = "eval/return"
@@ -47,7 +48,8 @@ class BestCheckpoint:
             CheckpointError: this write could not start, or the one before it failed.
         """
         value = float(np.mean(np.asarray(line.get(EVALUATION_RETURN, np.nan), float)))
-        if not np.isfinite(value) or value <= self._value:
+        better = bool(np.isfinite(value) and value > self._value)
+        if not hosts.from_first(lambda: better):
             return
         # Steps that were taken once more after a crash, by a device that rounds otherwise.
         self._checkpoints.discard_after(step - 1)

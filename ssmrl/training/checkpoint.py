@@ -12,6 +12,7 @@ format, and lets a mismatch be told by the name of the first leaf that differs.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -19,7 +20,7 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
+from ssmrl.training import hosts
+from ssmrl.training.checksum import checksum
 from ssmrl.training.errors import CheckpointError, CheckpointMismatchError
 
-_FORMAT = 1
+_FORMAT = 2
+"""The newest. Where several processes each wrote a part, the table has a sum for every part."""
+_WHOLE_FORMAT = 1
+"""With one sum for each array; older versions read it too."""
 
 
 def _is_key(leaf: Any) -> bool:
@@ -101,11 +108,13 @@ class Checkpointer:
         # Orbax logs every step of a save, and a failure with its traceback; failures are raised
         # here as well, and one line says them better.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._read_only = read_only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
-            create=not read_only,
+            create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            multiprocessing_options=_processes(None if read_only else self.directory.name),
         )
         self._manager: ocp.CheckpointManager | None = None
         self._writing: int | None = None
@@ -135,7 +144,8 @@ class Checkpointer:
 
         Args:
             step: environment steps taken; an existing checkpoint of that step is left alone.
-            state: any pytree of arrays.
+            state: any pytree of arrays. Of several processes all must call this, and each writes
+                the parts that it has of arrays that are split between them.
             metadata: JSON values to store beside it.
 
         Raises:
@@ -146,14 +156,16 @@ class Checkpointer:
         if step in self.steps():
             return
         leaves = _path_leaves(state)
-        host = jax.tree.leaves(to_host(state))
+        stored = [_copy(leaf) for _, leaf in leaves]
+        sums = _checksums(stored)
         table = [
-            [path, *_signature(leaf), _checksum(array)]
-            for (path, leaf), array in zip(leaves, host, strict=True)
+            [path, *_signature(leaf), crc] for (path, leaf), crc in zip(leaves, sums, strict=True)
         ]
         # Orbax refuses arrays without elements; the table alone brings those back.
-        arrays = {f"{i:06d}": array for i, array in enumerate(host) if array.size}
-        meta = {"format": _FORMAT, "step": step, "leaves": table, "metadata": metadata or {}}
+        arrays = {f"{i:06d}": array for i, array in enumerate(stored) if array.size}
+        is_split = any(isinstance(crc, list) for crc in sums)
+        form = _FORMAT if is_split else _WHOLE_FORMAT
+        meta = {"format": form, "step": step, "leaves": table, "metadata": metadata or {}}
         meta["sum"] = _table_sum(meta)
         self._writing = step
         try:
@@ -203,10 +215,22 @@ class Checkpointer:
         Returns:
             The state, its step, and the metadata given to `save`.
 
+        Of several processes that write here all must call this, and read the one that process 0
+        finds to be whole.
+
         Raises:
             CheckpointMismatchError: it was written by an agent of another architecture.
             CheckpointError: there is none, or none is whole.
         """
+        if self._read_only or hosts.count() == 1:
+            return self._restore(like, step, warn)
+        found = self._restore(like, step, warn) if hosts.is_first() else None
+        chosen = hosts.from_first(lambda: found and found[1])
+        return found or self._restore(like, chosen, warn)
+
+    def _restore(
+        self, like: Any, step: int | None, warn: Callable[[str], None] | None
+    ) -> tuple[Any, int, dict[str, Any]]:
         candidates = self.steps()[::-1] if step is None else [s for s in self.steps() if s == step]
         if not candidates:
             steps = ", ".join(map(str, self.steps())) or "none"
@@ -246,22 +270,33 @@ class Checkpointer:
         return self._meta(step)["metadata"]
 
     def _meta(self, step: int) -> dict[str, Any]:
+        with self._reading() as manager:
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            return manager.restore(step, args=args)["meta"]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[ocp.CheckpointManager]:
+        """A manager for this process alone: with that of several all would have to read at once."""
         assert self._manager is not None
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-            "meta"
-        ]
+        if self._read_only or hosts.count() == 1:
+            yield self._manager
+            return
+        options = ocp.CheckpointManagerOptions(
+            create=False, read_only=True, multiprocessing_options=_processes(None)
+        )
+        with ocp.CheckpointManager(self.directory, options=options) as manager:
+            yield manager
 
     def _read(self, step: int, like: Any) -> tuple[Any, int, dict[str, Any]]:
-        assert self._manager is not None
         meta = self._meta(step)
         # Older checkpoints have none. First, or a damaged table would pass for another agent's.
         if meta.get("sum", _table_sum(meta)) != _table_sum(meta):
             raise ValueError("its table does not match its checksum")
-        if meta["format"] != _FORMAT:
+        if meta["format"] not in (_WHOLE_FORMAT, _FORMAT):
             raise CheckpointMismatchError(
                 f"the checkpoint of step {step} in {self.directory} has format {meta['format']}, "
-                f"and this version of ssmrl reads {_FORMAT}: load it with the version in the run's "
-                "config.yaml"
+                f"and this version of ssmrl reads {_FORMAT} at most: load it with the version in "
+                "the run's config.yaml"
             )
         table = meta["leaves"]
         self._check_table(step, table, like)
@@ -269,13 +304,13 @@ class Checkpointer:
         targets = [leaf for _, leaf in _path_leaves(like)]
         host = [_host_struct(leaf) for leaf in targets]
         template = {f"{i:06d}": h for i, h in enumerate(host) if h.size}
-        arrays = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        )["state"]
+        with self._reading() as manager:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+            arrays = manager.restore(step, args=args)["state"]
         leaves = []
         for i, (target, empty, row) in enumerate(zip(targets, host, table, strict=True)):
             array = np.asarray(arrays[f"{i:06d}"]) if empty.size else empty
-            if _checksum(array) != row[3]:
+            if not _is_whole(array, row[3]):
                 raise ValueError(f"{row[0]} does not match its checksum")
             leaves.append(_from_host(array, target))
         return jax.tree.unflatten(treedef, leaves), step, meta["metadata"]
@@ -311,14 +346,78 @@ class Checkpointer:
                 self._manager = None
 
 
+def _processes(name: str | None) -> MultiprocessingOptions:
+    """Who takes part in what a manager does.
+
+    Args:
+        name: of what all processes write; None: this process reads, alone.
+    """
+    if hosts.count() == 1:
+        return MultiprocessingOptions()
+    if name is None:
+        here = jax.process_index()
+        return MultiprocessingOptions(primary_host=here, active_processes={here})
+    # All of them by name: orbax's threads then wait for each other at the coordinator, and not in
+    # programs of the devices, which the main thread has others for.
+    everybody = set(range(hosts.count()))
+    return MultiprocessingOptions(
+        active_processes=everybody, barrier_sync_key_prefix=f"ssmrl-{name}"
+    )
+
+
+def _copy(leaf: Any) -> np.ndarray | jax.Array:
+    """What is written of an array: a NumPy copy, or of one that is split between processes itself.
+
+    The latter's parts are copied too where they would be aliases otherwise; see `to_host`.
+    """
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return to_host(leaf)
+    words = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    if words.is_fully_replicated:
+        return np.array(words.addressable_data(0), copy=True)
+    if jax.default_backend() != "cpu":
+        return words  # Orbax brings it to the host before it returns.
+    parts = [jnp.array(shard.data, copy=True) for shard in words.addressable_shards]
+    return jax.make_array_from_single_device_arrays(words.shape, words.sharding, parts)
+
+
+def _checksums(stored: list[np.ndarray | jax.Array]) -> list[int | list[Any]]:
+    """Of each array its CRC-32; or, of one that is split, ``[bounds, CRC-32]`` of every part."""
+    own: dict[str, list[Any]] = {
+        str(i): [
+            [_bounds(shard.index, x.shape), checksum(np.asarray(shard.data))]
+            for shard in x.addressable_shards
+            if shard.replica_id == 0
+        ]
+        for i, x in enumerate(stored)
+        if isinstance(x, jax.Array)
+    }
+    everybodys = hosts.exchange(own)
+    return [
+        [part for parts in everybodys for part in parts[str(i)]]
+        if isinstance(x, jax.Array)
+        else checksum(x)
+        for i, x in enumerate(stored)
+    ]
+
+
+def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> list[list[int]]:
+    return [list(part.indices(size)[:2]) for part, size in zip(index, shape, strict=True)]
+
+
+def _is_whole(array: np.ndarray, sums: int | list[Any]) -> bool:
+    """Whether what was read is what `_checksums` was told."""
+    if isinstance(sums, int):
+        return checksum(array) == sums
+    return all(
+        checksum(array[tuple(slice(*ends) for ends in bounds)]) == crc for bounds, crc in sums
+    )
+
+
 def _table_sum(meta: dict[str, Any]) -> int:
     """CRC-32 of everything beside the arrays but itself."""
     rest = {name: value for name, value in meta.items() if name != "sum"}
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
-
-
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _host_struct(leaf: Any) -> np.ndarray:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ssmrl.training import hosts
 from ssmrl.training.agent import ShardedAgent
+from ssmrl.training.checksum import checksum
 from ssmrl.training.errors import RunError
 
 AXIS = "data"
@@ -24,11 +30,16 @@ def make_mesh(count: int | str) -> Mesh | None:
     """A 1-D mesh ``data`` over the first ``count`` devices, or "all"; None for one device.
 
     Raises:
-        RunError: there are fewer devices.
+        RunError: there are fewer devices; or more, of several processes, which all take part.
     """
     available, count = jax.devices(), device_count(count)
     if count > len(available):
         raise RunError(f"devices={count}, but JAX sees {len(available)} ({available[0].platform})")
+    if count < len(available) and jax.process_count() > 1:
+        raise RunError(
+            f"devices={count}, but this run has {jax.process_count()} processes with "
+            f"{len(available)} devices together, and all of them take part: give devices=all"
+        )
     if count == 1:
         return None
     # make_mesh's own default is Explicit axes, which would put shardings in every type.
@@ -79,6 +90,57 @@ def device_memory() -> int | None:
     if device.platform == "cpu" and hasattr(os, "sysconf"):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def place(tree: Any, where: Any) -> Any:
+    """A pytree of arrays on the devices of a mesh; takes over its buffers.
+
+    Args:
+        tree: arrays of this process. Of several processes each has the same, or nearly: where
+            another processor rounds otherwise, that of process 0 counts.
+        where: a pytree like it of shardings; each process keeps its own parts.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where, donate=True)
+    leaves, structure = jax.tree.flatten(tree)
+    wholes = _as_first_has_them([_words(x) for x in leaves])
+    placed = []
+    for x, whole, sharding in zip(leaves, wholes, jax.tree.leaves(where), strict=True):
+        parts = jax.make_array_from_callback(whole.shape, sharding, _copies_of_parts(whole))
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        impl = jax.random.key_impl(x) if is_key else None
+        placed.append(jax.random.wrap_key_data(parts, impl=impl) if is_key else parts)
+    return jax.tree.unflatten(structure, placed)
+
+
+def _copies_of_parts(whole: np.ndarray) -> Callable[[Any], np.ndarray]:
+    # Copies: on a CPU a part would be a view of an array that is given away.
+    return lambda index: whole[index].copy()
+
+
+def _words(x: jax.Array) -> np.ndarray:
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
+
+
+def _as_first_has_them(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Arrays of process 0 in all of them; only those that differ somewhere are sent."""
+    first, *others = hosts.exchange([checksum(x) for x in arrays])
+    return [
+        multihost_utils.broadcast_one_to_all(x) if any(o[i] != first[i] for o in others) else x
+        for i, x in enumerate(arrays)
+    ]
+
+
+def queues_programs() -> bool:
+    """Whether programs may be called before those that were called earlier have ended.
+
+    Not over several processes on CPUs. There programs of one device run side by side, and would
+    mix up their messages; and XLA lets calls and programs share a pool of threads: with 32 programs
+    under way a device's next call waits for the first of them to end, in the very thread that
+    another device's program needs, for which the first one waits.
+    """
+    return jax.default_backend() != "cpu" or jax.process_count() == 1
 
 
 def compiler_options() -> dict[str, Any]:

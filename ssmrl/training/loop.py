@@ -14,23 +14,32 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ssmrl.training import streams
+from ssmrl.training import hosts, streams
 from ssmrl.training.agent import Agent, RestartableAgent
 from ssmrl.training.best import BestCheckpoint
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.config import TrainConfig
-from ssmrl.training.devices import compiler_options, device_count, make_mesh, state_shardings
+from ssmrl.training.devices import (
+    compiler_options,
+    device_count,
+    make_mesh,
+    place,
+    queues_programs,
+    state_shardings,
+)
 from ssmrl.training.errors import NonFiniteError, RunError, StopTraining
 from ssmrl.training.evaluation import EvaluationStoppedError
 from ssmrl.training.loggers import Logger, NullLogger
 from ssmrl.training.progress import Reporter, is_learning
 from ssmrl.training.returns import STARTS, TrainingReturns, tallies
-from ssmrl.training.run import MetricsFile, RunFolder
+from ssmrl.training.run import MetricsFile, NoMetricsFile, RunFolder
 from ssmrl.training.signals import StopSignals
 
 EPISODE_MEANS = ("episode_", "info/")
@@ -58,6 +67,7 @@ class TrainResult:
     nonfinite: int
 
 
+_TOLD_TO_STOP = 1000  # A callback's wish to stop, beside the numbers of signals.
 _LONG_ITERATION = 30.0  # Seconds that nobody expects to wait for an answer.
 
 
@@ -114,6 +124,11 @@ def abstract_state(agent: Agent, seed: int, seeds: int) -> Any:
 
 def check_placement(agent: Agent, config: TrainConfig, *, is_host: bool) -> None:
     """Raise RunError unless the seeds and devices asked for can be had with this agent."""
+    if is_host and hosts.count() > 1:
+        raise RunError(
+            f"{hosts.count()} processes: this environment is stepped in Python and hands its steps "
+            "to one device of one process; train it in a process of its own (JAX_NUM_PROCESSES=1)"
+        )
     if is_host and config.seeds > 1:
         raise RunError(
             f"seeds={config.seeds}: this environment runs on the host and cannot be run for "
@@ -146,7 +161,8 @@ def train(
     Args:
         agent: what to train.
         config: of its fields, the top-level ones are read.
-        run: an existing run folder; metrics.jsonl and checkpoints/ are written in it.
+        run: an existing run folder; metrics.jsonl and checkpoints/ are written in it. Of several
+            processes (`ssmrl.training.hosts`) the first alone writes metrics, and logs.
         reporter: where progress is shown.
         logger: receives every line of metrics.
         evaluate: called every ``config.eval_every`` steps.
@@ -160,7 +176,8 @@ def train(
     """
     check_placement(agent, config, is_host=is_host)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run.lock(warn=reporter.message))
+        if hosts.is_first():
+            stack.enter_context(run.lock(warn=reporter.message))
         checkpoints = Checkpointer(run.checkpoints, keep=config.keep_checkpoints)
         stack.enter_context(contextlib.closing(checkpoints))
         best = None
@@ -168,13 +185,19 @@ def train(
             best = stack.enter_context(contextlib.closing(BestCheckpoint(run.best)))
         loop = _Loop(agent, config, checkpoints, best, reporter, logger, evaluate)
         signals = stack.enter_context(StopSignals(loop.announce_stop))
+        # Left first: others must know of an error before checkpoints, which wait for them, close.
+        stack.enter_context(hosts.together())
         state, step = _start(agent, config, checkpoints, reporter, is_host, state)
-        metrics_file = MetricsFile(run.metrics, keep_until=step)
-        stack.enter_context(contextlib.closing(metrics_file))
-        episodes_file = MetricsFile(run.episodes, keep_until=step)
-        stack.enter_context(contextlib.closing(episodes_file))
+        metrics_file, episodes_file = (
+            stack.enter_context(contextlib.closing(_metrics_file(path, step)))
+            for path in (run.metrics, run.episodes)
+        )
         loop.count_episodes(episodes_file, step, is_host)
         return loop.run(state, step, metrics_file, signals)
+
+
+def _metrics_file(path: Path, step: int) -> MetricsFile | NoMetricsFile:
+    return MetricsFile(path, keep_until=step) if hosts.is_first() else NoMetricsFile()
 
 
 def _start(
@@ -186,7 +209,7 @@ def _start(
     state: Any,
 ) -> tuple[Any, int]:
     """The state and step to go on from."""
-    if not (config.resume and checkpoints.steps()):
+    if not (config.resume and hosts.from_first(checkpoints.steps)):
         return init_state(agent, config.seed, config.seeds) if state is None else state, 0
     if is_host:
         # Creates the environment in this process; its arrays are then overwritten.
@@ -221,8 +244,10 @@ class _Loop:
         self.gave_up_evaluation = self.has_warned = False
         self.busy_seconds = self.iteration_seconds = 0.0
         self.rate = _Rate()
+        mesh = make_mesh(config.devices) if hosts.count() > 1 else None
+        self.agreement = None if mesh is None else hosts.Agreement(mesh)
 
-    def count_episodes(self, file: MetricsFile, step: int, is_host: bool) -> None:
+    def count_episodes(self, file: MetricsFile | NoMetricsFile, step: int, is_host: bool) -> None:
         """Go on with the training return where ``step`` left it.
 
         Args:
@@ -237,15 +262,20 @@ class _Loop:
             file.write(step, self.returns.abandon(step))
 
     def run(
-        self, state: Any, step: int, metrics_file: MetricsFile, signals: StopSignals
+        self,
+        state: Any,
+        step: int,
+        metrics_file: MetricsFile | NoMetricsFile,
+        signals: StopSignals,
     ) -> TrainResult:
         config = self.config
         self.metrics_file, self.signals = metrics_file, signals
-        self.longest_episode = longest_episode(metrics_file.kept)
-        if self._is_owed_evaluation(step):
+        self.longest_episode = hosts.from_first(lambda: longest_episode(metrics_file.kept))
+        own = hosts.from_first(lambda: [x for x in metrics_file.kept if x["step"] == step])
+        if self._is_owed_evaluation(step, own):
             self._evaluate(step, state)
         else:
-            for line in self._lines_of(step):
+            for line in own:
                 self._keep_if_best(step, state, line)
         if step >= config.total_steps:
             self.reporter.message(f"nothing to do: step {step:,} of {config.total_steps:,} is done")
@@ -271,9 +301,11 @@ class _Loop:
         config, size = self.config, self.agent.steps_per_iteration
         pending = None
         self._mark = time.monotonic()
-        while step < config.total_steps and not (self.signals.received or self.told_to_stop):
+        while step < config.total_steps and not self._is_to_stop():
             state, metrics = iteration(state)
             step += size
+            if not queues_programs():
+                jax.block_until_ready(state)
             done_at = _time_if_ready(metrics)
             # The device is now busy with this iteration while the last one's metrics are read.
             if pending is not None:
@@ -295,6 +327,21 @@ class _Loop:
         if pending is not None:
             self._finish(*pending)
         return state, step
+
+    def _is_to_stop(self, *, wait: bool = False) -> bool:
+        """Whether a signal has come, or a callback has said so; to any of several processes.
+
+        All of those call this behind the same iterations, and hear the same. Without ``wait`` they
+        hear what was known an iteration ago, so that nobody waits for the one under way.
+        """
+        wish = _TOLD_TO_STOP if self.told_to_stop else int(self.signals.received or 0)
+        if self.agreement is not None:
+            wish = self.agreement.greatest(wish, wait=wait or not queues_programs())
+        if wish == _TOLD_TO_STOP:
+            self.told_to_stop = True
+        elif wish:
+            self.signals.received = signal.Signals(wish)
+        return wish != 0
 
     def _announce_start(self, step: int, compile_seconds: float) -> None:
         """Say what the whole iterations add up to, where that is not the number asked for."""
@@ -329,8 +376,10 @@ class _Loop:
             if config.seeds == 1:
                 surroundings = jax.set_mesh(mesh)  # for the agent's own split_batch
             where = state_shardings(self.agent, mesh, state, config.seeds)
-            state = jax.device_put(state, where, donate=True)
-            options |= {"in_shardings": (where,), "out_shardings": (where, None)}
+            state = place(state, where)
+            # Metrics everywhere: each process reads them.
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            options |= {"in_shardings": (where,), "out_shardings": (where, everywhere)}
         if jax.config.jax_disable_jit:
             # Nothing to compile: every operation runs by itself.
             return step, state, time.monotonic() - started
@@ -405,7 +454,7 @@ class _Loop:
                 state,
                 step,
                 longest_seen=self.longest_episode,
-                should_stop=lambda: self.signals.received is not None,
+                should_stop=self._should_give_up,
             )
         except EvaluationStoppedError:
             self.gave_up_evaluation = True
@@ -415,6 +464,11 @@ class _Loop:
         self._keep_if_best(step, state, line)
         self._mark = time.monotonic()
         return line
+
+    def _should_give_up(self) -> bool:
+        """Whether a signal asks to stop; what a callback asks for can wait for an evaluation."""
+        self._is_to_stop(wait=True)
+        return self.signals.received is not None
 
     def _keep_if_best(self, step: int, state: Any, line: dict[str, Any]) -> None:
         if self.best is not None:
@@ -430,16 +484,16 @@ class _Loop:
             self.best.wait()
         self.checkpoints.save(step, state)
 
-    def _lines_of(self, step: int) -> list[dict[str, Any]]:
-        """The lines of the step of a resume that were there before."""
-        return [line for line in self.metrics_file.kept if line["step"] == step]
+    def _is_owed_evaluation(self, step: int, own: list[dict[str, Any]]) -> bool:
+        """Whether the evaluation at the step of a resume was due, and is not in its metrics.
 
-    def _is_owed_evaluation(self, step: int) -> bool:
-        """Whether the evaluation at the step of a resume was due, and is not in its metrics."""
+        Args:
+            step: of the resume.
+            own: the lines of that step that were there before.
+        """
         size, every = self.agent.steps_per_iteration, self.config.eval_every
         if self.evaluate is None or step == 0 or not crosses(step, size, every):
             return False
-        own = self._lines_of(step)
         return not any(name.startswith("eval/") for line in own for name in line)
 
     def _judge(self, step: int, values: dict[str, Any]) -> None:

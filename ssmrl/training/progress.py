@@ -87,6 +87,18 @@ def _is_evaluation(metrics: dict[str, Any]) -> bool:
     return any(name.startswith("eval/") for name in metrics)
 
 
+class SilentReporter:
+    """A reporter that says nothing."""
+
+    def start(self, title: str, step: int, total: int) -> None: ...
+
+    def update(self, step: int, metrics: dict[str, Any], rate: float) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class PlainReporter:
     """A line at the start, the end, and every ``interval`` seconds between."""
 

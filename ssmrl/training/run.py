@@ -65,6 +65,10 @@ class RunFolder:
         self.path = Path(path)
 
     @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
 
@@ -100,7 +104,7 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether this folder holds a run."""
-        return (self.path / CONFIG).is_file()
+        return self.config.is_file()
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the checkpoints, oldest first; a half-written one does not count."""
@@ -139,7 +143,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Of two processes that begin in one folder at the same moment, one comes first.
-            write_new(self.path / CONFIG, yaml.safe_dump(record, sort_keys=False))
+            write_new(self.config, yaml.safe_dump(record, sort_keys=False))
         except FileExistsError as error:
             raise RunError(f"{self.path} has just been taken by another run") from error
         except OSError as error:
@@ -206,14 +210,12 @@ class RunFolder:
             what = f"has no {CONFIG}" if self.path.is_dir() else "does not exist"
             raise RunError(f"{self.path} is not a run: it {what}")
         try:
-            record = yaml.safe_load((self.path / CONFIG).read_text())
+            record = yaml.safe_load(self.config.read_text())
             if not isinstance(record["config"], dict):
                 raise TypeError("config is not a mapping")
         except (yaml.YAMLError, OSError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
-            raise RunError(
-                f"{self.path / CONFIG} is not a run's configuration: {reason}"
-            ) from error
+            raise RunError(f"{self.config} is not a run's configuration: {reason}") from error
         return record
 
     def check_resumable(self, config: dict[str, Any]) -> None:
@@ -354,6 +356,19 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+class NoMetricsFile:
+    """In the place of a `MetricsFile` where another process writes it."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        del step, values
+
+    def close(self) -> None:
+        pass
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

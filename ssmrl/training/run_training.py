@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssmrl.training import streams
+from ssmrl.training import hosts, streams
 from ssmrl.training.agent import NotingAgent
 from ssmrl.training.components import Components
 from ssmrl.training.config import TrainConfig, check_ranges
@@ -24,7 +25,7 @@ from ssmrl.training.exported import is_exported
 from ssmrl.training.failures import explained_failures, reason
 from ssmrl.training.fit import check_size, out_of_memory, refusals
 from ssmrl.training.loading import as_dict, build_agent, load_run, make_venv
-from ssmrl.training.loggers import CallbackLogger, check_logger, make_logger
+from ssmrl.training.loggers import CallbackLogger, Logger, NullLogger, check_logger, make_logger
 from ssmrl.training.loop import (
     Evaluate,
     TrainResult,
@@ -33,11 +34,13 @@ from ssmrl.training.loop import (
     init_state,
     train,
 )
-from ssmrl.training.progress import Reporter, make_reporter
+from ssmrl.training.progress import Reporter, SilentReporter, make_reporter
 from ssmrl.training.run import (
     RUNS,
     RunFolder,
     find_resumable,
+    flatten,
+    library_versions,
     make_run_path,
     read_metrics,
     run_label,
@@ -78,11 +81,18 @@ def run_training(
         reporter: default: a live panel on a terminal or in a notebook, plain lines otherwise.
         callback: called with every line of metrics; see `CallbackLogger`.
 
+    Of several processes (`ssmrl.training.hosts`) all call this; the first alone reports, logs and
+    calls ``callback``, and chooses the folder.
+
     Raises:
         RunError: with one line that says why the run cannot start or go on.
     """
     check_ranges(config)
+    if not hosts.is_first():
+        reporter, callback = SilentReporter(), None
     reporter = reporter or make_reporter(plain=config.logger.name == "console")
+    if hosts.count() > 1:
+        hosts.check_same(_what_must_agree(config))
     agent, venv = build_agent(components, config)
     is_host = bool(getattr(venv, "is_host", False))
     # Before the folder is made: a run that cannot start leaves nothing behind.
@@ -96,18 +106,19 @@ def run_training(
     if config.keep_best and not config.eval_every:
         raise UsageError("keep_best=true: evaluations say which is the best; give eval_every=STEPS")
     eval_venv = _training_evaluation_venv(config, components, venv) if config.eval_every else None
-    begun = _find_begun(config)
+    begun, has_checkpoint = hosts.from_first(lambda: _find_begun(config))
     state = None
-    if not (begun and begun.checkpoint_steps()):
+    if not has_checkpoint:
         state = _first_state(config, agent, venv, components, reporter)
     if config.resume and begun is None:
         reporter.message("nothing to resume: starting a new run")
-    run = begun or _make_folder(config, overrides, imports)
+    path = hosts.from_first(lambda: begun or _make_folder(config, overrides, imports))
+    run = RunFolder(path)
+    hosts.check_shared(run.config)
     reporter.message(f"run: {run.path}")
     for note in notes:
         reporter.message(note)
-    with run.lock():  # Or a run that is being trained would be ended in its logger's eyes.
-        logger = make_logger(config.logger, run.path, as_dict(config))
+    logger = _start_logger(config, run)
     if callback is not None:
         logger = CallbackLogger(logger, callback)
     evaluate = None
@@ -127,11 +138,30 @@ def run_training(
             )
     finally:
         logger.close()
-    _draw_curve(run, reporter)
+    if hosts.is_first():
+        _draw_curve(run, reporter)
     _say_goodbye(run, config, result, reporter)
-    if result.stopped_by is None:
+    if result.stopped_by is None and hosts.is_first():
         _advise_on_endless_episodes(run, config, is_host, reporter)
     return RunResult(run, result)
+
+
+def _what_must_agree(config: TrainConfig) -> dict[str, Any]:
+    """What several processes of a run must have in common, by name."""
+    settings = dict(
+        item for name, value in as_dict(config).items() for item in flatten(name, value)
+    )
+    versions = {f"version of {name}": value for name, value in library_versions().items()}
+    python = ".".join(map(str, sys.version_info[:2]))
+    machine = {"platform": jax.default_backend(), "devices each": jax.local_device_count()}
+    return settings | versions | {"version of Python": python} | machine
+
+
+def _start_logger(config: TrainConfig, run: RunFolder) -> Logger:
+    if not hosts.is_first():
+        return NullLogger()
+    with run.lock():  # Or a run that is being trained would be ended in its logger's eyes.
+        return make_logger(config.logger, run.path, as_dict(config))
 
 
 def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
@@ -162,10 +192,14 @@ def _training_evaluation_venv(config: TrainConfig, components: Components, train
     return venv
 
 
-def _find_begun(config: TrainConfig) -> RunFolder | None:
-    """The run that ``config`` continues; None where it begins a new one."""
+def _find_begun(config: TrainConfig) -> tuple[str | None, bool]:
+    """The run that ``config`` continues, None where it begins one, and whether it has a checkpoint.
+
+    Raises:
+        RunError: there is one that cannot be continued.
+    """
     if not config.resume:
-        return None
+        return None, False
     settings = as_dict(config)
     strict = config.resume != "auto"
     path = config.run_dir or find_resumable(RUNS, settings, strict=strict)
@@ -176,9 +210,9 @@ def _find_begun(config: TrainConfig) -> RunFolder | None:
             f"init_from={path}"
         )
     if run is None or not run.exists():
-        return None
+        return None, False
     run.check_resumable(settings)
-    return run
+    return str(run.path), bool(run.checkpoint_steps())
 
 
 def _first_state(
@@ -233,14 +267,12 @@ def _prepare_transfer(
     return initialize
 
 
-def _make_folder(
-    config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...]
-) -> RunFolder:
+def _make_folder(config: TrainConfig, overrides: tuple[str, ...], imports: tuple[str, ...]) -> str:
     """A new folder, as named or under ``runs/``."""
     settings = as_dict(config)
     run = RunFolder(config.run_dir or make_run_path(RUNS, run_label(settings)))
     run.create(settings, overrides, imports)
-    return run
+    return str(run.path)
 
 
 def _training_evaluation(

@@ -25,11 +25,11 @@ from tests.compiling import compile_quickly
 
 compile_quickly()
 
-from ssmrl.api import _Silent
 from ssmrl.experiment import COMPONENTS
 from ssmrl.training import loop
 from ssmrl.training.cli import compose_training
 from ssmrl.training.loading import load_run
+from ssmrl.training.progress import SilentReporter
 from ssmrl.training.run import read_metrics
 from ssmrl.training.run_training import run_training
 
@@ -50,7 +50,7 @@ loop._Loop._compile = noted
 
 def train(*arguments):
     config = compose_training([*settings, *arguments], COMPONENTS, configs)
-    run_training(config, COMPONENTS, reporter=_Silent())
+    run_training(config, COMPONENTS, reporter=SilentReporter())
 
 
 train("run_dir=one", f"total_steps={3 * iteration}")

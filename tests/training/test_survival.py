@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_format(tmp_path):
         restore(tmp_path / "c")
     assert str(error.value) == (
         f"the checkpoint of step 1 in {tmp_path / 'c'} has format 99, and this version of ssmrl "
-        f"reads {_FORMAT}: load it with the version in the run's config.yaml"
+        f"reads {_FORMAT} at most: load it with the version in the run's config.yaml"
     )
 
 

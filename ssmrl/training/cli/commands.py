@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssmrl.training import hosts
 from ssmrl.training.cli.outcome import Outcome, attempt, run_command, say
 from ssmrl.training.components import Components
 from ssmrl.training.errors import UsageError
@@ -89,6 +90,19 @@ def _composer(components: Components, config_dir: Path, name: str | None) -> Com
 
 
 def _train(arguments: list[str], components: Components, config_dir: Path) -> int:
+    if not _asks_for_help(arguments):
+        if {"-m", "--multirun"} & set(arguments) and hosts.place_from_environment():
+            raise UsageError(
+                "-m: the jobs of a sweep are runs of one process each; start it from a single one, "
+                "or set JAX_NUM_PROCESSES=1"
+            )
+        hosts.join()  # before anything, a user's own module too, makes JAX's devices
+    with hosts.together():
+        return _train_together(arguments, components, config_dir)
+
+
+def _train_together(arguments: list[str], components: Components, config_dir: Path) -> int:
+    """`_train`, now that the other processes are known if there are any."""
     from ssmrl.training.cli.check import check_arguments
     from ssmrl.training.cli.help import help_text
 

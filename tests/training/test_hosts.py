@@ -1,0 +1,443 @@
+"""One run over several processes: what one of them meets, all of them answer.
+
+The processes are real, on this machine and with gloo; each has the command of a user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ssmrl.experiment import COMPONENTS
+from ssmrl.training import checkpoint, hosts
+from ssmrl.training.checksum import checksum
+from ssmrl.training.errors import UsageError
+from ssmrl.training.loading import load_run
+from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.training.run_training import run_training
+from ssmrl.training.signals import REQUEUE
+from tests.compiling import _QUICK
+from tests.training.stub import STUB
+from tests.training.stub_train import ROOT
+from tests.training.test_loop import saved_steps
+
+STUB_SCRIPT = Path(__file__).parent / "stub_train.py"
+TIMEOUT = 1800  # Seconds; a loaded machine compiles a Dreamer for ten minutes.
+NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+class Processes:
+    """A command in several processes that are told of each other."""
+
+    def __init__(self, count: int, *arguments: str, devices: int = 1, script: Path = STUB_SCRIPT):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        flags = [f"--{name}={str(value).lower()}" for name, value in _QUICK.items()]
+        flags.append(f"--xla_force_host_platform_device_count={devices}")
+        shared = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": " ".join(flags)}
+        self.logs = [Path(f"process{i}.txt") for i in range(count)]
+        self.all = []
+        for i, log in enumerate(self.logs):
+            own = dict(zip(NAMES, (address, str(count), str(i)), strict=True))
+            with log.open("w") as file:
+                process = subprocess.Popen(
+                    [sys.executable, str(script), *(a.format(i=i) for a in arguments)],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | shared | own,
+                )
+            self.all.append(process)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for process in self.all:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+    def until(self, condition) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while not condition():
+            assert all(p.poll() is None for p in self.all), self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+    def codes(self) -> list[int]:
+        return [process.wait(TIMEOUT) for process in self.all]
+
+    def said(self) -> list[str]:
+        """Without what gloo says of its connections."""
+        return [re.sub(r"\[Gloo\].*\n?", "", log.read_text()) for log in self.logs]
+
+
+def losses(run: RunFolder) -> dict[int, list[float]]:
+    lines = [line for line in read_metrics(run.metrics) if "loss/total" in line]
+    return {line["step"]: line["loss/total"] for line in lines}
+
+
+def length(run: RunFolder) -> int:
+    return len(read_metrics(run.metrics))
+
+
+# --------------------------------------------------------------------------------- environment
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in [*NAMES, *(f"SLURM_{name}" for name in hosts._SLURM)]:
+        monkeypatch.delenv(name, raising=False)
+
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+SLURM = {"JOB_ID": "7", "STEP_NODELIST": "a[1-2]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
+
+
+def test_where_the_others_are(environment):
+    assert hosts.place_from_environment() is None
+    environment(**{f"SLURM_{name}": value for name, value in SLURM.items()})
+    assert hosts.place_from_environment() == hosts.Place(2, 1, None)
+    # The first in line says more than Slurm does, and 1 that there is nobody.
+    environment(JAX_NUM_PROCESSES="1")
+    assert hosts.place_from_environment() is None
+    environment(**dict(zip(NAMES, ("host:99", "4", "3"), strict=True)))
+    assert hosts.place_from_environment() == hosts.Place(4, 3, "host:99")
+    environment(SLURM_NTASKS="1")
+    assert hosts.place_from_environment() == hosts.Place(4, 3, "host:99")
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (("host:99", None, None), "JAX_COORDINATOR_ADDRESS set, and JAX_NUM_PROCESSES, JAX_PROC"),
+        (("host:99", "2", None), "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES set, and JAX_PROCESS"),
+        (("host:99", "2", "2"), "JAX_PROCESS_ID=2: must be from 0 to JAX_NUM_PROCESSES=2 - 1"),
+        (("host:99", "two", "0"), "JAX_NUM_PROCESSES=two: must be a whole number"),
+        (("host", "2", "0"), "JAX_COORDINATOR_ADDRESS=host: expected host:port"),
+    ],
+)
+def test_half_an_environment_is_refused(environment, values, line):
+    environment(
+        **{name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
+    )
+    with pytest.raises(UsageError, match=f"^{line}") as error:
+        hosts.place_from_environment()
+    assert "\n" not in str(error.value)
+
+
+def test_one_task_of_slurm_is_one_process(environment):
+    environment(**{f"SLURM_{name}": value for name, value in (SLURM | {"NTASKS": "1"}).items()})
+    assert hosts.place_from_environment() is None
+
+
+# --------------------------------------------------------------------------------------- watch
+
+
+class Store:
+    """The coordinator's key-value store, in one process."""
+
+    def __init__(self):
+        self.values: dict[str, str] = {}
+        self.is_gone = False
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        if self.is_gone:
+            raise RuntimeError("UNAVAILABLE: failed to connect")
+        self.values[key] = value
+
+    def key_value_dir_get(self, prefix):
+        return [(key, value) for key, value in self.values.items() if key.startswith(prefix)]
+
+
+class Left(Exception):
+    """In the place of the end of the process."""
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Of process 1 of 3, whose clock and threads the test turns."""
+    watch = object.__new__(hosts._Watch)
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(hosts.threading.Thread, "start", lambda self: None)
+    monkeypatch.setattr(hosts, "_delay_aborts", lambda: None)
+    monkeypatch.setattr(hosts.atexit, "register", lambda *a: None)
+    state = jax._src.distributed.global_state
+    for name, value in (("client", Store()), ("process_id", 1), ("num_processes", 3)):
+        monkeypatch.setattr(state, name, value)
+    watch.__init__()
+
+    def leave(code):
+        raise Left(code)
+
+    monkeypatch.setattr(watch, "_exit", leave)
+
+    def second(*alive):
+        """A second passes, in which these processes give a sign of life."""
+        clock[0] += 1
+        for index in alive:
+            key = f"ssmrl/alive/{index}"
+            sign = {"beat": clock[0], "host": f"host{index}", "ended": None}
+            watch.client.values[key] = json.dumps(sign)
+        watch._talk()
+        watch._look()
+
+    watch.second = second
+    return watch
+
+
+def test_a_process_that_gives_no_sign_of_life(watch, capsys):
+    for _ in range(100):
+        watch.second(0, 2)
+    for _ in range(30):
+        watch.second(0)
+    with pytest.raises(Left, match="75"):
+        watch.second(0)
+    assert capsys.readouterr().err == (
+        "error: process 2 (host2) gave no sign of life for 30 s; the same command continues from "
+        "the last checkpoint\n"
+    )
+
+
+def test_a_process_that_has_ended_well_or_with_an_error(watch, capsys):
+    watch.second(0, 2)
+    done = {"beat": 2, "host": "host2", "ended": [0, ""]}
+    watch.client.values["ssmrl/alive/2"] = json.dumps(done)
+    for _ in range(100):
+        watch.second(0)
+    failed = done | {"ended": [1, "No space left on device"]}
+    watch.client.values["ssmrl/alive/2"] = json.dumps(failed)
+    with pytest.raises(Left, match="1"):
+        watch.second(0)
+    line = "error: process 2 (host2) has ended: No space left on device\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_coordinator_that_refuses_or_does_not_answer(watch, capsys, refuses, monkeypatch):
+    """Before JAX aborts, six seconds after it has lost it; or when a host is as silent."""
+    asked = []
+    monkeypatch.setattr(hosts, "_refuses", lambda address: asked.append(address) or refuses)
+    for _ in range(10):
+        watch.second(0, 2)
+    watch.client.is_gone = True
+    assert asked == []
+    with pytest.raises(Left, match="75"):
+        for _ in range(3 if refuses else 33):
+            watch.second()
+    assert len(asked) == (1 if refuses else 30)
+    assert capsys.readouterr().err.startswith("error: process 0 (host0) is gone; the same command")
+
+
+def test_a_port_where_nobody_listens():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert not hosts._refuses(address)
+    assert hosts._refuses(address)
+
+
+# ---------------------------------------------------------------------------------- checkpoint
+
+
+def test_parts_of_an_array_are_checked_each(tmp_path):
+    """What several processes wrote, read by one: a part that is not what was written is noticed."""
+    array = np.arange(12.0).reshape(4, 3)
+    halves = [[[[i, i + 2], [0, 3]], checksum(array[i : i + 2])] for i in (0, 2)]
+    assert checkpoint._is_whole(array, halves)
+    array[3, 1] += 1
+    assert not checkpoint._is_whole(array, halves)
+
+
+# ----------------------------------------------------------------------------------- processes
+
+
+def test_a_signal_to_one_stops_all_behind_one_iteration(make_config, record):
+    """Of 2 processes, process 1 gets it; 1 process goes on from their checkpoint."""
+    run = RunFolder("run")
+    arguments = ["seeds=2", "run_dir=run", "resume=auto", "checkpoint_every=0", "devices=all"]
+    with Processes(2, *arguments, "total_steps=1000000") as processes:
+        processes.until(lambda: length(run) > 8)
+        processes.all[1].send_signal(signal.SIGTERM)
+        assert processes.codes() == [REQUEUE, REQUEUE], processes.said()
+        out, silent = processes.said()
+    assert "stopped by SIGTERM; the same command with run=run continues" in out
+    assert silent == ""
+    (step,) = saved_steps(run)
+    # What came behind the last line that was written is not in the state either.
+    assert read_metrics(run.metrics)[-1]["step"] == step
+    total = step + 100
+    config = make_config(seeds=2, run_dir="run", total_steps=total, resume="auto")
+    both = [run_training(config, STUB, reporter=record).result.state]
+    config = make_config(seeds=2, run_dir="one", total_steps=total)
+    both.append(run_training(config, STUB, reporter=record).result.state)
+    assert f"resuming from the checkpoint of step {step:,}" in record.messages
+    resumed, whole = ([np.asarray(x[k]) for k in ("w", "momentum", "count")] for x in both)
+    for a, b in zip(resumed, whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    resumed, whole = (losses(RunFolder(path)) for path in ("run", "one"))
+    assert resumed.keys() == whole.keys() and whole
+    np.testing.assert_allclose(list(resumed.values()), list(whole.values()), rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["seeds=2"], 1, "devices=1, but this run has 2 processes with 2 devices together, and"),
+        (["seeds=2", "devices=all", "seed={i}"], 2, "process 0 (HOST) has seed=0, and process 1"),
+        (
+            ["devices=all"],
+            1,
+            "devices=2: this agent cannot split one seed over devices; give seeds",
+        ),
+        (["devices=all", "seeds=2", "agent.fail_at=2"], 1, "step 40: loss/total is [nan, nan]"),
+        (["-m", "seed=0,1"], 2, "-m: the jobs of a sweep are runs of one process each; start it"),
+    ],
+)
+def test_what_cannot_be_is_said_once(arguments, code, line):
+    with Processes(2, *arguments, "run_dir=run") as processes:
+        assert processes.codes() == [code, code], processes.said()
+        said = "".join(processes.said())
+    expected = line.replace("HOST", socket.gethostname())
+    assert said.count(f"error: {expected}") == (2 if "-m" in arguments else 1), said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_folder_that_not_all_see(tmp_path):
+    """Process 1 is somewhere else, where the same relative path is another folder."""
+    script = tmp_path / "elsewhere.py"
+    text = STUB_SCRIPT.read_text().replace("Path(__file__)", f"Path({str(STUB_SCRIPT)!r})")
+    move = 'import os\nos.makedirs("d", exist_ok=True)\n'
+    move += 'os.environ["JAX_PROCESS_ID"] == "1" and os.chdir("d")\n'
+    move += "from ssmrl.training import hosts\nhosts.check_shared.__defaults__ = (2.0,)\n"
+    script.write_text(text.replace('if __name__ == "__main__":\n', f"{move}if True:\n"))
+    arguments = ["devices=all", "seeds=2", "run_dir=run"]
+    with Processes(2, *arguments, script=script) as processes:
+        assert processes.codes() == [1, 1], processes.said()
+        said = processes.said()
+    line = f"process 1 ({socket.gethostname()}) does not see run/config.yaml as process 0 wrote it"
+    assert f"error: {line}" in said[1]
+    assert f"has ended: {line}" in said[0]
+
+
+@pytest.mark.slow
+def test_all_begin_with_what_process_0_has(tmp_path, make_config, record):
+    """Also where another processor rounds otherwise, here by a millionth."""
+    script = tmp_path / "rounds.py"
+    text = STUB_SCRIPT.read_text().replace("Path(__file__)", f"Path({str(STUB_SCRIPT)!r})")
+    round_ = """    import os
+    from tests.training import stub
+    init = stub.StubAgent.init
+    stub.StubAgent.init = lambda self, key: init(self, key) | {
+        "w": init(self, key)["w"] * (1 + 1e-6 * int(os.environ["JAX_PROCESS_ID"]))
+    }
+"""
+    begin = "    from ssmrl.training.cli"
+    script.write_text(text.replace(begin, round_ + begin))
+    arguments = ["devices=all", "seeds=2", "run_dir=run", "total_steps=20"]
+    for path, count, which in (("run", 2, script), ("same", 2, STUB_SCRIPT)):
+        with Processes(count, *arguments, f"run_dir={path}", script=which) as processes:
+            assert processes.codes() == [0, 0], processes.said()
+    states = [load_run(path, STUB).state["w"] for path in ("run", "same")]
+    np.testing.assert_array_equal(*states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_others_end_when_one_is_gone(how, victim):
+    """Killed, which closes its connections, or as silent as a machine without power."""
+    run = RunFolder("run")
+    arguments = ["seeds=2", "run_dir=run", "devices=all", "total_steps=1000000"]
+    with Processes(2, *arguments, "checkpoint_every=40") as processes:
+        processes.until(lambda: length(run) > 4)
+        processes.all[victim].send_signal(how)
+        gone = time.monotonic()
+        left = 1 - victim
+        assert processes.all[left].wait(TIMEOUT) == REQUEUE, processes.said()
+        assert time.monotonic() - gone < 60
+        last = processes.said()[left].strip().splitlines()[-1]
+    gone = "is gone" if (victim, how) == (0, signal.SIGKILL) else "(is gone|gave no sign of life)"
+    assert re.match(rf"error: process {victim} \(.*\) {gone}.*; the same command continues", last)
+    assert saved_steps(run)
+
+
+@pytest.mark.slow
+def test_several_processes_with_several_devices_do_not_wait_for_each_other_for_ever():
+    """XLA's pool of threads would, after 32 iterations, if they did not wait for each one."""
+    arguments = ["seeds=4", "run_dir=run", "devices=all", "total_steps=2000", "eval_every=500"]
+    with Processes(2, *arguments, devices=2) as processes:
+        assert processes.codes() == [0, 0], processes.said()
+    assert saved_steps(RunFolder("run"))[-1] == 2000
+
+
+# ------------------------------------------------------------------------------------- agents
+
+TINY = {
+    "ppo": (
+        *("agent.num_envs=16", "agent.rollout_length=8", "agent.minibatches=2", "agent.epochs=2"),
+        *("memory=gru", "memory.features=16", "agent.lr=1e-4", "agent.lr_schedule=constant"),
+    ),
+    "dreamer": (
+        *("agent.size=pico", "agent.num_envs=16", "agent.rollout_length=8", "agent.batch_size=16"),
+        *("agent.batch_length=8", "agent.train_ratio=1", "agent.imagination_length=2"),
+        *("agent.replay_capacity=384", "agent.bins=15", "memory=gru", "agent.warmup=100"),
+    ),
+}
+STEPS = 16 * 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("agent", "counts"), [("ppo", (4, 2)), ("dreamer", (2, 1))])
+def test_processes_learn_what_one_learns_and_their_number_may_change(agent, counts, monkeypatch):
+    """Of the first ones one is killed; others go on with what they left."""
+    # Where one process trains, it is the same program twice.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(Path("cache").resolve()))
+    script = ROOT / "scripts" / "train.py"
+    settings = [f"agent={agent}", "env=popgym/repeat_first_easy", *TINY[agent]]
+    settings += ["eval_every=256", "eval_episodes=4", f"checkpoint_every={STEPS}", "resume=auto"]
+    many, one = RunFolder("many"), RunFolder("one")
+    first, then = ([*settings, "run_dir=many", "devices=all", x] for x in ("total_steps=99999", ""))
+    with Processes(counts[0], *first, script=script) as processes:
+        processes.until(lambda: len(many.checkpoint_steps()) > 1)
+        processes.all[-1].kill()
+        codes = [REQUEUE] * (counts[0] - 1) + [-signal.SIGKILL]
+        assert processes.codes() == codes, processes.said()
+    then[-1] = f"total_steps={many.checkpoint_steps()[-1] + 2 * STEPS}"
+    with Processes(counts[1], *then, script=script) as processes:
+        assert processes.codes() == [0] * counts[1], processes.said()
+    with Processes(1, *settings, "run_dir=one", then[-1], script=script) as processes:
+        assert processes.codes() == [0], processes.said()
+    lines = [read_metrics(run.metrics) for run in (many, one)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    for a, b in zip(*lines, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            if not name.startswith("time/"):
+                where = f"{name} of step {a['step']}"
+                np.testing.assert_allclose(a[name], b[name], rtol=2e-2, atol=5e-3, err_msg=where)
+    a, b = (load_run(path, COMPONENTS).state.params for path in ("many", "one"))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-2, atol=2e-3)
