@@ -6,10 +6,10 @@
 cosmic-ray knows the faults. Each file's are drawn in an order of their own that never changes: a
 run that was stopped goes on where it was, and a larger sample goes on from a smaller one. `--draw`
 takes from all files at once, each mutant as likely as any other, so that its rate is one of the
-whole. They are planted in a copy under build/mutants, the work tree can be used meanwhile. Results belong to the
-text of their file; `--again` tries the survivors once more, as after a change of the tests, or
-after `--first`, which runs but the test file most likely to notice. Those that mutants.toml calls
-equivalent are not tried.
+whole. They are planted in a copy under build/mutants, the work tree can be used meanwhile. Results
+belong to the text of their file; `--again` tries the survivors once more, as after a change of the
+tests, or after `--first`, which runs but the test file most likely to notice. Those that
+mutants.toml calls equivalent are not tried.
 
 A trial is a fork of this process, which has imported what the tests need from others, and what a
 mutant left as it was comes from jax's compilation cache. Linux alone.
