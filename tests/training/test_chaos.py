@@ -192,6 +192,48 @@ def test_a_run_too_short_to_be_killed_is_named(kill):
         kill([Process(looks=0)], [CHECKPOINT], Outcome(missed=6))
 
 
+def test_runs_are_begun_until_all_kills_are_made(monkeypatch, make_config):
+    """The first undisturbed, each of the others compared with it."""
+    started, due = [], []
+
+    class Scripted:
+        def __init__(self, train, settings, folder):
+            assert (train, settings, folder) == (Path("train.py"), ["seed=1"], Path("c"))
+
+        def __call__(self, run_dir):
+            started.append(run_dir)
+            Path("whole.log").touch()
+            return Process(), Path("whole.log")
+
+    def kill_and_resume(start, run, is_due, aims, seconds, draw, outcome, say):
+        started.append(run.path)
+        due.append([step for step in range(0, 201, 20) if is_due(step)])
+        del aims[-2:]
+
+    def compare(whole, cut, components):
+        assert whole.path == Path("c/whole")
+        return cut.path.name != "cut1", "its metrics have gaps" if cut.path.name == "cut1" else ""
+
+    monkeypatch.setattr(chaos, "_Starter", Scripted)
+    monkeypatch.setattr(chaos, "_kill_and_resume", kill_and_resume)
+    monkeypatch.setattr(chaos, "compare", compare)
+    said: list[str] = []
+
+    def run(kills, config):
+        options = ChaosConfig(kills=kills, chaos_dir="c")
+        return run_chaos(options, config, ["seed=1"], Path("train.py"), STUB, said.append)
+
+    outcome = run(4, make_config(eval_every=50, eval_episodes=4))
+    assert started == [Path("c/whole"), Path("c/cut0"), Path("c/cut1")]
+    assert outcome == Outcome(
+        iteration=20, runs=2, exact=False, differences=["c/cut1: its metrics have gaps"]
+    )
+    assert said == ["uninterrupted: c/whole, 0 s"]
+    # Iterations of 20 steps: the first to reach a multiple of 50 is followed by an evaluation.
+    assert due == [[60, 100, 160, 200]] * 2
+    assert run(1, make_config()).runs == 1 and due[-1] == []
+
+
 def append(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
