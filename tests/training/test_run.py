@@ -84,6 +84,18 @@ def test_a_failed_replacement_leaves_the_old_file_and_no_other(monkeypatch):
     assert [(p.name, p.read_text()) for p in Path().iterdir()] == [("f", "old")]
 
 
+def test_why_a_file_cannot_be_written_is_what_is_raised(monkeypatch):
+    """And not that there is nothing to clean up."""
+
+    def refuse(self, text, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    for write in (write_atomically, write_new):
+        with pytest.raises(PermissionError):
+            write(Path("f"), "text")
+
+
 def test_lines_that_are_no_metrics_are_passed_over():
     Path("m.jsonl").write_text('{"step": 1}\n[]\n{"a": 2}\n{"step": 3, "a"\n')
     assert read_metrics(Path("m.jsonl")) == [{"step": 1}]
@@ -602,3 +614,11 @@ def test_the_commit_is_that_of_this_package_and_of_no_other(monkeypatch):
     assert git_commit() == {"commit": "abc", "dirty": False}
     answers["ls-files"] = None
     assert git_commit() is None
+
+
+def test_skipped_iterations_are_told_at_the_end_if_there_were_any(make_config, record):
+    run_training(make_config(total_steps=40), STUB, reporter=record)
+    assert not any("non-finite" in text for text in record.messages)
+    config = make_config(total_steps=40, nonfinite="skip", agent={"fail_at": 1}, run_dir="runs/2")
+    run_training(config, STUB, reporter=record)
+    assert "1 iterations had a non-finite metric and were skipped" in record.messages
