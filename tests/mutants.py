@@ -1,13 +1,15 @@
 """Plants small faults, one at a time, and runs the tests that should notice.
 
-    python tests/mutants.py [part of a path ...] [--sample N] [--first] [--again] [--report]
+    python tests/mutants.py [part of a path ...] [--sample N | --draw N --seed S]
+                            [--first] [--again] [--report]
 
 cosmic-ray knows the faults. Each file's are drawn in an order of their own that never changes: a
-run that was stopped goes on where it was, and a larger sample goes on from a smaller one. They are
-planted in a copy under build/mutants, the work tree can be used meanwhile. Results belong to the
-text of their file; `--again` tries the survivors once more, as after a change of the tests, or
-after `--first`, which runs but the test file most likely to notice. Those that mutants.toml calls
-equivalent are not tried.
+run that was stopped goes on where it was, and a larger sample goes on from a smaller one. `--draw`
+takes from all files at once, each mutant as likely as any other, so that its rate is one of the
+whole. They are planted in a copy under build/mutants, the work tree can be used meanwhile. Results
+belong to the text of their file; `--again` tries the survivors once more, as after a change of the
+tests, or after `--first`, which runs but the test file most likely to notice. Those that
+mutants.toml calls equivalent are not tried.
 
 A trial is a fork of this process, which has imported what the tests need from others, and what a
 mutant left as it was comes from jax's compilation cache. Linux alone.
@@ -19,6 +21,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import math
 import os
@@ -31,7 +34,6 @@ import sys
 import time
 import tomllib
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -97,26 +99,64 @@ def mutants_of(source: str) -> list[Mutant]:
 
 
 def _make_mutants(source: str) -> list[Mutant]:
-    from cosmic_ray import plugins
-    from cosmic_ray.ast import ast_nodes, get_ast
-    from cosmic_ray.mutating import mutate_code
-
-    text = (ROOT / source).read_text()
-    nodes = list(ast_nodes(get_ast(text)))
-    wanted = re.compile("|".join(f"core/{name}$" for name in TABLE["operators"]))
     found: dict[str, Mutant] = {}
-    for name in sorted(filter(wanted.match, plugins.operator_names())):
-        operator = plugins.get_operator(name)()
-        count = sum(len(list(operator.mutation_positions(x))) for x in nodes)
-        for occurrence in range(count):
-            changed = None
-            with contextlib.suppress(AttributeError):  # ExceptionReplacer, of `except a.B`
-                changed = mutate_code(text, plugins.get_operator(name)(), occurrence)
-            if changed is not None and _is_fault(text, changed):
-                found.setdefault(changed, _describe(text, changed, name))
+    for place in _places(source):
+        if mutant := _mutate(*place):
+            found.setdefault(mutant.text, mutant)
     ordered = sorted(found.values(), key=lambda m: (m.line, m.operator, m.after))
     random.Random(f"{SEED} {source}").shuffle(ordered)
     return ordered
+
+
+def draw(count: int, seed: int) -> list[tuple[str, Mutant]]:
+    """So many of all files of `whole`, any place as likely as another; kept, as it takes a while.
+
+    Places of which nothing can be made but what is no fault are drawn again.
+    """
+    kept = BUILD / f"draw-{seed}.json"
+    drawn = json.loads(kept.read_text()) if kept.exists() else []
+    if len(drawn) < count:
+        places = [place for source in whole() for place in _places(source)]
+        random.Random(seed).shuffle(places)
+        found = ((place[0], mutant) for place in places if (mutant := _mutate(*place)))
+        drawn = [(s, *dataclasses.astuple(m)) for s, m in itertools.islice(found, count)]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(drawn))
+    return [(source, Mutant(*fields)) for source, *fields in drawn[:count]]
+
+
+def whole() -> list[str]:
+    """The files that `draw` draws of."""
+    paths = [ROOT / name for name in TABLE["whole"]]
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]
+    return sorted(str(file.relative_to(ROOT)) for file in files)
+
+
+def _places(source: str) -> list[tuple[str, str, int]]:
+    """Where what can be changed: the file, the operator, and which of its places."""
+    from cosmic_ray import plugins
+    from cosmic_ray.ast import ast_nodes, get_ast
+
+    nodes = list(ast_nodes(get_ast((ROOT / source).read_text())))
+    wanted = re.compile("|".join(f"core/{name}$" for name in TABLE["operators"]))
+    places = []
+    for name in sorted(filter(wanted.match, plugins.operator_names())):
+        operator = plugins.get_operator(name)()
+        count = sum(len(list(operator.mutation_positions(node))) for node in nodes)
+        places += [(source, name, occurrence) for occurrence in range(count)]
+    return places
+
+
+def _mutate(source: str, operator: str, occurrence: int) -> Mutant | None:
+    from cosmic_ray import plugins
+    from cosmic_ray.mutating import mutate_code
+
+    text = (ROOT / source).read_text()
+    with contextlib.suppress(AttributeError):  # ExceptionReplacer, of `except a.B`
+        changed = mutate_code(text, plugins.get_operator(operator)(), occurrence)
+        if changed is not None and _is_fault(text, changed):
+            return _describe(text, changed, operator)
+    return None
 
 
 def _describe(text: str, changed: str, operator: str) -> Mutant:
@@ -272,13 +312,13 @@ def results(source: str) -> dict[str, dict]:
     return {entry["name"]: entry for entry in map(json.loads, lines)}
 
 
-def execute(source: str, sample: int | None, again: bool, first: bool) -> None:
+def execute(source: str, mutants: list[Mutant], again: bool, first: bool) -> None:
     """Tries those that have not been tried."""
     tests = TABLE["tests"][source][: 1 if first else None]
     known = results(source)
     waiting = [
         m
-        for m in mutants_of(source)[:sample]
+        for m in mutants
         if not equivalent(source, m)
         and (m.name not in known or (again and not known[m.name]["noticed"]))
     ]
@@ -313,27 +353,22 @@ def equivalent(source: str, mutant: Mutant) -> bool:
 # Report -------------------------------------------------------------------------------------------
 
 
-def report(sources: list[str], sample: int | None) -> None:
-    """The table of mutants.md, and the survivors that nobody has explained.
-
-    Drawn are those up to the last that has been tried.
-    """
+def report(chosen: dict[str, list[Mutant]]) -> None:
+    """The table of mutants.md, and the survivors that nobody has explained, of those tried."""
     total, alive = [0, 0, 0, 0], []
-    print("| file | mutants | drawn | noticed | equivalent | survived |\n|" + " --- |" * 6)
-    for source in sources:
-        mutants, known = mutants_of(source), results(source)
-        last = max((i for i, m in enumerate(mutants[:sample]) if m.name in known), default=-1)
-        drawn = mutants[: last + 1]
-        same = [m for m in drawn if equivalent(source, m)]
-        tried = [m for m in drawn if m.name in known and m not in same]
+    print("| file | drawn | noticed | equivalent | survived |\n|" + " --- |" * 5)
+    for source, mutants in chosen.items():
+        known = results(source)
+        same = [m for m in mutants if equivalent(source, m)]
+        tried = [m for m in mutants if m.name in known and m not in same]
         rest = [m for m in tried if not known[m.name]["noticed"]]
-        if tried:
+        if tried or same:
             row = [len(tried) + len(same), len(tried) - len(rest), len(same), len(rest)]
             total = [a + b for a, b in zip(total, row, strict=True)]
             alive += [(source, m) for m in rest]
             name = source.removeprefix("ssmrl/")
-            print(f"| `{name}` | {len(mutants)} |", *map("{} |".format, row))
-    print("| all | |", *map("{} |".format, total))
+            print(f"| `{name}` |", *map("{} |".format, row))
+    print("| all |", *map("{} |".format, total))
     drawn, noticed, same, _ = total
     for what, count in ("drawn", drawn), ("drawn that are not equivalent", drawn - same):
         if count:
@@ -351,30 +386,47 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - spread) / (1 + z**2 / trials), (middle + spread) / (1 + z**2 / trials)
 
 
-def chosen(parts: list[str]) -> Iterator[str]:
-    return (s for s in TABLE["tests"] if not parts or any(part in s for part in parts))
+def chosen(arguments: argparse.Namespace) -> dict[str, list[Mutant]]:
+    """The mutants to be tried or reported, by file."""
+    if arguments.draw:
+        found: dict[str, list[Mutant]] = {}
+        for source, mutant in draw(arguments.draw, arguments.seed):
+            if not arguments.parts or any(part in source for part in arguments.parts):
+                found.setdefault(source, []).append(mutant)
+    else:
+        sources = [
+            source
+            for source in TABLE["tests"]
+            if not arguments.parts or any(part in source for part in arguments.parts)
+        ]
+        found = {source: mutants_of(source)[: arguments.sample] for source in sources}
+    if unlisted := sorted(set(found) - set(TABLE["tests"])):
+        raise SystemExit(f"tests/mutants.toml names no tests of {', '.join(unlisted)}")
+    return dict(sorted(found.items()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help="only files whose path contains one of these")
     parser.add_argument("--sample", type=int, help="mutants of each file, drawn at random")
+    parser.add_argument("--draw", type=int, help="mutants of all files of `whole` together")
+    parser.add_argument("--seed", type=int, default=0, help="what --draw is drawn with")
     parser.add_argument("--first", action="store_true", help="only the first file of the tests")
     parser.add_argument("--again", action="store_true", help="try the survivors once more")
     parser.add_argument("--report", action="store_true", help="run nothing, print what is known")
     arguments = parser.parse_args()
-    sources = list(chosen(arguments.parts))
-    if gone := [name for name in sources if not (ROOT / name).is_file()]:
+    if gone := [name for name in TABLE["tests"] if not (ROOT / name).is_file()]:
         raise SystemExit(f"tests/mutants.toml names files that are gone: {', '.join(gone)}")
+    mutants = chosen(arguments)
     if not arguments.report:
         BUILD.mkdir(parents=True, exist_ok=True)
         copy_tree()
         os.environ.update(ENVIRONMENT)
         os.chdir(TREE)
         sys.path[0] = str(TREE)  # and not tests/
-        for source in sources:
-            execute(source, arguments.sample, arguments.again, arguments.first)
-    report(sources, arguments.sample)
+        for source in mutants:
+            execute(source, mutants[source], arguments.again, arguments.first)
+    report(mutants)
 
 
 if __name__ == "__main__":

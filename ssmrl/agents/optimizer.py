@@ -1,5 +1,6 @@
 """The optimiser that agents share: AdamW with clipping, a schedule, and a group for time scales."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,9 +37,10 @@ class OptimizerConfig:
             raise ValueError(
                 f"agent.lr_schedule must be one of {', '.join(SCHEDULES)}, got {self.lr_schedule!r}"
             )
-        for name, low in (("lr", 0), ("ssm_lr_scale", 0), ("weight_decay", 0)):
-            if not getattr(self, name) >= low:
-                raise ValueError(f"agent.{name} must be at least {low}, got {getattr(self, name)}")
+        for name in ("lr", "ssm_lr_scale", "weight_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"agent.{name} must be at least 0 and finite, got {value}")
         if not self.max_grad_norm > 0:
             raise ValueError(f"agent.max_grad_norm must be positive, got {self.max_grad_norm}")
 

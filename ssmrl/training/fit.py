@@ -17,7 +17,6 @@ from ssmrl.training.devices import device_memory
 from ssmrl.training.errors import RunError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_GIB = 2**30
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """LaProp and its clipping against numbers worked out by hand."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +63,9 @@ def test_gradients_that_are_always_zero_move_nothing():
         params, state = step(params, state)
     np.testing.assert_array_equal(params["unused"], 1)
     np.testing.assert_allclose(params["used"], 1 - 3 * 0.1, atol=0.03)
+
+
+def test_the_defaults_are_the_published_ones():
+    parameters = inspect.signature(laprop).parameters
+    defaults = {name: parameters[name].default for name in ("beta1", "beta2", "eps", "clip")}
+    assert defaults == {"beta1": 0.9, "beta2": 0.999, "eps": 1e-20, "clip": 0.3}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -136,6 +137,47 @@ def test_a_failure_stops_no_other(tmp_path, train):
     assert said[-1].startswith("  popgym/fail s5: failed with 3, see ")
     assert said[-1].endswith(".log (out of luck)")
     assert all(job.result.exists() for job in jobs[1:])
+
+
+def test_a_run_without_a_result_has_failed(tmp_path, train, monkeypatch):
+    """It ended well, and its curves cannot be read."""
+
+    def unreadable(run):
+        raise RunError(f"{run.name} has no curve")
+
+    monkeypatch.setattr(benchmark, "read_curves", unreadable)
+    (job,) = benchmark.jobs_of(config(tmp_path), ENVS[:1])
+    said = []
+    assert benchmark.run_all([job], train, 1, said.append) == [job]
+    assert f"{job.env} s5: {job.run.name} has no curve" in said
+    assert not job.result.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", ""), (" \n\n", ""), ("a", " (a)"), ("a\nb\nc\n\n", " (c)")]
+)
+def test_the_last_line_of_a_log(tmp_path, text, expected):
+    (tmp_path / "log").write_text(text)
+    assert benchmark._last_line(tmp_path / "log") == expected
+
+
+def test_runs_side_by_side_have_a_core_each(tmp_path, train, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--mine")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    environments = []
+
+    def run(command, stdout, stderr, env):
+        environments.append((env["XLA_FLAGS"], env.get("OMP_NUM_THREADS"), command[-1]))
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    (job,) = benchmark.jobs_of(config(tmp_path), ENVS[:1])
+    for parallel in (1, 2):
+        benchmark.run_all([job], train, parallel, lambda text: None)
+    assert environments == [
+        ("--mine", None, f"run_dir={job.run}"),
+        ("--mine --xla_cpu_multi_thread_eigen=false", "1", f"run_dir={job.run}"),
+    ]
 
 
 def write_results(folder, scores):

@@ -9,15 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssmrl.figures import memory_line
+from ssmrl.training import plotting
 from ssmrl.training.cli import plot_command
 from ssmrl.training.errors import RunError
 from ssmrl.training.plotting import (
+    NO_MEMORY,
+    Curve,
+    Group,
     aggregate_table,
     find_runs,
+    format_value,
     group_runs,
     label_of,
     mean_curve,
+    plot_curves,
+    plot_trials,
     read_curves,
+    read_trials,
+    trial_panels,
+    write_table,
 )
 from ssmrl.training.run import RunFolder
 
@@ -182,3 +193,202 @@ def test_the_folder_of_a_sweep_is_its_runs(capsys):
     assert [row["label"] for row in rows] == ["s5 lr=0.001", "s5 lr=0.0003"]
     # A folder with no list is all that is below it.
     assert [path.name for path in find_runs("runs")] == ["a", "b", "c", "other"]
+
+
+# ------------------------------------------------------------------------------ what is drawn
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures, in place of their files."""
+    figures = []
+    monkeypatch.setattr(plotting, "save", lambda figure, path, **options: figures.append(figure))
+    return figures
+
+
+def curve(*returns: float, seed: int = 0) -> Curve:
+    steps = np.arange(1, len(returns) + 1) * 1000.0
+    return Curve(steps, np.array(returns), seed)
+
+
+def test_each_environment_has_a_panel_with_its_own_curves(drawn):
+    groups = [
+        Group("popgym/a", "ppo", "s5", (curve(0, 1), curve(2, 5, seed=1))),
+        Group("popgym/b_c", "ppo", "s5", (curve(7, 8, 9),)),
+        Group("popgym/a", "ppo", "gru", (curve(4, 4),)),
+    ]
+    assert plot_curves(groups, Path("p.png"), ylabel="a return") == Path("p.png")
+    (figure,) = drawn
+    first, second = figure.axes[:2]
+    assert [axis.get_title() for axis in (first, second)] == ["A", "BC"]
+    assert [axis.get_ylabel() for axis in (first, second)] == ["a return"] * 2
+    lines = {line.get_label(): line for line in first.lines}
+    assert list(lines) == ["s5 (2)", "gru (1)"]
+    assert [line.get_label() for line in second.lines] == ["s5 (1)"]
+    for axis in (first, second):
+        for line in axis.lines:
+            memory = line.get_label().split()[0]
+            assert (line.get_color(), line.get_linestyle()) == memory_line(memory)
+        # Every curve has its interval, in its own colour.
+        assert len(axis.collections) == len(axis.lines)
+    steps, mean, low, high = mean_curve(groups[0].curves)
+    np.testing.assert_array_equal(lines["s5 (2)"].get_xydata().T, [steps, mean])
+    band = first.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (low.min(), high.max())
+    # In thousands of steps, as the longest curve has that many.
+    assert second.get_xlabel() == "environment steps (thousands)"
+
+
+def test_seeds_are_counted_only_where_there_are_several(drawn):
+    groups = [Group("popgym/a", "ppo", m, (curve(0, 1),)) for m in ("s5", "gru")]
+    plot_curves(groups, Path("p.png"))
+    (axis,) = drawn[0].axes
+    assert [line.get_label() for line in axis.lines] == ["s5", "gru"]
+    assert axis.get_ylabel() == "episodic return"
+    # Few steps are written out.
+    assert axis.get_xlabel() == "environment steps (thousands)"
+    plot_curves([Group("popgym/a", "ppo", "s5", (curve(1),))], Path("p.png"))
+    assert drawn[1].axes[0].get_xlabel() == "environment steps"
+
+
+def test_many_lines_have_a_legend_that_says_what_is_in_brackets(drawn):
+    groups = [
+        Group("popgym/a", "ppo", f"memory{i}", (curve(0, 1), curve(0, 1, seed=1))) for i in range(5)
+    ]
+    plot_curves(groups, Path("p.png"))
+    legend = drawn[0].axes[0].get_legend()
+    assert legend.get_title().get_text() == "seeds in brackets"
+    assert legend.get_texts()[0].get_text() == "memory0 (2)"
+
+
+def trials(*mean: float, width: float | None = 0.5, **more) -> dict:
+    interval = [None if width is None else (m - width, m + width) for m in mean]
+    return {"mean": list(mean), "interval": interval, **more}
+
+
+def test_curves_over_trials_tell_memories_from_what_they_are_compared_with(drawn):
+    curves = {
+        "s5": trials(1, 2, 3),
+        "s5, memory reset": trials(1, 1, 1),
+        "gru": trials(0, 1, 1, width=None),
+        NO_MEMORY: trials(0, 0, 0),
+        "best": trials(3, 3, 3, reached=1.0),
+        "lazy": trials(2, 2, 2, reached=None),
+    }
+    other = {"gru": trials(*range(30)), NO_MEMORY: trials(*range(30))}
+    assert plot_trials({"first": curves, "second": other}, Path("p.png")) == Path("p.png")
+    first, second = drawn[0].axes[:2]
+    assert [axis.get_title() for axis in (first, second)] == ["first", "second"]
+    assert (first.get_xlabel(), first.get_ylabel()) == ("trial", "return of the trial")
+    lines = {line.get_label(): line for line in first.lines}
+    assert list(lines) == list(curves)
+    colours = {name: line.get_color() for name, line in lines.items()}
+    s5, gru = memory_line("s5")[0], memory_line("gru")[0]
+    assert colours == {"s5": s5, "s5, memory reset": s5, "gru": gru} | dict.fromkeys(
+        (NO_MEMORY, "best", "lazy"), "grey"
+    )
+    styles = {name: line.get_linestyle() for name, line in lines.items()}
+    assert styles["s5"] == styles["gru"] == "-" and styles["s5, memory reset"] == "--"
+    # The greys are told apart by their lines.
+    assert [styles[name] for name in (NO_MEMORY, "best", "lazy")] == ["--", ":", "-."]
+    np.testing.assert_array_equal(lines["s5"].get_xydata().T, [[1, 2, 3], [1, 2, 3]])
+    # Intervals, where there are several seeds, of the memories alone.
+    bands = [band.get_paths()[0].vertices[:, 1] for band in first.collections]
+    assert [(band.min(), band.max()) for band in bands] == [(0.5, 3.5), (0.5, 1.5)]
+    assert lines["s5"].get_marker() == "." and second.lines[0].get_marker() == "None"
+    assert second.lines[0].get_color() == gru
+    assert [t.get_text() for t in first.get_legend().get_texts()] == list(curves)
+
+
+def test_greys_run_out_and_begin_again_dashed(drawn):
+    names = [f"reference {i}" for i in range(8)]
+    plot_trials({"a": {name: trials(1, 2, reached=None) for name in names}}, Path("p.png"))
+    lines = drawn[0].axes[0].lines
+    patterns = [line._dash_pattern for line in lines]
+    assert len(set(map(str, patterns[:6]))) == 6 and patterns[6] == patterns[7] == patterns[0]
+    assert not drawn[0].axes[0].collections
+
+
+def test_runs_on_one_task_share_a_panel_over_trials():
+    for name, memory in (("a", "s5"), ("b", "gru"), ("c", "s5")):
+        path = write_run(f"runs/{name}", memory, ALONE)
+        policies = {
+            who: trials(i) for i, who in enumerate(("agent", "memory_reset", "random"), len(name))
+        }
+        record = {
+            "env": "meta/bandit",
+            "trials": {
+                "kwargs": {"arms": 3},
+                "policies": policies,
+                "references": {"best_arm": trials(9)},
+            },
+        }
+        older = {"env": "old", "trials": {}}
+        file = RunFolder(path).evaluations
+        file.write_text(json.dumps([older, record, {"env": "without trials"}]))
+        assert read_trials(path) == json.loads(json.dumps(record))
+    panels = trial_panels(["runs/a", "runs"])
+    assert list(panels) == ["meta/bandit arms=3"]
+    assert list(panels["meta/bandit arms=3"]) == [
+        *("s5", "s5, memory reset", "random", "best arm"),
+        *("s5, a", "s5, a, memory reset", "gru", "gru, memory reset"),
+        *("s5, c", "s5, c, memory reset"),
+    ]
+
+
+def test_tables_are_written_for_people_and_programs():
+    write_table([{"env": "a", "mean": 0.5}, {"env": "b", "mean": None}], Path("table.png"))
+    assert Path("table.csv").read_text() == "env,mean\na,0.5\nb,\n"
+    assert Path("table.json").read_text() == (
+        '[\n  {\n    "env": "a",\n    "mean": 0.5\n  },\n'
+        '  {\n    "env": "b",\n    "mean": null\n  }\n]\n'
+    )
+    with pytest.raises(RunError, match="cannot write nowhere/table.png: No such file"):
+        write_table([{"a": 1}], Path("nowhere/table.png"))
+    row = {"x": 0.91234, "x_low": 0.88, "x_high": 0.9449, "y": 1.0, "y_low": None, "y_high": None}
+    assert format_value(row, "x") == "0.912 [0.880, 0.945]" and format_value(row, "y") == "1.000"
+
+
+def test_a_mean_over_seeds_is_of_the_steps_that_all_have():
+    curves = [Curve(np.array([0.0, 100]), np.array([0.0, 1])), curve(3.0, 3.0)]
+    steps, mean, low, high = mean_curve(curves)
+    # The second begins where the first has ended.
+    assert steps.shape == (200,) and set(steps) == {1000.0} and set(mean) == {2.0}
+    many = [Curve(np.array([0.0, 10]), np.array([x, x])) for x in np.linspace(-1, 1, 50)]
+    widths = []
+    for confidence in (0.5, 0.95):
+        steps, mean, low, high = mean_curve(many, confidence=confidence)
+        assert (steps[0], steps[-1]) == (0, 10) and mean == pytest.approx(0, abs=1e-12)
+        widths.append((high - low)[0])
+    # Of a normal of deviation .58 / 50 ** .5: 1.35 and 3.92 deviations.
+    assert widths == pytest.approx([0.112, 0.326], rel=0.1)
+
+
+def test_figures_of_a_curve():
+    line = Curve(np.array([10.0, 89, 90, 100]), np.array([9.0, 5, 1, 4]))
+    assert (line.mmer, line.final) == (9.0, 2.5)
+    weighted = Curve(line.steps, line.returns, episodes=np.array([1.0, 1, 2, 1]))
+    assert weighted.final == 2.0
+    assert Curve(line.steps, line.returns, windows=np.array([3.0, 6])).mmer == 6.0
+
+
+def test_names_of_groups_and_where_a_return_is_hinted_at():
+    two = [Group("e", agent, "s5", (), {"lr": 1.0}) for agent in ("ppo", "pqn")]
+    assert [label_of(group, two) for group in two] == ["ppo s5", "pqn s5"]
+    path = write_run("runs/a", "s5", [{"step": 10, "episode_return": 1.0}])
+    with pytest.raises(RunError) as error:
+        read_curves(path)
+    assert str(error.value) == (
+        "runs/a has no training_return in its metrics yet; --metric episode_return has the mean of "
+        "what ended, short episodes first"
+    )
+    with pytest.raises(RunError, match="has no loss in its metrics yet$"):
+        read_curves(path, "loss")
+
+
+def test_a_metric_of_several_seeds_is_a_curve_each():
+    path = write_run("runs/a", "s5", [{"step": 5, "x": [1.0, None, 3.0]}, {"step": 6, "x": 4.0}])
+    assert [(c.seed, c.steps.tolist(), c.returns.tolist()) for c in read_curves(path, "x")] == [
+        (0, [5, 6], [1, 4]),
+        (2, [5], [3]),
+    ]

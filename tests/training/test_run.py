@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -28,9 +29,14 @@ from ssmrl.training.loop import init_state
 from ssmrl.training.run import (
     MetricsFile,
     RunFolder,
+    config_differences,
+    find_resumable,
     flatten,
+    git_commit,
+    make_folder,
     make_run_path,
     read_metrics,
+    run_label,
     write_atomically,
     write_new,
 )
@@ -76,6 +82,18 @@ def test_a_failed_replacement_leaves_the_old_file_and_no_other(monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_atomically(Path("f"), "new")
     assert [(p.name, p.read_text()) for p in Path().iterdir()] == [("f", "old")]
+
+
+def test_why_a_file_cannot_be_written_is_what_is_raised(monkeypatch):
+    """And not that there is nothing to clean up."""
+
+    def refuse(self, text, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    for write in (write_atomically, write_new):
+        with pytest.raises(PermissionError):
+            write(Path("f"), "text")
 
 
 def test_lines_that_are_no_metrics_are_passed_over():
@@ -460,3 +478,147 @@ def test_an_evaluation_is_explained(make_config, record, monkeypatch):
     config = EvaluateConfig(run="runs/test", env=EnvConfig(name="run"))
     with pytest.raises(RunError, match="^the motor is on fire; raised by e, .* is of step 20; "):
         evaluate_run(config, STUB)
+
+
+# ------------------------------------------------------------------------------ files and names
+
+
+def test_where_the_files_of_a_run_are():
+    """Other programs, older runs and the documentation look for them there."""
+    run = RunFolder("r")
+    places = ("checkpoints", "best", "metrics", "episodes", "curve", "evaluations", "traceback")
+    assert {name: str(getattr(run, name)) for name in (*places, "videos")} == {
+        "checkpoints": "r/checkpoints",
+        "best": "r/best",
+        "metrics": "r/metrics.jsonl",
+        "episodes": "r/episodes.jsonl",
+        "curve": "r/curve.png",
+        "evaluations": "r/eval.json",
+        "traceback": "r/traceback.txt",
+        "videos": "r/video",
+    }
+
+
+def test_steps_of_checkpoints_are_in_order_and_whole():
+    for name in ("900", "1000", "20", "3000.orbax-checkpoint-tmp", "notes"):
+        (RunFolder("r").checkpoints / name).mkdir(parents=True)
+    assert RunFolder("r").checkpoint_steps() == [20, 900, 1000]
+    assert RunFolder("none").checkpoint_steps() == []
+
+
+def test_what_repeats_a_run_is_written_down(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
+    RunFolder("r").create({"seed": 1}, ["seed=1"], ["my_module"])
+    record = RunFolder("r").record()
+    assert record["config"] == {"seed": 1} and record["command"] == ["train.py", "seed=1"]
+    assert (record["overrides"], record["imports"]) == (["seed=1"], ["my_module"])
+    assert record["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert record["versions"]["jax"] == jax.__version__
+    assert {"ssmrl", "jaxlib", "numpy", "flax", "optax"} <= set(record["versions"])
+    with pytest.raises(RunError) as error:
+        RunFolder("r").create({"seed": 2})
+    assert str(error.value) == (
+        "r already holds a run: continue it with resume=true, or choose another run_dir"
+    )
+
+
+@pytest.mark.parametrize(("folder", "reason"), [("d", "has no config.yaml"), ("n", "does not ex")])
+def test_why_a_folder_is_no_run(folder, reason):
+    Path("d").mkdir()
+    with pytest.raises(RunError, match=f"^{folder} is not a run: it {reason}"):
+        RunFolder(folder).record()
+
+
+def settings(**changes) -> dict:
+    parts = {"agent": {"name": "ppo"}, "memory": {"name": "s5"}, "env": {"name": "popgym/x"}}
+    return {**parts, "seed": 0, "seeds": 1, "total_steps": 10, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "differences"),
+    [
+        ({}, []),
+        ({"total_steps": 20, "run_dir": "elsewhere", "eval_every": 5}, []),
+        ({"seed": 1}, [("seed", 0, 1)]),
+        ({"seeds": 2}, [("seeds", 1, 2)]),
+        ({"init_from": "runs/a"}, [("init_from", None, "runs/a")]),
+        ({"init_parts": ["memory"]}, [("init_parts", [], ["memory"])]),
+        # What older runs do not say is what it was before one could say it.
+        ({"init_from": None, "init_parts": []}, []),
+        ({"memory": {"name": "s5", "remat": 0}}, []),
+        ({"memory": {"name": "s5", "remat": 2}}, [("memory.remat", 0, 2)]),
+        ({"env": {"name": "popgym/x", "flicker": 0.0, "observe": None, "action_delay": 0}}, []),
+        ({"env": {"name": "popgym/x", "flicker": 0.5}}, [("env.flicker", 0.0, 0.5)]),
+        (
+            {"env": {"name": "popgym/x", "observation_noise": 0.0, "observation_delay": 1}},
+            [("env.observation_delay", 0, 1)],
+        ),
+        ({"agent": {"name": "ppo", "lr": 1}}, [("agent.lr", None, 1)]),
+    ],
+)
+def test_what_a_resumed_run_may_not_change(changes, differences):
+    assert config_differences(settings(), settings(**changes)) == differences
+    back = [(key, new, old) for key, old, new in differences]
+    assert config_differences(settings(**changes), settings()) == back
+
+
+def test_names_of_runs_are_dates_and_parts():
+    assert run_label(settings()) == "ppo-s5-popgym.x"
+    path = make_run_path(Path("runs"), "ppo-s5-popgym.x")
+    assert re.fullmatch(r"\d{8}-\d{6}-ppo-s5-popgym\.x(-2)?", path.name)
+    assert [make_folder(Path("f"), "a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+
+
+def test_the_newest_run_with_these_settings_is_found():
+    for i, name in enumerate(("1-ppo-s5-popgym.x", "2-ppo-s5-popgym.x-2", "3-ppo-s5-popgym.xy")):
+        RunFolder(f"runs/{name}").create(settings(seed=i % 2))
+        os.utime(f"runs/{name}/config.yaml", (1000 - i, 1000 - i))
+    runs = Path("runs")
+    assert find_resumable(runs, settings(seed=0)).name == "1-ppo-s5-popgym.x"
+    assert find_resumable(runs, settings(seed=1)).name == "2-ppo-s5-popgym.x-2"
+    os.utime("runs/3-ppo-s5-popgym.xy/config.yaml", (2000, 2000))
+    assert find_resumable(runs, settings(seed=0)).name == "3-ppo-s5-popgym.xy"
+    assert find_resumable(runs, settings(memory={"name": "gru"})) is None
+    assert find_resumable(runs, settings(seed=7), strict=False) is None
+    # Of several the newest is told.
+    with pytest.raises(RunError, match="^runs/3-.* was started with seed=0, not seed=7$"):
+        find_resumable(runs, settings(seed=7))
+
+
+def test_lines_up_to_a_step_are_kept():
+    Path("m.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    metrics = MetricsFile(Path("m.jsonl"), keep_until=2)
+    assert metrics.kept == [{"step": 1}, {"step": 2}]
+    metrics.write(5, {"a": 1})
+    metrics.close()
+    assert [line["step"] for line in read_metrics(Path("m.jsonl"))] == [1, 2, 5]
+    MetricsFile(Path("m.jsonl")).close()
+    assert read_metrics(Path("m.jsonl")) == []
+    with pytest.raises(RunError, match=r"^cannot write no/m\.jsonl: No such file"):
+        MetricsFile(Path("no/m.jsonl"))
+
+
+def test_the_commit_is_that_of_this_package_and_of_no_other(monkeypatch):
+    answers = {"ls-files": "run.py", "status": " M a", "rev-parse": "abc"}
+
+    def run(command, **options):
+        assert options["cwd"] == ROOT / "ssmrl" / "training"
+        answer = answers[command[1]]
+        if answer is None:
+            raise subprocess.CalledProcessError(1, command)
+        return SimpleNamespace(stdout=f"{answer}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert git_commit() == {"commit": "abc", "dirty": True}
+    answers["status"] = ""
+    assert git_commit() == {"commit": "abc", "dirty": False}
+    answers["ls-files"] = None
+    assert git_commit() is None
+
+
+def test_skipped_iterations_are_told_at_the_end_if_there_were_any(make_config, record):
+    run_training(make_config(total_steps=40), STUB, reporter=record)
+    assert not any("non-finite" in text for text in record.messages)
+    config = make_config(total_steps=40, nonfinite="skip", agent={"fail_at": 1}, run_dir="runs/2")
+    run_training(config, STUB, reporter=record)
+    assert "1 iterations had a non-finite metric and were skipped" in record.messages

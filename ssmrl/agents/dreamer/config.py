@@ -195,7 +195,7 @@ class DreamerConfig:
         rates = ("lr", "warmup", "ssm_lr_scale", "eps", "free_bits", "entropy_coefficient")
         weights = (field.name for field in fields(self) if field.name.endswith("_weight"))
         for name in (*rates, *weights):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
+            self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
         for name in ("return_lambda", "return_rate", "slow_critic_rate"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         for name in ("beta1", "beta2", "unimix", "policy_unimix"):
@@ -206,6 +206,7 @@ class DreamerConfig:
         self._require("horizon", self.horizon > 1, "above 1")
         self._require("bins", self.bins >= 3 and self.bins % 2 == 1, "odd and at least 3")
         self._require("min_std", 0 < self.min_std <= self.max_std, "positive, at most max_std")
+        self._require("max_std", self.max_std < math.inf, "finite")
 
     def _check_replay(self):
         expected = "enough for a whole number of updates per iteration, at least 1: a multiple of "

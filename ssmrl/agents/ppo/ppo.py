@@ -81,9 +81,11 @@ class PPOConfig(RolloutConfig):
         super().__post_init__()
         require(self, "gae_lambda", 0 <= self.gae_lambda <= 1, "between 0 and 1")
         for name in ("value_coefficient", "entropy_coefficient"):
-            require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0")
+            finite = 0 <= getattr(self, name) < math.inf
+            require(self, name, finite, "at least 0 and finite")
         final = self.entropy_coefficient_final
-        require(self, "entropy_coefficient_final", final is None or final >= 0, "at least 0")
+        finite = final is None or 0 <= final < math.inf
+        require(self, "entropy_coefficient_final", finite, "at least 0 and finite")
         require(self, "clip", self.clip > 0, "positive")
         require(self, "value_clip", self.value_clip is None or self.value_clip > 0, "positive")
         not_nan = self.target_kl is None or not math.isnan(self.target_kl)

@@ -63,6 +63,14 @@ def test_continuous_policies_have_bounded_deviations():
     assert log_std.min() >= np.log(0.2) - 1e-6 and log_std.max() <= np.log(0.7) + 1e-6
 
 
+def test_continuous_policies_begin_with_wide_deviations():
+    """min + (max - min) · sigmoid(2), as the head's first outputs are next to nothing."""
+    actor = Actor(spaces.Box(-1.0, 1.0, (3,)), cases.small_config(min_std=0.2, max_std=0.7))
+    features = jax.random.normal(jax.random.key(1), (50, 8))
+    log_std = actor.apply(actor.init(jax.random.key(0), features), features).log_std
+    np.testing.assert_allclose(np.exp(log_std), 0.2 + 0.5 * 0.8808, rtol=0.02)
+
+
 def test_an_untrained_critic_says_zero():
     critic = Critic(cases.small_config())
     features = jax.random.normal(jax.random.key(0), (5, 8))
