@@ -89,3 +89,14 @@ def discretize(method: str, eigenvalue: Array, step: Array) -> tuple[Array, Arra
         half = eigenvalue * (step / 2)
         return (1 + half) / (1 - half), step / (1 - half)
     raise ValueError(f"unknown discretization {method!r}; choose 'zoh' or 'bilinear'")
+
+
+def lost_power(method: str, eigenvalue: Array, step: Array) -> Array:
+    """1 - |Λ̄|², what a state loses of its power in a step; arguments as of `discretize`.
+
+    Not from Λ̄, of which little is left where a state hardly decays.
+    """
+    if method == "zoh":
+        return -jnp.expm1(2 * jnp.real(eigenvalue) * step)
+    half = eigenvalue * (step / 2)
+    return -4 * jnp.real(half) / jnp.square(jnp.abs(1 - half))

@@ -24,7 +24,13 @@ import numpy as np
 from jax import Array
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, ScanMemory
-from ssmrl.memory.diagonal import DIAGONAL_PARAMETERS, DiagonalOptions, discretize, log_uniform
+from ssmrl.memory.diagonal import (
+    DIAGONAL_PARAMETERS,
+    DiagonalOptions,
+    discretize,
+    log_uniform,
+    lost_power,
+)
 from ssmrl.memory.linear import (
     bounded_exp,
     join_pair,
@@ -43,6 +49,10 @@ class S5(DiagonalOptions, ScanMemory):
         state_size: number of real states P (P/2 conjugate pairs are kept); None means `features`.
         blocks: J; the state matrix starts as J copies of a HiPPO-LegS matrix of size P/J.
         discretization: "zoh" or "bilinear".
+        normalized: B̄ = sqrt(1 - |Λ̄|²) B̃ instead, as in LRU (Orvieto et al. 2023, section 3.4):
+            with white inputs of variance 1 every state has variance 1. As published a state takes
+            a Δ, .001 to .1, of an input: what is seen once is hardly there at first, and is learned
+            late by an agent that is taught by rewards (docs/recipe.md).
         dt_min, dt_max: the step Δ of each state starts log-uniform between these.
         dtype: of the matrix products' factors; None means the input's. States stay complex64.
 
@@ -53,6 +63,7 @@ class S5(DiagonalOptions, ScanMemory):
     state_size: int | None = None
     blocks: int = 1
     discretization: str = "zoh"
+    normalized: bool = False
     dt_min: float = 1e-3
     dt_max: float = 1e-1
     dtype: DTypeLike | None = None
@@ -106,9 +117,11 @@ class S5(DiagonalOptions, ScanMemory):
         if self.complex_state:
             frequency = self.param("frequency", lambda _: jnp.asarray(start.imag, STATE_DTYPE))
             eigenvalue = jax.lax.complex(-rate, frequency)
-        return discretize(
-            self.discretization, eigenvalue, bounded_exp(log_step) * self.step_rescale
-        )
+        step = bounded_exp(log_step) * self.step_rescale
+        decay, input_scale = discretize(self.discretization, eigenvalue, step)
+        if self.normalized:
+            input_scale = jnp.sqrt(lost_power(self.discretization, eigenvalue, step))
+        return decay, input_scale
 
     def _eigenvalues(self) -> np.ndarray:
         """Of one block, at first."""

@@ -67,7 +67,8 @@ VARIANTS: dict[str, list[dict]] = {
     "s5": [
         {"state_size": 12, "blocks": 2, "discretization": "bilinear"},
         STABLE | {"state_size": 12, "blocks": 2},
-        REAL | {"blocks": 2, "step_rescale": 2.0},
+        REAL | {"blocks": 2, "step_rescale": 2.0, "normalized": True},
+        {"normalized": True, "discretization": "bilinear", "state_size": 12},
         {"complex_state": False, "reparameterization": "stable", "polarized": True, "blocks": 2},
     ],
     "transformer": [

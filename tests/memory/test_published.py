@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 
 from ssmrl.memory import list_memories, make_memory, memory_config
+from ssmrl.memory.diagonal import lost_power
 from ssmrl.memory.s5 import hippo_legs_eigen
 from tests.compiling import quick_jit
 from tests.memory import references
@@ -167,6 +169,16 @@ def test_s5_starts_stable_with_steps_in_their_range(discretization):
     assert np.all(np.abs(thirds - 128 / 3) <= 6 * np.sqrt(128 * 2 / 9))
     decay, _ = references.s5_discrete(params, {"discretization": discretization})
     assert np.all(np.abs(decay) < 1)
+
+
+@pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
+def test_lost_power_has_all_digits_where_states_hardly_decay(discretization):
+    """In float32, where 1 - |Λ̄|² itself has none left below 1e-7."""
+    step = np.geomspace(1e-7, 10, 40)
+    eigenvalue = np.complex64(-0.5 + 3j)
+    ours = lost_power(discretization, jnp.asarray(eigenvalue), jnp.asarray(step, jnp.float32))
+    decay, _ = references.discretized({"discretization": discretization}, -0.5 + 3j, step)
+    np.testing.assert_allclose(ours, 1 - np.abs(decay) ** 2, rtol=3e-6)
 
 
 def test_s5_projections_start_at_the_scale_of_lecun():

@@ -33,6 +33,7 @@ from tests.memory.references.recurrent import (
     rglru,
 )
 from tests.memory.references.statespace import (
+    discretized,
     dss,
     lmu,
     lru,
@@ -87,4 +88,4 @@ def stack(name, params, options, x, reset, carry):
     return tuple(carries), x
 
 
-__all__ = ["REFERENCES", "s4_dense", "s5_discrete", "s5_output_matrix", "stack"]
+__all__ = ["REFERENCES", "discretized", "s4_dense", "s5_discrete", "s5_output_matrix", "stack"]

@@ -64,6 +64,8 @@ def s5_discrete(params, options):
     Lambda = eigenvalues(params, options, fastest)
     B = (from_pair(params["B"]) if is_complex else params["B"]).T
     decay, scale = discretized(options, Lambda, np.exp(params["log_step"]))
+    if options.get("normalized"):  # Orvieto et al. 2023, section 3.4
+        scale = np.sqrt(1 - np.abs(decay) ** 2)
     return polarized(options, decay), scale[:, None] * B
 
 
