@@ -21,6 +21,7 @@ HEAVY = frozenset(
         *("cumsum", "reduce_sum", "reduce_max", "argmax", "dynamic_update_slice"),
     )
 )
+UPDATES = frozenset(("scatter", "scatter-add", "dynamic_update_slice"))
 _FREE = frozenset(
     (
         *("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "convert_element_type"),
@@ -37,7 +38,7 @@ class Costs:
         flops: of matrix products and convolutions by the type of their factors, and under "other"
             one for every element that anything else makes.
         bytes: that the `HEAVY` operations read and write.
-        kernels: how many of those run one after the other.
+        kernels: how many of those run one after the other; of a scan's round at least one.
     """
 
     flops: dict[str, float] = field(default_factory=dict)
@@ -67,17 +68,29 @@ def peak_bytes(program: Any) -> int:
 
 def _peak(jaxpr: Any) -> int:
     uses = [(i, v) for i, e in enumerate(jaxpr.eqns) for v in e.invars if isinstance(v, Var)]
-    last = {v: i for i, v in uses} | {
-        v: len(jaxpr.eqns) for v in jaxpr.outvars if isinstance(v, Var)
-    }
+    uses += [(len(jaxpr.eqns), v) for v in jaxpr.outvars if isinstance(v, Var)]
+    last, outside = {v: i for i, v in uses}, {*jaxpr.invars, *jaxpr.constvars}
     held = most = 0
     for i, equation in enumerate(jaxpr.eqns):
-        held += sum(_bytes(v.aval) for v in equation.outvars)
+        new = {v for v in equation.outvars if v not in _in_place(equation)}
+        outside |= {*equation.outvars} - new  # It is where what it updates is.
+        held += sum(_bytes(v.aval) for v in new)
         most = max(most, held + max(map(_peak, _inner(equation)), default=0))
         own = {v for v in (*equation.invars, *equation.outvars) if isinstance(v, Var)}
-        outside = {*jaxpr.invars, *jaxpr.constvars}
         held -= sum(_bytes(v.aval) for v in own - outside if last.get(v, i) <= i)
     return most
+
+
+def _in_place(equation: Any) -> set[Var]:
+    """The results that XLA writes over what they are an update of, such as a replay buffer."""
+    if equation.primitive.name in UPDATES:
+        return {*equation.outvars}
+    found = set()
+    for inner in _inner(equation):
+        made = {v for e in inner.eqns for v in _in_place(e)}
+        pairs = zip(equation.outvars, inner.outvars, strict=False)
+        found |= {v for v, result in pairs if isinstance(result, Var) and result in made}
+    return found
 
 
 def _count(jaxpr: Any) -> Costs:
@@ -87,6 +100,8 @@ def _count(jaxpr: Any) -> Costs:
         if equation.primitive.name == "cond":
             inner = [max(inner, key=lambda c: (sum(c.flops.values()), c.kernels))]
         for costs in inner:
+            if equation.primitive.name == "scan":  # a round is not free, whatever is in it
+                costs.kernels = max(costs.kernels, 1)
             total.add(costs, _rounds(equation))
         if not inner:
             total.add(_one(equation))
@@ -125,16 +140,12 @@ def _one(equation: Any) -> Costs:
         flops, kind = (0 if name in _FREE else size), "other"
     if name not in HEAVY:
         return Costs({kind: flops})
-    moved = sum(_bytes(v.aval) for v in equation.outvars)
     # Of a table that is looked up, only what is found is read; an update writes only what is new.
-    read = equation.invars[1:] if name in _PARTIAL else equation.invars
-    moved = 2 * moved if name == "gather" else moved
-    if name in ("scatter", "scatter-add", "dynamic_update_slice"):
-        moved = 0
-    return Costs({kind: flops}, moved + sum(_bytes(v.aval) for v in read), 1)
-
-
-_PARTIAL = frozenset(("gather", "scatter", "scatter-add", "dynamic_update_slice"))
+    operands = equation.invars[1:] if name in UPDATES | {"gather"} else equation.invars
+    read = sum(_bytes(v.aval) for v in operands)
+    made = sum(_bytes(v.aval) for v in equation.outvars)
+    moved = {"gather": read + 2 * made}.get(name, 2 * read if name in UPDATES else read + made)
+    return Costs({kind: flops}, moved, 1)
 
 
 def _bytes(aval: Any) -> int:

@@ -90,11 +90,11 @@ DEVICES = {
     ),
     "TPU v4": Device(
         {"bfloat16": 275e12, "float32": 275e12, "other": 4.3e12},
-        *(1.2e12, 32e9, 4096, 135e9, 135e9, 2e-6),
+        *(1.2e12, 32e9, 4096, 150e9, 150e9, 2e-6),
     ),
     "TPU v5e": Device(
         {"bfloat16": 197e12, "float32": 197e12, "other": 3.1e12},
-        *(0.819e12, 16e9, 256, 100e9, 100e9, 2e-6),
+        *(0.819e12, 16e9, 256, 200e9, 200e9, 2e-6),
     ),
 }
 
@@ -245,7 +245,7 @@ def _least(call: Any, repeats: int = 5) -> float:
     return min(times[1:])
 
 
-def work(count: int, iterations: int = 8) -> None:
+def work(count: int, iterations: int = 6) -> None:
     """A worker: processor seconds of an iteration of PPO on so many devices."""
     config = compose_training([*CHECKED], COMPONENTS, ROOT / "configs")
     steps = iterations * build_agent(COMPONENTS, config)[0].steps_per_iteration
@@ -303,7 +303,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    parser.add_argument("--configs", nargs="*", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--set", nargs="*", default=[], help="further settings of all of them")
     parser.add_argument("--strong", action="store_true", help="devices share one batch")
     parser.add_argument("--check", nargs="+", type=int, default=[], metavar="N")
@@ -316,7 +316,7 @@ def main() -> None:
     record = json.loads(options.output.read_text()) if options.output.exists() else {}
     record |= {"benchmark": "scaling", "machine": harness.machine_info(), "strong": options.strong}
     record["assumptions"] = {name: asdict(device) for name, device in DEVICES.items()}
-    plans = record["plans"] = {}
+    plans = record.setdefault("plans", {})
     for name in options.configs:
         plan = make_plan((*CONFIGS[name], *options.set))
         counts = [n for n in COUNTS if not options.strong or plan.most % n == 0]

@@ -73,3 +73,11 @@ def test_memory_is_that_of_what_is_still_needed():
     assert counting.peak_bytes(jax.make_jaxpr(chain)(x)) == 8_000
     # Ten that are kept, the last carry, and within a round one more.
     assert counting.peak_bytes(jax.make_jaxpr(residuals)(x)) == 4_000 * 12
+
+
+def test_an_update_is_made_in_place_also_within_another_function():
+    buffer, row = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1000, 8), (8,)))
+    update = jax.jit(lambda b, x: b.at[3].set(x))
+    program = jax.make_jaxpr(lambda b, x: update(update(b, x), x + 1))(buffer, row)
+    assert counting.peak_bytes(program) < 1000
+    assert counting.costs_of(program).bytes < 1000
