@@ -90,7 +90,7 @@ DEVICES = {
     ),
     "TPU v4": Device(
         {"bfloat16": 275e12, "float32": 275e12, "other": 4.3e12},
-        *(1.2e12, 32e9, 4096, 150e9, 150e9, 2e-6),
+        *(1.2e12, 32e9, 4096, 300e9, 300e9, 2e-6),
     ),
     "TPU v5e": Device(
         {"bfloat16": 197e12, "float32": 197e12, "other": 3.1e12},
