@@ -117,7 +117,8 @@ def compare(curves: dict[int, np.ndarray]) -> dict[str, Any]:
 
     Returns:
         By number of devices: the mean return of the last point; at how many points 0 lies within
-        the 95 % interval (Welch's) of the difference of the two means; and the largest difference of a seed.
+        the 95 % interval (Welch's) of the difference of the two means; and the largest difference
+        of a seed.
         Of as many independent points, one of twenty would lie outside by chance.
     """
     (_, first), *_ = curves.items()
