@@ -5,6 +5,7 @@ iteration is loops: over steps, over updates, over windows. Here a scan counts a
 Of a `cond` the dearest branch counts; a `while`, whose number of rounds nobody knows, counts once.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ def _peak(jaxpr: Any) -> int:
     last, outside = {v: i for i, v in uses}, {*jaxpr.invars, *jaxpr.constvars}
     held = most = 0
     for i, equation in enumerate(jaxpr.eqns):
-        new = {v for v in equation.outvars if v not in _in_place(equation)}
+        new = {*equation.outvars} - _in_place(equation)
         outside |= {*equation.outvars} - new  # It is where what it updates is.
         held += sum(_bytes(v.aval) for v in new)
         most = max(most, held + max(map(_peak, _inner(equation)), default=0))
@@ -87,10 +88,15 @@ def _in_place(equation: Any) -> set[Var]:
         return {*equation.outvars}
     found = set()
     for inner in _inner(equation):
-        made = {v for e in inner.eqns for v in _in_place(e)}
+        made = _all_in_place(inner)
         pairs = zip(equation.outvars, inner.outvars, strict=False)
         found |= {v for v, result in pairs if isinstance(result, Var) and result in made}
     return found
+
+
+@functools.cache
+def _all_in_place(jaxpr: Any) -> set[Var]:
+    return {v for equation in jaxpr.eqns for v in _in_place(equation)}
 
 
 def _count(jaxpr: Any) -> Costs:

@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # In a process of its own: how many devices a CPU is, is told to XLA once.
 #
-# Devices differ from one in the order of sums alone. Metrics are means and differences of means over
-# up to 512 numbers of size 1 to 10, each float32 rounding of which is 6e-8 of it: sums in two orders
-# are some sqrt(512) * 6e-8 = 1.4e-6 apart, and 2e-6 is the most that was seen in four iterations. An
-# update is a rate of 1e-4 or less times a gradient's share of its own size, in which that rounding is
-# as small: 7e-8 was seen after four. Actions are drawn from such logits, and none was another one.
+# Devices differ from one in the order of sums alone. Metrics are means, and differences of means,
+# over up to 512 numbers of size 1 to 10. float32 rounds each to 6e-8 of it: sums in two orders are
+# some sqrt(512) * 6e-8 = 1.4e-6 apart, and 2e-6 is the most that was seen in four iterations. An
+# update is a rate of 1e-4 or less times a gradient's share of its own size, in which that rounding
+# is as small: 7e-8 was seen after four. Actions are drawn from such logits; all came out the same.
 # The bounds leave a factor of five and more; a learning rate off by a thousandth is beyond them.
 SCRIPT = """
 import json
