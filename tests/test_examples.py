@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +122,49 @@ def test_the_door_from_python_leads_to_a_policy_that_remembers(tmp_path):
     assert run.metrics["episode_return"][-1] > 0.9
     assert run.metrics["step"][-1] < 60_000  # stopped by the callback
     assert [module.play(run.policy(), bit) for bit in (0, 1)] == [0, 1]
+
+
+# ------------------------------------------------------------------------------------ job scripts
+
+TRAINING = """#!/bin/bash
+# In place of Python: notes that it was started, and does what the line of that start says.
+trap 'exit 75' TERM
+echo "$@" >> started
+doing=$(sed -n "$(wc -l < started)p" plan)
+case $doing in
+    wait) while true; do sleep 0.05; done ;;
+    *) exit "$doing" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("plan", "notice", "code", "starts"),
+    [
+        ("0", "false", 0, 1),
+        ("1", "false", 1, 1),  # an error is not tried for ever
+        ("75\n0", "false", 0, 2),  # somebody else's signal: the run goes on here
+        ("wait", "test -e started", 75, 1),  # the machine is to go
+    ],
+)
+def test_the_cloud_s_script_goes_on_until_the_run_is_done_or_the_machine_goes(
+    plan, notice, code, starts, tmp_path
+):
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(TRAINING)
+    python.chmod(0o755)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/train.py").touch()
+    (tmp_path / "plan").write_text(plan + "\n")
+    own = {"CHECKOUT": str(tmp_path), "EXTRA": "", "NOTICE": notice, "EVERY": "0.2"}
+    done = subprocess.run(
+        ["bash", str(EXAMPLES / "cloud_gpu.sh"), "seed=3"],
+        env=os.environ | own,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code
+    started = (tmp_path / "started").read_text().splitlines()
+    assert len(started) == starts
+    assert all("resume=auto" in line and line.endswith("seed=3") for line in started)

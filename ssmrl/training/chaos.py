@@ -12,7 +12,6 @@ Nothing here is particular to how runs are written: it looks at the files of a r
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import subprocess
@@ -32,7 +31,7 @@ from ssmrl.training.config import ChaosConfig, TrainConfig
 from ssmrl.training.errors import RunError
 from ssmrl.training.loading import build_agent, load_run
 from ssmrl.training.loop import crosses
-from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.training.run import RunFolder, last_metrics, read_metrics
 
 ANYWHERE, CHECKPOINT, COMPILATION, EVALUATION = (
     "at a random moment",
@@ -42,7 +41,6 @@ ANYWHERE, CHECKPOINT, COMPILATION, EVALUATION = (
 )
 
 _PATIENCE = 3  # Runs that may end before a kill that was meant for them.
-_TAIL = 2**16  # Bytes that a line of metrics may have.
 
 
 @dataclass
@@ -216,7 +214,7 @@ def _reached(
         return any(run.checkpoints.glob("*tmp*"))
 
     def evaluates() -> bool:
-        line = _last_line(run.metrics)
+        line = last_metrics(run.metrics)
         return is_due(line.get("step", 0)) and not any(name.startswith("eval/") for name in line)
 
     def learns() -> bool:
@@ -240,16 +238,6 @@ def _reached(
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    """The last line of metrics; {} where it is not whole."""
-    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
-        file.seek(max(0, _size(path) - _TAIL))
-        # Behind the last line's end is nothing, or a line that is being written.
-        whole = file.read().decode(errors="replace").split("\n")[:-1]
-        return json.loads(whole[-1]) if whole else {}
-    return {}
 
 
 def compare(whole: RunFolder, cut: RunFolder, components: Components) -> tuple[bool, str]:

@@ -500,7 +500,7 @@ class _Loop:
         bad = [
             name
             for name, value in values.items()
-            if not name.startswith(EPISODE_MEANS) and not np.all(np.isfinite(value))
+            if not name.startswith(EPISODE_MEANS) and not _is_finite(value)
         ]
         if not bad:
             return
@@ -578,6 +578,13 @@ def _time_if_ready(metrics: dict[str, jax.Array]) -> float | None:
 def crosses(step: int, size: int, every: int) -> bool:
     """Whether a multiple of ``every`` lies in ``(step - size, step]``."""
     return bool(every) and step // every > (step - size) // every
+
+
+def _is_finite(value: Any) -> bool:
+    """All of a number or of nested lists of them."""
+    return (
+        math.isfinite(value) if isinstance(value, (int, float)) else bool(np.isfinite(value).all())
+    )
 
 
 def _is_missing(value: Any) -> bool:

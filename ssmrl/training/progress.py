@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import sys
 import time
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from ssmrl.training.returns import RETURN
+
+REFRESH = 4
+"""How often in a second a panel is drawn."""
 
 
 @runtime_checkable
@@ -72,6 +76,10 @@ def format_time_left(steps: int, metrics: dict[str, Any], rate: float) -> str:
 
 def _mean(value: Any) -> float:
     """The mean over seeds, of those that have a number."""
+    if isinstance(
+        value, (int, float)
+    ):  # of one seed: most metrics, and they come with every iteration
+        return float(value) if math.isfinite(value) else float("nan")
     numbers = [v for v in np.atleast_1d(np.asarray(value, dtype=float)) if np.isfinite(v)]
     return float(np.mean(numbers)) if numbers else float("nan")
 
@@ -104,8 +112,9 @@ class PlainReporter:
 
     def __init__(self, interval: float = 5.0):
         self._interval, self._last, self._total = interval, -float("inf"), 0
-        self._pending: str | None = None
-        self._return, self._loss, self._eta = float("nan"), float("nan"), "?"
+        self._pending: tuple[int, float] | None = None
+        self._time_left: tuple[int, dict[str, Any], float] | None = None
+        self._return, self._loss = float("nan"), float("nan")
         self._has_ended = False
 
     def start(self, title: str, step: int, total: int) -> None:
@@ -114,20 +123,26 @@ class PlainReporter:
 
     def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
         self._return = _newest(metrics, RETURN, self._return)
-        self._has_ended |= bool(np.any(np.asarray(metrics.get("episodes", 0), float) > 0))
+        if not self._has_ended:
+            self._has_ended = bool(np.any(np.asarray(metrics.get("episodes", 0), float) > 0))
         self._loss = _newest(metrics, "loss/total", self._loss)
+        # Put into words when they are printed, which most are not.
+        self._pending = step, rate
         if not _is_evaluation(metrics):
-            self._eta = format_time_left(self._total - step, metrics, rate)
+            self._time_left = self._total - step, metrics, rate
+        if time.monotonic() - self._last >= self._interval:
+            self._flush()
+
+    def _describe(self, step: int, rate: float) -> str:
+        eta = format_time_left(*self._time_left) if self._time_left else "?"
         parts = [
             f"step {step:,}/{self._total:,}",
             f"{rate:,.0f} steps/s per seed",
             self._describe_return(),
             *([f"loss {self._loss:.4g}"] if np.isfinite(self._loss) else []),
-            f"eta {self._eta}",
+            f"eta {eta}",
         ]
-        self._pending = "  ".join(parts)
-        if time.monotonic() - self._last >= self._interval:
-            self._flush()
+        return "  ".join(parts)
 
     def _describe_return(self) -> str:
         # A NaN would look like a fault where it is only early; and of the episodes that have ended
@@ -140,7 +155,8 @@ class PlainReporter:
 
     def _flush(self) -> None:
         if self._pending is not None:
-            text, self._pending, self._last = self._pending, None, time.monotonic()
+            text = self._describe(*self._pending)
+            self._pending, self._last = None, time.monotonic()
             self._print(text)
 
     def _print(self, text: str) -> None:
@@ -172,21 +188,25 @@ class LiveReporter:
 
     def start(self, title: str, step: int, total: int) -> None:
         self._title, self._total, self._step = title, total, step
-        self._live = Live(self._render(), console=self._console, refresh_per_second=4)
-        self._live.start()
+        # Drawn when it is shown, by Live's own thread: drawing takes longer than a short iteration.
+        self._live = Live(
+            get_renderable=self._render, console=self._console, refresh_per_second=REFRESH
+        )
+        self._live.start(refresh=True)
 
     def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
         self._step, self._rate = step, rate
         if not _is_evaluation(metrics):
             self._eta = format_time_left(self._total - step, metrics, rate)
-        for name, value in metrics.items():
-            mean = _mean(value)
-            # An iteration in which no episode ended keeps the last return on show.
-            # What the training return is of (`…_from`, …) is for files.
-            if np.isfinite(mean) and not name.startswith(("time/", f"{RETURN}_")):
-                self._shown[name] = mean
-        if self._live is not None:
-            self._live.update(self._render())
+        # An iteration in which no episode ended keeps the last return on show.
+        # What the training return is of (`…_from`, …) is for files.
+        means = {
+            name: mean
+            for name, value in metrics.items()
+            if not name.startswith(("time/", f"{RETURN}_")) and math.isfinite(mean := _mean(value))
+        }
+        # A new dict: the other thread may be reading the old one.
+        self._shown = self._shown | means
 
     def _render(self) -> Panel:
         self._bar.update(self._task, total=self._total, completed=self._step)
@@ -208,8 +228,7 @@ class LiveReporter:
 
     def stop(self) -> None:
         if self._live is not None:
-            self._live.update(self._render())
-            self._live.stop()
+            self._live.stop()  # which draws it once more
             self._live = None
 
 
@@ -220,7 +239,7 @@ class NotebookReporter(LiveReporter):
     ipywidgets, and a front end that supports them.
     """
 
-    def __init__(self, interval: float = 0.25) -> None:
+    def __init__(self, interval: float = 1 / REFRESH) -> None:
         super().__init__()
         self._interval, self._last = interval, -float("inf")
         self._handle: Any = None

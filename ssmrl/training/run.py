@@ -55,6 +55,7 @@ _VERSIONS = (
 
 
 # What flock says where a file system does not know it.
+_TAIL = 2**16  # Bytes that a line of metrics may have.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -384,6 +385,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
     return lines
+
+
+def last_metrics(path: Path) -> dict[str, Any]:
+    """The last whole line of a metrics file that may be being written; {} where there is none."""
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        # Behind the last line's end is nothing, or a line that is being written.
+        whole = file.read().decode(errors="replace").split("\n")[:-1]
+        return json.loads(whole[-1]) if whole else {}
+    return {}
 
 
 def _json_value(value: Any) -> Any:
