@@ -1,0 +1,49 @@
+"""How properties are tested: on drawn examples, few in the quick tests and many in the slow ones."""
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+
+def for_all(*, quick: int, slow: int, **strategies) -> Callable:
+    """A test of ``check(**drawn)``, with ``quick`` examples and, marked slow, with ``slow`` ones.
+
+    The same examples in every run, so that a failure belongs to a change. What compiles takes
+    longer than hypothesis expects of a test: no deadlines.
+    """
+
+    def decorate(check: Callable) -> Callable:
+        slowly = pytest.param(slow, marks=pytest.mark.slow)
+
+        @pytest.mark.parametrize("examples", [quick, slowly])
+        def test(examples):
+            @settings(
+                max_examples=examples,
+                derandomize=True,
+                database=None,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+            )
+            @given(**strategies)
+            @functools.wraps(check)
+            def run(**drawn):
+                check(**drawn)
+
+            with warnings.catch_warnings():
+                # Under pytest beartype draws which entry of a list it looks at.
+                warnings.filterwarnings(
+                    "ignore", "Do not use the `random` module inside strategies"
+                )
+                run()
+
+        test.__name__, test.__doc__, test.__module__ = (
+            check.__name__,
+            check.__doc__,
+            check.__module__,
+        )
+        return test
+
+    return decorate
