@@ -90,9 +90,9 @@ def read_exported(run: RunFolder, agent: Any, state: Any) -> tuple[Any, int]:
     """
     path = run.path / PARAMETERS
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        step = int(arrays.pop(_STEP, 0))
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = dict(content)
+        step = int(arrays.pop(_STEP))
     # NumPy raises whatever its zip files and headers do.
     except Exception as error:
         raise RunError(f"{path} cannot be read: {first_line(error)}") from error

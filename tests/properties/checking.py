@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 
 def for_all(*, quick: int, slow: int, **strategies) -> Callable:
-    """A test of ``check(**drawn)``, with ``quick`` examples and, marked slow, with ``slow`` ones."""
+    """A test of ``check(**drawn)`` with ``quick`` examples and, marked slow, with ``slow`` ones."""
 
     def decorate(check: Callable) -> Callable:
         @pytest.mark.parametrize("examples", [quick, pytest.param(slow, marks=pytest.mark.slow)])
@@ -35,6 +35,7 @@ def check_examples(check: Callable, examples: int, **strategies) -> None:
         derandomize=True,
         database=None,
         deadline=None,
+        phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if examples > 100 else [])],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
     @given(**strategies)

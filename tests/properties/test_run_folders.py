@@ -8,19 +8,25 @@ import os
 import pickle
 import py_compile
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import strategies as st
 
-from ssmrl.training.config import EnvConfig, LoggerConfig, TrainConfig
+from ssmrl.training.config import EnvConfig, EvaluateConfig, LoggerConfig, TrainConfig
 from ssmrl.training.errors import RunError
-from ssmrl.training.loading import load_run
+from ssmrl.training.exported import PARAMETERS, export_agent, read_exported
+from ssmrl.training.imports import import_recorded
+from ssmrl.training.loading import build_agent, load_run
+from ssmrl.training.loop import init_state
 from ssmrl.training.plotting import group_runs, read_trials
 from ssmrl.training.returns import TrainingReturns
 from ssmrl.training.run import RunFolder, read_evaluations, read_metrics
+from ssmrl.training.run_evaluation import evaluate_run
 from ssmrl.training.run_training import run_training
 from tests.properties.checking import for_all
 from tests.training.conftest import Record
@@ -66,10 +72,10 @@ def _config(run_dir: str, **changes) -> TrainConfig:
 
 @contextlib.contextmanager
 def copy_of_the_run(*, checkpoints: bool = True):
-    shutil.rmtree("copy", ignore_errors=True)
+    shutil.rmtree("copied", ignore_errors=True)
     ignored = None if checkpoints else shutil.ignore_patterns("checkpoints", "curve.png")
-    shutil.copytree("kept", "copy", ignore=ignored)
-    yield Path("copy")
+    shutil.copytree("kept", "copied", ignore=ignored)
+    yield Path("copied")
 
 
 def in_a_line(error: RunError) -> None:
@@ -184,7 +190,9 @@ def test_a_run_goes_on_behind_damaged_metrics(name):
         lines = file.read_bytes().splitlines(keepends=True)
         lines[3] = b'\xff{"step": "x"}\n'
         file.write_bytes(b"".join(lines))
-        done = run_training(_config("copy", resume=True, total_steps=240), STUB, reporter=Record())
+        done = run_training(
+            _config("copied", resume=True, total_steps=240), STUB, reporter=Record()
+        )
     assert done.result.step == 240
 
 
@@ -240,10 +248,10 @@ def test_opening_a_run_imports_nothing_that_lies_in_it(kind, monkeypatch):
         code = "import os\nos.mkdir('executed')\n"
         (folder / "payload.py").write_text(code)
         names, env = {
-            "source": (["copy/payload.py"], "stub/line"),
-            "bytecode": (["copy/payload.pyc"], "stub/line"),
-            "package": (["copy.inner.payload"], "stub/line"),
-            "environment": ([], "gymnasium/copy.payload:Line-v0"),
+            "source": (["copied/payload.py"], "stub/line"),
+            "bytecode": (["copied/payload.pyc"], "stub/line"),
+            "package": (["copied.inner.payload"], "stub/line"),
+            "environment": ([], "gymnasium/copied.payload:Line-v0"),
             "here": (["json"], "stub/line"),
         }[kind]
         if kind == "bytecode":
@@ -281,7 +289,7 @@ def test_a_run_of_links_and_absolute_paths_writes_and_deletes_nothing_outside():
         shutil.rmtree(folder / "checkpoints" / "180", ignore_errors=True)
         (folder / "checkpoints" / "180").symlink_to(outside.resolve())
         (folder / "eval.json").unlink()
-        run_evaluation(
+        evaluate_run(
             EvaluateConfig(run=str(folder), episodes=2, num_envs=2, env=EnvConfig(name="run")),
             STUB,
         )
