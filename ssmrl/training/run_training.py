@@ -296,9 +296,9 @@ def _say_goodbye(
     if result.nonfinite:
         reporter.message(f"{result.nonfinite} iterations had a non-finite metric and were skipped")
     if result.steps_per_second:
-        # In the unit of the lines before it.
+        rate = result.steps_per_second / config.seeds  # in the unit of the lines before it
         reporter.message(
-            f"step {result.step:,}: {result.steps_per_second / config.seeds:,.0f} steps/s per seed, "
+            f"step {result.step:,}: {rate:,.0f} steps/s per seed, "
             f"compiled in {result.compile_seconds:.1f} s"
         )
     if result.stopped_by is not None:

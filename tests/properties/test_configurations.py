@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from ssmrl.experiment import COMPONENTS, CONFIGS
 from ssmrl.memory import list_memories, make_memory
 from ssmrl.training.cli import compose_training
-from ssmrl.training.config import TrainConfig, check_ranges
+from ssmrl.training.config import EnvConfig, TrainConfig, check_ranges
 from ssmrl.training.errors import RunError
 from ssmrl.training.fit import refusals
 from ssmrl.training.loading import as_dict, build_agent, config_from_dict
 from ssmrl.training.loop import abstract_state
-from tests.properties.checking import for_all
+from tests.properties.checking import check_examples, for_all
+from tests.training.stub import STUB, StubConfig, StubMemoryConfig
+from tests.training.stub_train import CONFIGS as STUB_CONFIGS
 
 NUMBERS = [
     "-1",
@@ -82,14 +84,36 @@ def composed(arguments: list[str]) -> TrainConfig | None:
         return None
 
 
-@for_all(arguments=command_lines(), quick=30, slow=1500)
-def test_a_command_line_is_a_configuration_or_a_line(arguments):
-    config = composed(arguments)
-    if config is None:
+def check_command_line(arguments: list[str], components, config_dir) -> None:
+    try:
+        config = compose_training(arguments, components, config_dir)
+    except RunError as error:
+        in_a_line_or_two(error)
         return
     check_ranges(config)
     # What is written down is what comes back.
-    assert as_dict(config_from_dict(as_dict(config), COMPONENTS, "run")) == as_dict(config)
+    assert as_dict(config_from_dict(as_dict(config), components, "run")) == as_dict(config)
+
+
+STUB_KEYS = [f.name for f in dataclasses.fields(TrainConfig)] + [
+    *(f"env.{f.name}" for f in dataclasses.fields(EnvConfig)),
+    *(f"agent.{f.name}" for f in dataclasses.fields(StubConfig)),
+    *(f"memory.{f.name}" for f in dataclasses.fields(StubMemoryConfig)),
+]
+SETTINGS = st.tuples(st.sampled_from(STUB_KEYS), VALUES).map("=".join)
+
+
+@for_all(arguments=st.lists(SETTINGS, min_size=1, max_size=2), quick=30, slow=1000)
+def test_a_command_line_is_a_configuration_or_a_line(arguments):
+    """Every setting of a run, around the smallest agent: composing a real one takes a second."""
+    check_command_line(arguments, STUB, STUB_CONFIGS)
+
+
+@pytest.mark.slow
+def test_a_command_line_of_any_agent_and_memory_is_a_configuration_or_a_line():
+    check_examples(
+        lambda arguments: check_command_line(arguments, *OURS), 300, arguments=command_lines()
+    )
 
 
 @pytest.mark.slow
