@@ -156,8 +156,12 @@ def memories(draw):
     return name, options
 
 
-@for_all(chosen=memories(), quick=15, slow=600)
-def test_options_of_a_memory_make_one_or_are_a_line(chosen):
+@pytest.mark.slow
+def test_options_of_a_memory_make_one_or_are_a_line():
+    check_examples(check_options, 300, chosen=memories())
+
+
+def check_options(chosen) -> None:
     name, options = chosen
     try:
         with refusals(memory=name):
