@@ -173,21 +173,41 @@ class Box(Space):
     def sample(self, key: PRNGKeyArray) -> Array:
         """Uniform where bounded; a shifted exponential with one bound; a normal with none."""
         if self.dtype.kind in "iu":
-            # randint excludes its upper end; both ends have to fit the int32 it computes in.
-            high = np.minimum(self.high.astype(np.int64) + 1, np.iinfo(np.int32).max)
-            draw = jax.random.randint(key, self.shape, self.low.astype(np.int32), high)
-            return draw.astype(self.dtype)
+            return self._sample_integers(key)
         low, high = self.low, self.high
         has_low, has_high = np.isfinite(low), np.isfinite(high)
         k_uniform, k_exponential, k_normal = jax.random.split(key, 3)
         span = np.where(has_low & has_high, high.astype(np.float64) - low, 1.0)
         unit = jax.random.uniform(k_uniform, self.shape)
-        uniform = jnp.clip(np.where(has_low, low, 0.0) + unit * span, low, high)
+        # A range that float32 does not hold is gone through by halves.
+        wide = span > np.finfo(np.float32).max
+        way = unit * np.where(wide, span / 2, span).astype(np.float32)
+        uniform = np.where(has_low, low, 0.0).astype(np.float32) + way
+        uniform = jnp.clip(jnp.where(wide, uniform + way, uniform), low, high)
         tail = jax.random.exponential(k_exponential, self.shape)
         above, below = np.where(has_low, low, 0.0) + tail, np.where(has_high, high, 0.0) - tail
         normal = jax.random.normal(k_normal, self.shape)
         one_sided = jnp.where(has_low, above, jnp.where(has_high, below, normal))
-        return jnp.where(has_low & has_high, uniform, one_sided).astype(self.dtype)
+        draw = jnp.where(has_low & has_high, uniform, one_sided)
+        return draw.astype(jax.dtypes.canonicalize_dtype(self.dtype))
+
+    def _sample_integers(self, key: PRNGKeyArray) -> Array:
+        """Uniform. JAX draws in 32 bits: of wider ranges the part that these hold."""
+        dtype = jax.dtypes.canonicalize_dtype(self.dtype)
+        limits = np.iinfo(dtype if dtype.itemsize <= 4 else np.int32)
+        low, high = (
+            np.clip(bound, limits.min, limits.max).astype(np.int64)
+            for bound in (self.low, self.high)
+        )
+        # From 0 on and without a sign, where the widest range has room: its size alone has none.
+        count = high - low + 1
+        is_full = count > np.iinfo(np.uint32).max
+        limited = jax.random.randint(
+            key, self.shape, 0, np.where(is_full, 1, count).astype(np.uint32), np.uint32
+        )
+        steps = jnp.where(is_full, jax.random.bits(key, self.shape, np.uint32), limited)
+        # Whole numbers wrap around, so that the sum is right whichever sign `low` has.
+        return (low.astype(np.uint32) + steps).astype(dtype)
 
     def contains(self, x: Any) -> Bool[Array, ""]:
         if _as_array(x) is None or jnp.shape(x) != self.shape:

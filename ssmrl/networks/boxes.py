@@ -7,6 +7,7 @@ pairs are, the one that is a square, then the one with more pixels, then the fir
 are channels.
 """
 
+import math
 from typing import TypeGuard
 
 import jax.numpy as jnp
@@ -51,6 +52,8 @@ def arrange_picture(space: Box, picture: Array) -> Array:
 def _height_axis(space: Box) -> int | None:
     """Which axis of a picture is its height, the next one being its width."""
     shape = space.shape
+    if not math.prod(shape):
+        return None  # Nothing to see: a vector of no numbers.
     places = [i for i in range(len(shape) - 1) if min(shape[i : i + 2]) >= SMALLEST_SIDE]
     if not places or len(shape) > 4 or (len(shape) == 2 and not has_one_range(space)):
         return None
@@ -123,7 +126,8 @@ def _bounded_entries(space: Box) -> np.ndarray:
 def has_one_range(space: Box) -> bool:
     """Whether all entries of a box have the same bounds; `to_centred` then takes any shape."""
     return bool(
-        _bounded_entries(space).all()
+        space.low.size
+        and _bounded_entries(space).all()
         and (space.low == space.low.flat[0]).all()
         and (space.high == space.high.flat[0]).all()
     )

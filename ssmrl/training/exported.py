@@ -8,7 +8,6 @@ possible: optimiser, environments and replay are not there.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import yaml
 
 from ssmrl.training.agent import TransferableAgent
 from ssmrl.training.errors import RunError
-from ssmrl.training.run import CONFIG, RunFolder, write_atomically
+from ssmrl.training.fit import first_line
+from ssmrl.training.run import CONFIG, RunFolder, read_evaluations, write_atomically
 
 PARAMETERS = "parameters.npz"
 _STEP = "step"
@@ -90,11 +90,12 @@ def read_exported(run: RunFolder, agent: Any, state: Any) -> tuple[Any, int]:
     """
     path = run.path / PARAMETERS
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    step = int(arrays.pop(_STEP, 0))
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = dict(content)
+        step = int(arrays.pop(_STEP))
+    # NumPy raises whatever its zip files and headers do.
+    except Exception as error:
+        raise RunError(f"{path} cannot be read: {first_line(error)}") from error
     parts = agent.parts(state)
     want = dict(_named(parts))
     for name in dict.fromkeys([*want, *arrays]):
@@ -118,5 +119,4 @@ def _named(parts: Any) -> list[tuple[str, Any]]:
 
 def scores(path: Path) -> list[dict[str, Any]]:
     """The evaluations in a folder; none where there is no file."""
-    file = RunFolder(path).evaluations
-    return json.loads(file.read_text()) if file.is_file() else []
+    return read_evaluations(RunFolder(path).evaluations)

@@ -35,8 +35,9 @@ def import_modules(names: Iterable[str], *, option: str = "--import") -> tuple[s
 
 
 def _import_one(name: str, option: str) -> str:
-    path = Path(name)
-    is_file = path.suffix == ".py" or os.sep in name
+    path, is_file = Path(name), _is_file(name)
+    if is_file and path.suffix != ".py":
+        raise UsageError(f"{option} {name}: it is no .py file")
     if is_file and not path.is_file():
         raise UsageError(f"{option} {name}: there is no such file")
     _search(path.resolve().parent if is_file else Path.cwd())
@@ -48,6 +49,10 @@ def _import_one(name: str, option: str) -> str:
         return str(path.resolve())
     except Exception as error:
         raise UsageError(f"{option} {name}: {_reason(error)}") from error
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or os.sep in name
 
 
 def _search(folder: Path) -> None:
@@ -87,8 +92,8 @@ def import_recorded(
 
     Args:
         record: the contents of its config.yaml.
-        path: its folder. Modules inside are refused: opening somebody's run must not run their
-            code.
+        path: its folder. Modules inside are refused, and those of an environment's name
+            (``gymnasium/module:id``) too: opening somebody's run must not run their code.
         instead: modules to import in place of the recorded ones, if any.
         say: called with a line for what is imported.
 
@@ -98,13 +103,19 @@ def import_recorded(
     if instead:
         import_modules(instead)
         return
-    for name in record.get("imports", []):
-        origin = _origin(name)
-        if origin is not None and origin.is_relative_to(path.resolve()):
+    for name in _modules_of(record):
+        if any(place.is_relative_to(path.resolve()) for place in _places(name)):
             raise RunError(
                 f"{path} was trained with {name}, which lies inside the run: if you trust it, "
                 f"import it yourself (--import {name})"
             )
+    names = record.get("imports", [])
+    if names and Path.cwd().resolve().is_relative_to(path.resolve()):
+        raise RunError(
+            f"{path} was trained with modules of its own ({', '.join(names)}), which Python would "
+            "look for in the current folder, the run's: go to another one"
+        )
+    for name in names:
         if say is not None:
             say(f"importing {name}, as {path} was trained with it")
         try:
@@ -113,16 +124,31 @@ def import_recorded(
             raise RunError(f"{path}: {error}; give it with --import where it has moved") from error
 
 
-def _origin(name: str) -> Path | None:
-    """The file that a name stands for."""
-    if name.endswith(".py"):
-        return Path(name).resolve()
-    _search(Path.cwd())
+def _modules_of(record: dict[str, Any]) -> list[str]:
+    """What opening a run imports: its recorded modules, and that of ``gymnasium/module:id``."""
+    suite, _, id_ = record.get("config", {}).get("env", {}).get("name", "").partition("/")
+    own, colon, _ = id_.partition(":")
+    return [*record.get("imports", []), *([own] if suite == "gymnasium" and colon else [])]
+
+
+def _places(name: str) -> list[Path]:
+    """Where a module or a .py file may lie, found without importing anything.
+
+    Python's own way to find ``a.b.c`` imports ``a`` and ``a.b``.
+    """
+    if _is_file(name):
+        return [Path(name).resolve()]
+    first, *rest = name.split(".")
+    here = Path.cwd().joinpath(first, *rest)
+    found = [path for path in (here, here.with_name(f"{here.name}.py")) if path.exists()]
     try:
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(first)
     except (ImportError, ValueError):
-        return None
-    return Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        spec = None
+    if spec is not None:
+        found += [Path(root, *rest) for root in spec.submodule_search_locations or ()]
+        found += [Path(spec.origin)] if spec.origin and spec.has_location else []
+    return [place.resolve() for place in found]
 
 
 def take_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -17,6 +17,7 @@ from ssmrl.training.config import (
     EnvConfig,
     LoggerConfig,
     TrainConfig,
+    check_ranges,
     obscuring,
     structured,
 )
@@ -162,7 +163,9 @@ def config_from_dict(values: dict[str, Any], components: Components, where: str)
         }
         parts = {name: _typed(kind, values[name]) for name, kind in groups.items()}
         top = {k: v for k, v in values.items() if k not in groups}
-        return _typed(TrainConfig, {**top, **parts})
+        config = _typed(TrainConfig, {**top, **parts})
+        check_ranges(config)
+        return config
     except Exception as error:
         raise RunError(
             f"{where}: its configuration does not fit this version: {first_line(error)}"

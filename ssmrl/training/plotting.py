@@ -17,7 +17,7 @@ from ssmrl.figures import label_lines, lines_of, panels, save, steps_axis, style
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import bootstrap
 from ssmrl.training.returns import RETURN, read_points, window_means
-from ssmrl.training.run import CONFIG, RunFolder, flatten, read_metrics
+from ssmrl.training.run import CONFIG, RunFolder, flatten, read_evaluations, read_metrics
 
 RUNS_OF_A_SWEEP = "runs.txt"
 """In a sweep's folder: the paths of its runs, one a line."""
@@ -270,8 +270,7 @@ def read_trials(path: Path) -> dict[str, Any]:
     Raises:
         RunError: there is none.
     """
-    file = RunFolder(path).evaluations
-    records = json.loads(file.read_text()) if file.exists() else []
+    records = read_evaluations(RunFolder(path).evaluations)
     found = [record for record in records if "trials" in record]
     if not found:
         raise RunError(

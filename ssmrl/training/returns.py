@@ -151,13 +151,27 @@ class TrainingReturns:
         step: int = 0,
     ):
         self.size = steps_per_iteration
-        length = point_length(total_steps, steps_per_iteration)
+        self._total, self._seeds = total_steps, seeds
+        # Of a run from before these records, or whose file is gone or damaged: nothing is known
+        # until here.
+        self.is_whole = not step
+        try:
+            self._begin(lines)
+            self.is_whole |= bool(lines and lines[-1]["step"] == step)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            self._begin(())
+
+    def _begin(self, lines: Sequence[dict[str, Any]]) -> None:
+        length = point_length(self._total, self.size)
         self.length = int(lines[0].get("point", length)) if lines else length
-        self._ledgers = [_Ledger(self.length) for _ in range(seeds)]
+        if self.length < 1:
+            raise ValueError(f"a point of {self.length} iterations")
+        self._ledgers = [_Ledger(self.length) for _ in range(self._seeds)]
         for line in lines:
             self._replay(line)
-        # Of a run from before these records, or whose file is gone: nothing is known until here.
-        self.is_whole = not step or bool(lines and lines[-1]["step"] == step)
+            # A line that is missing would put all later episodes where they did not begin.
+            if any(ledger.iteration * self.size != line["step"] for ledger in self._ledgers):
+                raise ValueError(f"a line is missing before step {line['step']}")
 
     def _replay(self, line: dict[str, Any]) -> None:
         if "abandoned" in line:
@@ -226,7 +240,9 @@ def read_points(lines: Iterable[dict[str, Any]]) -> dict[int, list[Point]]:
         counts = episodes if isinstance(episodes, list) else [episodes]
         value = line.get(RETURN)
         values = value if isinstance(value, list) else [value]
-        start, until = line[f"{RETURN}_from"], line[f"{RETURN}_until"]
+        start, until = line.get(f"{RETURN}_from"), line.get(f"{RETURN}_until")
+        if start is None or until is None or not start < until:
+            continue
         for seed, count in enumerate(counts):
             if count is None:
                 continue

@@ -211,13 +211,11 @@ class RunFolder:
             what = f"has no {CONFIG}" if self.path.is_dir() else "does not exist"
             raise RunError(f"{self.path} is not a run: it {what}")
         try:
-            record = yaml.safe_load(self.config.read_text())
-            if not isinstance(record["config"], dict):
-                raise TypeError("config is not a mapping")
-        except (yaml.YAMLError, OSError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            return _checked_record(yaml.safe_load(self.config.read_text()))
+        # Deep nesting, and dates that are none, are refused by Python rather than by the parser.
+        except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise RunError(f"{self.config} is not a run's configuration: {reason}") from error
-        return record
 
     def check_resumable(self, config: dict[str, Any]) -> None:
         """Raise RunError, naming the first difference, unless ``config`` continues this run."""
@@ -226,6 +224,25 @@ class RunFolder:
             key, old, new = differences[0]
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             raise RunError(f"{self.path} was started with {key}={old}, not {key}={new}{more}")
+
+
+def _checked_record(record: Any) -> dict[str, Any]:
+    """What config.yaml holds, if it has the parts that all who read a run rely on.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise ValueError("config is not a mapping")
+    for part in ("agent", "memory", "env"):
+        named = record["config"].get(part)
+        if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+            raise ValueError(f"config.{part} has no name")
+    for name in ("overrides", "imports"):
+        texts = record.get(name, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name} is not a list of texts")
+    return record
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -373,16 +390,27 @@ class NoMetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file; none where there is no file."""
+    """Every whole line of a metrics file; none where there is no file.
+
+    A line that a crash or a disk has damaged is left out: one that is no JSON object, has no step,
+    or has anything but numbers and lists of them.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     if not path.is_file():
         return []
+    try:
+        texts = path.read_bytes().splitlines()
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
     lines = []
-    for text in path.read_text().splitlines():
+    for text in texts:
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        if isinstance(line, dict) and _is_step(line.get("step")) and _is_numbers(line):
             lines.append(line)
     return lines
 
@@ -395,6 +423,32 @@ def last_metrics(path: Path) -> dict[str, Any]:
         whole = file.read().decode(errors="replace").split("\n")[:-1]
         return json.loads(whole[-1]) if whole else {}
     return {}
+
+
+def read_evaluations(path: Path) -> list[dict[str, Any]]:
+    """The records of an eval.json, oldest first; none where there is no file.
+
+    Raises:
+        RunError: it holds anything else.
+    """
+    try:
+        records = json.loads(path.read_bytes()) if path.exists() else []
+        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+            raise ValueError("not a list of records")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not a list of evaluations ({error}); move it away") from error
+    return records
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_numbers(value: Any) -> bool:
+    if isinstance(value, (dict, list)):
+        return all(map(_is_numbers, value.values() if isinstance(value, dict) else value))
+    # JSON has whole numbers of any size, and arrays have not.
+    return value is None or (isinstance(value, (int, float)) and abs(value) < 1e300)
 
 
 def _json_value(value: Any) -> Any:

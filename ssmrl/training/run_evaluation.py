@@ -31,7 +31,7 @@ from ssmrl.training.failures import explained_failures, reason
 from ssmrl.training.loading import LoadedRun, load_run, make_venv
 from ssmrl.training.loop import longest_episode
 from ssmrl.training.prediction_video import record_prediction
-from ssmrl.training.run import read_metrics, write_atomically
+from ssmrl.training.run import read_evaluations, read_metrics, write_atomically
 from ssmrl.training.transfer import covers, same_kind
 from ssmrl.training.trials import compare_trials, play_controls
 from ssmrl.training.video import record_episode
@@ -169,12 +169,7 @@ def _append_record(path: Path, record: dict[str, Any], *, instead: bool = False)
         record: the new entry.
         instead: it takes the place of the last one.
     """
-    try:
-        records = json.loads(path.read_text()) if path.exists() else []
-        if not isinstance(records, list):
-            raise ValueError("not a list")
-    except ValueError as error:
-        raise RunError(f"{path} is not a list of evaluations ({error}); move it away") from error
+    records = read_evaluations(path)
     with _writing(path):
         kept = records[:-1] if instead else records
         write_atomically(path, json.dumps([*kept, record], indent=2) + "\n")

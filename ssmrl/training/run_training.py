@@ -327,15 +327,18 @@ def _say_goodbye(
 ) -> None:
     if result.nonfinite:
         reporter.message(f"{result.nonfinite} iterations had a non-finite metric and were skipped")
-    reporter.message(
-        f"step {result.step:,}: {result.steps_per_second:,.0f} steps/s, "
-        f"compiled in {result.compile_seconds:.1f} s"
-    )
+    if result.steps_per_second:
+        rate = result.steps_per_second / config.seeds  # in the unit of the lines before it
+        reporter.message(
+            f"step {result.step:,}: {rate:,.0f} steps/s per seed, "
+            f"compiled in {result.compile_seconds:.1f} s"
+        )
     if result.stopped_by is not None:
         name = signal.Signals(result.stopped_by).name
         reporter.message(f"stopped by {name}; the same command with run={run.path} continues")
     elif result.step >= config.total_steps:
         reporter.message(f"finished: {run.path}")
+        reporter.message(f"next: ssmrl evaluate run={run.path} video=true")
 
 
 def _advise_on_endless_episodes(

@@ -294,6 +294,9 @@ def _run_path(arguments: Sequence[str]) -> str | None:
 def _expand_run(arguments: list[str]) -> list[str]:
     """``run=PATH`` means: that run's own overrides, its folder, and resume.
 
+    But for those of Hydra itself and its options: they can name classes for it to make and call,
+    and a run's files are data.
+
     Raises:
         RunError: PATH is not a run.
     """
@@ -304,8 +307,9 @@ def _expand_run(arguments: list[str]) -> list[str]:
     from ssmrl.training.run import RunFolder
 
     recorded = RunFolder(path).record().get("overrides", [])
+    own = [o for o in recorded if not o.lstrip("+~").startswith(("hydra.", "hydra/", "-"))]
     rest = [a for a in arguments if not a.startswith("run=")]
-    return [*recorded, *rest, f"run_dir={quote(path)}", "resume=true"]
+    return [*own, *rest, f"run_dir={quote(path)}", "resume=true"]
 
 
 def evaluate_command(arguments: Sequence[str], components: Components, config_dir: Path) -> int:
