@@ -182,8 +182,8 @@ class Box(Space):
         # A range that float32 does not hold is gone through by halves.
         wide = span > np.finfo(np.float32).max
         way = unit * np.where(wide, span / 2, span).astype(np.float32)
-        uniform = np.where(has_low, low, 0.0).astype(np.float32) + way
-        uniform = jnp.clip(jnp.where(wide, uniform + way, uniform), low, high)
+        half = np.where(has_low, low, 0.0).astype(np.float32) + way
+        uniform = jnp.clip(jnp.where(wide, half + way, half), low, high)
         tail = jax.random.exponential(k_exponential, self.shape)
         above, below = np.where(has_low, low, 0.0) + tail, np.where(has_high, high, 0.0) - tail
         normal = jax.random.normal(k_normal, self.shape)
