@@ -25,3 +25,9 @@ class UsageError(RunError, ValueError):
 
 class StopTraining(Exception):
     """Raised by a callback of `ssmrl.train`: enough, keep what there is and return."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

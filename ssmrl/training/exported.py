@@ -16,8 +16,7 @@ import numpy as np
 import yaml
 
 from ssmrl.training.agent import TransferableAgent
-from ssmrl.training.errors import RunError
-from ssmrl.training.fit import first_line
+from ssmrl.training.errors import RunError, first_line
 from ssmrl.training.run import CONFIG, RunFolder, read_evaluations, write_atomically
 
 PARAMETERS = "parameters.npz"

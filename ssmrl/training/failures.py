@@ -8,8 +8,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from ssmrl.training.errors import RunError
-from ssmrl.training.fit import first_line
+from ssmrl.training.errors import RunError, first_line
 from ssmrl.training.run import RunFolder, write_atomically
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from ssmrl.training.devices import device_memory
-from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.errors import RunError, UsageError, first_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -118,9 +118,3 @@ def _culprit(error: BaseException, chosen: dict[str, str]) -> str:
     """``memory=s5: `` where a memory raised it."""
     room = {"envs": "env", "agents": "agent"}.get(_room(error) or "", _room(error))
     return f"{room}={chosen[room]}: " if room in chosen else ""
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in its first line, or its name where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -21,10 +21,10 @@ from ssmrl.training.config import (
     obscuring,
     structured,
 )
-from ssmrl.training.errors import CheckpointError, RunError, UsageError
+from ssmrl.training.errors import CheckpointError, RunError, UsageError, first_line
 from ssmrl.training.evaluation import one_seed
 from ssmrl.training.exported import is_exported, read_exported
-from ssmrl.training.fit import first_line, refusals
+from ssmrl.training.fit import refusals
 from ssmrl.training.loop import abstract_state, init_state
 from ssmrl.training.run import RunFolder
 

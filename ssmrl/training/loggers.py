@@ -11,8 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ssmrl.training.config import LoggerConfig, TensorboardConfig, WandbConfig
-from ssmrl.training.errors import RunError
-from ssmrl.training.fit import first_line
+from ssmrl.training.errors import RunError, first_line
 from ssmrl.training.run import write_atomically
 
 

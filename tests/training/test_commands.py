@@ -16,13 +16,12 @@ from ssmrl.training.cli.compose import Composer
 from ssmrl.training.cli.help import field_helps, help_text
 from ssmrl.training.cli.messages import (
     composition_error,
-    first_line,
     near_match,
     unknown_key,
 )
 from ssmrl.training.cli.outcome import Outcome, attempt, missing_package, run_command
 from ssmrl.training.config import ChaosConfig, DiagnoseConfig, option
-from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.errors import RunError, UsageError, first_line
 from tests.training.stub import STUB
 from tests.training.stub_train import CONFIGS, ROOT
 

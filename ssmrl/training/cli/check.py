@@ -17,8 +17,8 @@ from omegaconf import DictConfig, IntegerNode, ListConfig, UnionNode
 from omegaconf.errors import OmegaConfBaseException
 
 from ssmrl.training.cli.compose import Composer
-from ssmrl.training.cli.messages import composition_error, first_line, unknown_key
-from ssmrl.training.errors import UsageError
+from ssmrl.training.cli.messages import composition_error, unknown_key
+from ssmrl.training.errors import UsageError, first_line
 
 
 @dataclasses.dataclass(frozen=True)

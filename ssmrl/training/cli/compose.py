@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssmrl.training.cli.messages import first_line, near_match
+from ssmrl.training.cli.messages import near_match
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
     EnvConfig,
@@ -26,7 +26,7 @@ from ssmrl.training.config import (
     check_ranges,
     structured,
 )
-from ssmrl.training.errors import UsageError
+from ssmrl.training.errors import UsageError, first_line
 
 GROUPS = ("agent", "memory", "env", "logger", "experiment")
 LOGGERS = {

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from ssmrl.training.errors import first_line
+
 
 def near_match(name: str, known: Sequence[str]) -> str:
     """``; did you mean X?`` or nothing."""
@@ -46,9 +48,3 @@ def composition_error(error: Exception) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return first_line(cause)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in its first line, or its name where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
