@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import ssmrl.envs
 from benchmarks import harness
 
-OUTPUT = Path(__file__).parents[1] / "results" / "memory_maze.json"
+OUTPUT = Path(__file__).parents[1] / "results" / "memory_maze_speed.json"
 NO_PICTURE = {"view": "above", "picture_size": 16}
 
 
