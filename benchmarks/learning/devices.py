@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,10 @@ def compare(curves: dict[int, np.ndarray]) -> dict[str, Any]:
     (_, first), *_ = curves.items()
     found = {}
     for devices, values in curves.items():
-        low, high = ttest_ind(values, first, equal_var=False).confidence_interval(0.95)
-        # Where all seeds of both got the same there is no interval.
+        # Where all seeds of both got the same there is no interval, as SciPy warns.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            low, high = ttest_ind(values, first, equal_var=False).confidence_interval(0.95)
         same = values.mean(axis=0) == first.mean(axis=0)
         found[str(devices)] = {
             "last": float(values[:, -1].mean()),

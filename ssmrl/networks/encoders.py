@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, as_tree, flat_size
+from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, as_tree
 from ssmrl.memory.linear import Dense
 from ssmrl.networks.boxes import arrange_picture, has_one_range, is_picture, to_centred
 from ssmrl.networks.mlp import MLP, activation_function
@@ -47,14 +47,14 @@ class ObservationEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Any) -> Array:
-        if not flat_size(self.space):
-            raise ValueError(f"no numbers to encode in observations of {self.space!r}")
         vectors, pictures = [], []
         for space, value in leaves(self.space, observation):
             if is_picture(space):
                 pictures.append(self._encode_picture(space, value))
             else:
                 vectors.append(encode_leaf(space, value))
+        if not (pictures or any(vector.shape[-1] for vector in vectors)):
+            raise ValueError(f"no numbers to encode in observations of {self.space!r}")
         if vectors:
             mlp = MLP(self.hidden, self.activation, layer_norm=self.layer_norm)
             joined = mlp(jnp.concatenate(vectors, -1))

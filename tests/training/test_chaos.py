@@ -23,7 +23,7 @@ from ssmrl.training.chaos import (
 )
 from ssmrl.training.config import ChaosConfig
 from ssmrl.training.errors import RunError
-from ssmrl.training.run import RunFolder
+from ssmrl.training.run import RunFolder, last_metrics
 from tests.training.stub import STUB
 
 
@@ -298,11 +298,11 @@ def test_an_evaluation_that_has_ended_is_not_under_way(monkeypatch):
 )
 def test_the_last_whole_line_of_metrics(text, expected):
     Path("metrics.jsonl").write_text(text)
-    assert chaos._last_line(Path("metrics.jsonl")) == expected
+    assert last_metrics(Path("metrics.jsonl")) == expected
 
 
 def test_without_metrics_there_is_no_last_line():
-    assert chaos._last_line(Path("metrics.jsonl")) == {}
+    assert last_metrics(Path("metrics.jsonl")) == {}
 
 
 def difference(one: list[dict], other: list[dict]) -> str:

@@ -45,6 +45,9 @@ from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB, StubAgent, StubVectorEnv
 from tests.training.stub_train import ROOT
 
+PARTS = {"agent": {"name": "ppo"}, "memory": {"name": "gru"}, "env": {"name": "popgym/x"}}
+"""What every run's configuration has."""
+
 
 def test_numbers_that_json_does_not_have_become_null():
     metrics = MetricsFile(Path("m.jsonl"))
@@ -119,7 +122,7 @@ def test_settings_are_told_by_their_whole_names():
 
 def test_what_differs_is_counted():
     """The first difference is told, and how many others there are."""
-    old = {"agent": {"name": "ppo", "lr": 1, "epochs": 2}, "seed": 0}
+    old = PARTS | {"agent": {"name": "ppo", "lr": 1, "epochs": 2}, "seed": 0}
     RunFolder("r").create(old)
     for changes, line in (
         ({"lr": 2}, "r was started with agent.lr=1, not agent.lr=2$"),
@@ -144,11 +147,11 @@ def test_a_process_killed_while_it_made_the_folder_is_not_in_the_way():
     Path("r").mkdir()
     for name in ("lock", ".config.yaml.123.tmp"):
         Path("r", name).touch()
-    RunFolder("r").create({"a": 1})
-    assert RunFolder("r").record()["config"] == {"a": 1}
+    RunFolder("r").create(PARTS)
+    assert RunFolder("r").record()["config"] == PARTS
     with pytest.raises(FileExistsError):
         write_new(Path("r/config.yaml"), "other")
-    assert RunFolder("r").record()["config"] == {"a": 1}
+    assert RunFolder("r").record()["config"] == PARTS
     assert not Path("r", f".config.yaml.{os.getpid()}.tmp").exists()
 
 
@@ -224,13 +227,13 @@ def test_a_lock_that_fails_for_another_reason_is_refused(monkeypatch):
 
 def test_of_two_runs_that_begin_in_one_folder_one_is_refused(monkeypatch):
     """The second looked before the first had written its configuration."""
-    RunFolder("r").create({"first": 1})
+    RunFolder("r").create(PARTS)
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "exists", lambda self: False)
         patch.setattr(Path, "iterdir", lambda self: iter(()))
         with pytest.raises(RunError, match="r has just been taken by another run"):
             RunFolder("r").create({"second": 2})
-    assert RunFolder("r").record()["config"] == {"first": 1}
+    assert RunFolder("r").record()["config"] == PARTS
 
 
 # ------------------------------------------------------------------- environments that raise
@@ -508,9 +511,10 @@ def test_steps_of_checkpoints_are_in_order_and_whole():
 
 def test_what_repeats_a_run_is_written_down(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
-    RunFolder("r").create({"seed": 1}, ["seed=1"], ["my_module"])
+    RunFolder("r").create(PARTS | {"seed": 1}, ["seed=1"], ["my_module"])
     record = RunFolder("r").record()
-    assert record["config"] == {"seed": 1} and record["command"] == ["train.py", "seed=1"]
+    assert record["config"] == PARTS | {"seed": 1}
+    assert record["command"] == ["train.py", "seed=1"]
     assert (record["overrides"], record["imports"]) == (["seed=1"], ["my_module"])
     assert record["python"] == ".".join(map(str, sys.version_info[:3]))
     assert record["versions"]["jax"] == jax.__version__
