@@ -15,6 +15,7 @@ from ssmrl.training.errors import NonFiniteError
 from ssmrl.training.loading import load_run
 from tests.api.small import DREAMER, PPO, PQN
 
+pytestmark = pytest.mark.slow  # a training of each agent for every number: minutes
 OPTIONS = {"ppo": PPO, "pqn": PQN, "dreamer": DREAMER}
 NAME = "own.Faulty"
 
