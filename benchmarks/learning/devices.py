@@ -20,12 +20,10 @@ import numpy as np
 from scipy.stats import ttest_ind
 
 from benchmarks.harness import machine_info, print_table, write_json
-from ssmrl.experiment import COMPONENTS, train
-from ssmrl.training.cli import compose_training
+from benchmarks.learning.studies import ROOT, train_into
 from ssmrl.training.returns import read_points
 from ssmrl.training.run import RunFolder, read_metrics
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = (
     *("agent=ppo", "memory=gru", "memory.features=32", "env=popgym/repeat_previous_easy"),
     *("agent.num_envs=16", "agent.encoder=[32]", "agent.actor=[32]", "agent.critic=[32]"),
@@ -93,10 +91,8 @@ def work(options: argparse.Namespace) -> int:
     """The worker's side: the exit code of the run that was stopped, or 0."""
     for seed in range(options.seeds):
         own = [f"seed={seed}", f"devices={options.worker}", f"total_steps={options.steps}"]
-        own += [f"run_dir={path_of(options, options.worker, seed)}", "resume=auto"]
-        outcome = train(compose_training([*SETTINGS, *own], COMPONENTS, ROOT / "configs"))
-        if outcome.exit_code:
-            return outcome.exit_code
+        if code := train_into(path_of(options, options.worker, seed), [*SETTINGS, *own]):
+            return code
     return 0
 
 

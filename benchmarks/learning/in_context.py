@@ -115,7 +115,8 @@ def report(paths: list[Path], arguments: argparse.Namespace) -> None:
     rows = with_earlier(arguments.output, settings, rows, key=lambda row: row["study"])
     write_json(arguments.output, {"machine": machine_info(), **settings, "rows": rows})
     arguments.figure.parent.mkdir(parents=True, exist_ok=True)
-    panels = panels_of((row["env"], row["kwargs"], row["memory"], row) for row in rows)
+    names = ("env", "kwargs", "memory")
+    panels = panels_of((*(row[name] for name in names), row, row["study"]) for row in rows)
     plot_trials(panels, arguments.figure)
     print(
         "\n| environment | memory | first trial | last trial | episode | memory reset | reached |"

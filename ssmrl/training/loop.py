@@ -582,9 +582,9 @@ def crosses(step: int, size: int, every: int) -> bool:
 
 def _is_finite(value: Any) -> bool:
     """All of a number or of nested lists of them."""
-    return (
-        math.isfinite(value) if isinstance(value, (int, float)) else bool(np.isfinite(value).all())
-    )
+    if isinstance(value, (int, float)):  # most are, and NumPy is slow with one
+        return math.isfinite(value)
+    return bool(np.isfinite(value).all())
 
 
 def _is_missing(value: Any) -> bool:

@@ -345,21 +345,21 @@ def trial_panels(paths: Iterable[str | Path]) -> dict[str, dict[str, dict[str, A
 
 
 def panels_of(
-    entries: Iterable[tuple[Any, ...]],
+    entries: Iterable[tuple[str, dict[str, Any], str, dict[str, Any], str]],
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The panels of `plot_trials` of evaluations by trial.
 
     Args:
         entries: an environment's name, its options, a memory's name, the evaluation
-            (`ssmrl.training.trials.compare_trials`), and what to call one more with the same
-            memory, which may be left out.
+            (`ssmrl.training.trials.compare_trials`), and what tells one more with the same memory
+            from the first.
     """
     curves_of: dict[str, dict[str, dict[str, Any]]] = {}
-    for env, kwargs, memory, trials, *name in entries:
+    for env, kwargs, memory, trials, name in entries:
         options = " ".join(f"{k}={v}" for k, v in kwargs.items())
         curves = curves_of.setdefault(f"{env} {options}".strip(), {})
         policies = trials["policies"]
-        label = memory if memory not in curves else f"{memory}, {''.join(name)}"
+        label = memory if memory not in curves else f"{memory}, {name}"
         curves[label] = policies["agent"]
         curves[f"{label}{_RESET}"] = policies["memory_reset"]
         curves.setdefault(NO_MEMORY, policies["random"])

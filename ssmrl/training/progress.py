@@ -76,9 +76,8 @@ def format_time_left(steps: int, metrics: dict[str, Any], rate: float) -> str:
 
 def _mean(value: Any) -> float:
     """The mean over seeds, of those that have a number."""
-    if isinstance(
-        value, (int, float)
-    ):  # of one seed: most metrics, and they come with every iteration
+    # Of one seed: most metrics, and they come with every iteration.
+    if isinstance(value, (int, float)):
         return float(value) if math.isfinite(value) else float("nan")
     numbers = [v for v in np.atleast_1d(np.asarray(value, dtype=float)) if np.isfinite(v)]
     return float(np.mean(numbers)) if numbers else float("nan")
