@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ssmrl.training.chaos import Outcome as Kills
-from ssmrl.training.cli import chaos_command, diagnose_command
+from ssmrl.training.cli import chaos_command, commands, diagnose_command
 from ssmrl.training.cli.check import quote, unquote
 from ssmrl.training.cli.compose import Composer
 from ssmrl.training.cli.help import field_helps, help_text
@@ -22,6 +22,9 @@ from ssmrl.training.cli.messages import (
 from ssmrl.training.cli.outcome import Outcome, attempt, missing_package, run_command
 from ssmrl.training.config import ChaosConfig, DiagnoseConfig, option
 from ssmrl.training.errors import RunError, UsageError, first_line
+from ssmrl.training.loop import TrainResult
+from ssmrl.training.run import RunFolder
+from ssmrl.training.run_training import _say_goodbye
 from tests.training.stub import STUB
 from tests.training.stub_train import CONFIGS, ROOT
 
@@ -287,3 +290,53 @@ def test_diagnose_hands_its_configuration_on(capsys):
     assert len(seen) == 1 and "Look at a memory: ssmrl diagnose" in capsys.readouterr().out
     assert diagnose("-m", "memory=gru") == 2
     assert capsys.readouterr().err == "error: -m: a diagnosis is of one memory\n"
+
+
+# --------------------------------------------------------------------------------- what runs say
+
+
+def test_a_runs_own_settings_are_taken_and_none_of_hydras():
+    """Those can name classes for Hydra to make; a run's files are data."""
+    config = {name: {"name": "x"} for name in ("agent", "memory", "env")}
+    hydras = [
+        "hydra.launcher._target_=os.system",
+        "+hydra.x=1",
+        "~hydra.y",
+        "hydra/launcher=joblib",
+    ]
+    RunFolder("r").create(config, ["agent.lr=1", *hydras, "--multirun", "seed=3"])
+    line = commands._expand_run(["run=r", "agent.lr=2"])
+    assert line == ["agent.lr=1", "seed=3", "agent.lr=2", "run_dir='r'", "resume=true"]
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        (
+            {},
+            [
+                "step 100: 40 steps/s per seed, compiled in 2.0 s",
+                "finished: r",
+                "next: ssmrl evaluate run=r video=true",
+            ],
+        ),
+        (
+            {"stopped_by": signal.SIGTERM, "step": 50},
+            [
+                "step 50: 40 steps/s per seed, compiled in 2.0 s",
+                "stopped by SIGTERM; the same command with run=r continues",
+            ],
+        ),
+        # Nothing was left to do: no speed.
+        (
+            {"steps_per_second": 0.0},
+            ["finished: r", "next: ssmrl evaluate run=r video=true"],
+        ),
+    ],
+)
+def test_what_a_run_says_last(result, says, record, make_config):
+    config = make_config(seeds=3, total_steps=100)
+    usual = {"state": None, "step": 100, "compile_seconds": 2.0, "steps_per_second": 120.0}
+    end = TrainResult(**{**usual, "stopped_by": None, "nonfinite": 0, **result})
+    _say_goodbye(RunFolder("r"), config, end, record)
+    assert record.messages == says
