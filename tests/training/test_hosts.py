@@ -412,7 +412,11 @@ STEPS = 16 * 8
 @pytest.mark.slow
 @pytest.mark.parametrize(("agent", "counts"), [("ppo", (4, 2)), ("dreamer", (2, 1))])
 def test_processes_learn_what_one_learns_and_their_number_may_change(agent, counts, monkeypatch):
-    """Of the first ones one is killed; others go on with what they left."""
+    """Of the first ones one is killed; others go on with what they left.
+
+    What differs is the order of sums; `tests/agents/test_devices.py` has how far that goes. Here it
+    goes on for more iterations, and the bounds are ten times as wide.
+    """
     # Where one process trains, it is the same program twice.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(Path("cache").resolve()))
     script = ROOT / "scripts" / "train.py"
@@ -437,7 +441,7 @@ def test_processes_learn_what_one_learns_and_their_number_may_change(agent, coun
         for name in a:
             if not name.startswith("time/"):
                 where = f"{name} of step {a['step']}"
-                np.testing.assert_allclose(a[name], b[name], rtol=2e-2, atol=5e-3, err_msg=where)
+                np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-4, err_msg=where)
     a, b = (load_run(path, COMPONENTS).state.params for path in ("many", "one"))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-2, atol=2e-3)
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
