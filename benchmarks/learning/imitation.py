@@ -1,0 +1,180 @@
+"""What a PPO network learns when it is told the right answers: is it the memory, or the rewards?
+
+    python -m benchmarks.learning.imitation [--memories s5 gru ...] [--ids autoencode_easy ...]
+
+POPGym's card games ask for a card that was shown, and the right answer is known at every step. The
+network that PPO trains (encoder, memory, policy) learns to give it by cross-entropy on whole
+episodes played with right answers, and then plays greedily. What it earns, the same network can
+hold; where PPO earns less in as many steps, it is the learning from rewards that is at fault.
+Rows that are there of earlier calls with the same settings stay.
+"""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from benchmarks.harness import machine_info, print_table, write_json
+from benchmarks.learning.studies import ROOT, with_earlier
+from ssmrl.agents.ppo import PPO
+from ssmrl.envs import make
+from ssmrl.envs.popgym._deck import DealingGame, DeckState
+from ssmrl.experiment import COMPONENTS
+from ssmrl.training.cli import compose_training
+from ssmrl.training.loading import build_agent
+
+MEMORIES = ("s5", "gru", "lru", "ffm", "transformer", "mamba2", "gated_deltanet", "none")
+IDS = ("autoencode_easy", "count_recall_easy", "repeat_previous_medium", "repeat_first_medium")
+
+
+def main() -> int:
+    arguments = parse()
+    rows: list[dict[str, Any]] = []
+    for env in arguments.ids:
+        for memory in arguments.memories:
+            rows.append(row := learn(env, memory, arguments))
+            print(row, flush=True)
+            report(rows, arguments)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--memories", nargs="+", default=MEMORIES)
+    parser.add_argument("--ids", nargs="+", default=IDS, help="of games that deal cards")
+    parser.add_argument("--steps", type=int, default=10_000_000, help="environment steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[], help="further overrides, key=value")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/imitation.json")
+    return parser.parse_args()
+
+
+def learn(env: str, memory: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: what the network earned after `steps` environment steps of being told."""
+    overrides = ["experiment=popgym", f"env=popgym/{env}", f"memory={memory}", *arguments.set]
+    config = compose_training(overrides, COMPONENTS, ROOT / "configs")
+    agent, _ = build_agent(COMPONENTS, config)
+    game, params = make(f"popgym/{env}")
+    length = game.num_steps(params)
+    updates = arguments.steps // (length * config.agent.num_envs)
+    start = time.perf_counter()
+    trained, loss = train(agent, length, updates, jax.random.key(arguments.seed))
+    returns, right = play(agent, trained, length, jax.random.key(arguments.seed + 1))
+    return {
+        "id": env,
+        "memory": memory,
+        "return": round(float(returns.mean()), 4),
+        "standard_error": round(float(returns.std() / np.sqrt(len(returns))), 4),
+        "accuracy": stretches(right),
+        "loss": stretches(loss),
+        "updates": updates,
+        "seconds": round(time.perf_counter() - start),
+    }
+
+
+def stretches(values: Array) -> list[float]:
+    """Means over eighths of `[N]`."""
+    return [round(float(part.mean()), 3) for part in np.array_split(np.asarray(values), 8)]
+
+
+def right_answers(env_state: Any, game: DealingGame, params: Any) -> Array:
+    """`[B]`, -1 where nothing is asked."""
+
+    def is_dealt(x: Any) -> bool:
+        return isinstance(x, DeckState)
+
+    [dealt] = [x for x in jax.tree.leaves(env_state, is_leaf=is_dealt) if is_dealt(x)]
+    return jax.vmap(game.answer, (0, None))(dealt, params)
+
+
+def episodes(agent: PPO, length: int, key: Array) -> tuple[Any, Array]:
+    """Observations `[T, B, ...]` and right answers `[T, B]` of episodes played with the latter.
+
+    Where nothing is asked, actions are drawn.
+    """
+    game, params = make(agent.env.name)
+    key_reset, key_actions = jax.random.split(key)
+
+    def step(carry: tuple[Any, Any], key: Array):
+        observation, state = carry
+        answer = right_answers(state, game, params)
+        guess = jax.random.randint(key, answer.shape, 0, game.action_space(params).n)
+        later, state, *_ = agent.env.step(state, jnp.where(answer >= 0, answer, guess))
+        return (later, state), (observation, answer)
+
+    return jax.lax.scan(step, agent.env.reset(key_reset), jax.random.split(key_actions, length))[1]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def train(agent: PPO, length: int, updates: int, key: Array) -> tuple[Any, Array]:
+    """The agent's state with what was learned, and the loss of every update."""
+    key_init, key_data = jax.random.split(key)
+    state = agent.init(key_init)
+    schedule = optax.linear_schedule(agent.config.lr, 0.0, updates)
+
+    def loss(params: Any, observation: Any, answer: Array) -> Array:
+        reset = jnp.zeros(answer.shape, bool).at[0].set(True)
+        carry = agent.initialize_carry(answer.shape[1])
+        _, policy, _ = agent._apply(params, state.normalizers, carry, observation, reset)
+        asked = answer >= 0
+        right = policy.log_prob(jnp.maximum(answer, 0))
+        return -jnp.sum(right * asked) / jnp.sum(asked)
+
+    def update(carry: tuple[Any, Any], inputs: tuple[Array, Array]):
+        params, moments = carry
+        count, key = inputs
+        value, gradient = jax.value_and_grad(loss)(params, *episodes(agent, length, key))
+        step, moments = agent.optimizer.update(gradient, moments, params)
+        params = optax.apply_updates(params, optax.tree.scale(schedule(count), step))
+        return (params, moments), value
+
+    inputs = (jnp.arange(updates), jax.random.split(key_data, updates))
+    (params, _), losses = jax.lax.scan(update, (state.params, state.optimizer), inputs)
+    return state.replace(params=params), losses
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def play(agent: PPO, state: Any, length: int, key: Array) -> tuple[Array, Array]:
+    """Returns `[B]` of greedy episodes, and the share of right answers to each question, in turn.
+
+    The network sees its own answers, right or wrong.
+    """
+    game, params = make(agent.env.name)
+    observation, env_state = agent.env.reset(key)
+
+    def step(loop: tuple[Any, ...], time: Array):
+        carry, observation, env_state = loop
+        reset = jnp.full(agent.config.num_envs, time == 0)
+        carry, action = agent.act(state, carry, observation, reset, key, greedy=True)
+        answer = right_answers(env_state, game, params)
+        observation, env_state, reward, *_ = agent.env.step(env_state, action)
+        return (carry, observation, env_state), (reward, (action == answer).mean())
+
+    carry = agent.initialize_carry(agent.config.num_envs)
+    loop = (carry, observation, env_state)
+    _, (reward, right) = jax.lax.scan(step, loop, jnp.arange(length))
+    return reward.sum(0), right[-game.num_questions(params) :]
+
+
+def report(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """The JSON and the table, of what is finished so far."""
+    settings = {name: getattr(arguments, name) for name in ("steps", "seed", "set")}
+    rows = with_earlier(arguments.output, settings, rows, lambda row: (row["id"], row["memory"]))
+    write_json(arguments.output, {"machine": machine_info(), **settings, "rows": rows})
+    memories = list(dict.fromkeys(row["memory"] for row in rows))
+    cells = {(row["id"], row["memory"]): row["return"] for row in rows}
+    ids = list(dict.fromkeys(row["id"] for row in rows))
+    table = [[env, *(cells.get((env, memory)) for memory in memories)] for env in ids]
+    print_table(["id", *memories], table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
