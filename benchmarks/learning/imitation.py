@@ -3,10 +3,11 @@
     python -m benchmarks.learning.imitation [--memories s5 gru ...] [--ids autoencode_easy ...]
 
 POPGym's card games ask for a card that was shown, and the right answer is known at every step. The
-network that PPO trains (encoder, memory, policy) learns to give it by cross-entropy on whole
-episodes played with right answers, and then plays greedily. What it earns, the same network can
-hold; where PPO earns less in as many steps, it is the learning from rewards that is at fault.
-Rows that are there of earlier calls with the same settings stay.
+network that PPO trains (encoder, memory, policy) plays with its own draws, is told the right answer
+to each question, and learns it by cross-entropy (DAgger, Ross et al. 2011, with no share of the
+expert's own actions); afterwards it plays greedily. What it earns then, the network can hold; where
+PPO earns less in as many steps, it is the learning from rewards that is at fault. Rows that are
+there of earlier calls with the same settings stay.
 """
 
 import argparse
@@ -63,17 +64,18 @@ def learn(env: str, memory: str, arguments: argparse.Namespace) -> dict[str, Any
     config = compose_training(overrides, COMPONENTS, ROOT / "configs")
     agent, _ = build_agent(COMPONENTS, config)
     game, params = make(f"popgym/{env}")
-    length = game.num_steps(params)
-    updates = arguments.steps // (length * config.agent.num_envs)
+    updates = arguments.steps // (game.num_steps(params) * config.agent.num_envs)
     start = time.perf_counter()
-    trained, loss = train(agent, length, updates, jax.random.key(arguments.seed))
-    returns, right = play(agent, trained, length, jax.random.key(arguments.seed + 1))
+    trained, loss = train(agent, updates, jax.random.key(arguments.seed))
+    played = partial(jax.jit(episodes, static_argnums=0, static_argnames="greedy"), agent, trained)
+    _, answers, actions, rewards = played(jax.random.key(arguments.seed + 1), greedy=True)
+    returns = rewards.sum(0)
     return {
         "id": env,
         "memory": memory,
         "return": round(float(returns.mean()), 4),
         "standard_error": round(float(returns.std() / np.sqrt(len(returns))), 4),
-        "accuracy": stretches(right),
+        "accuracy": stretches((answers == actions)[answers[:, 0] >= 0]),
         "loss": stretches(loss),
         "updates": updates,
         "seconds": round(time.perf_counter() - start),
@@ -81,7 +83,7 @@ def learn(env: str, memory: str, arguments: argparse.Namespace) -> dict[str, Any
 
 
 def stretches(values: Array) -> list[float]:
-    """Means over eighths of `[N]`."""
+    """Means over eighths of the first axis."""
     return [round(float(part.mean()), 3) for part in np.array_split(np.asarray(values), 8)]
 
 
@@ -95,26 +97,30 @@ def right_answers(env_state: Any, game: DealingGame, params: Any) -> Array:
     return jax.vmap(game.answer, (0, None))(dealt, params)
 
 
-def episodes(agent: PPO, length: int, key: Array) -> tuple[Any, Array]:
-    """Observations `[T, B, ...]` and right answers `[T, B]` of episodes played with the latter.
-
-    Where nothing is asked, actions are drawn.
-    """
+def episodes(
+    agent: PPO, state: Any, key: Array, *, greedy: bool
+) -> tuple[Any, Array, Array, Array]:
+    """The agent's own: observations `[T, B, ...]`, right answers, actions and rewards `[T, B]`."""
     game, params = make(agent.env.name)
     key_reset, key_actions = jax.random.split(key)
 
-    def step(carry: tuple[Any, Any], key: Array):
-        observation, state = carry
-        answer = right_answers(state, game, params)
-        guess = jax.random.randint(key, answer.shape, 0, game.action_space(params).n)
-        later, state, *_ = agent.env.step(state, jnp.where(answer >= 0, answer, guess))
-        return (later, state), (observation, answer)
+    def step(loop: tuple[Any, ...], inputs: tuple[Array, Array]):
+        carry, observation, env_state = loop
+        time, key = inputs
+        reset = jnp.full(agent.config.num_envs, time == 0)
+        carry, action = agent.act(state, carry, observation, reset, key, greedy=greedy)
+        answer = right_answers(env_state, game, params)
+        later, env_state, reward, *_ = agent.env.step(env_state, action)
+        return (carry, later, env_state), (observation, answer, action, reward)
 
-    return jax.lax.scan(step, agent.env.reset(key_reset), jax.random.split(key_actions, length))[1]
+    length = game.num_steps(params)
+    start = (agent.initialize_carry(agent.config.num_envs), *agent.env.reset(key_reset))
+    inputs = (jnp.arange(length), jax.random.split(key_actions, length))
+    return jax.lax.scan(step, start, inputs)[1]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def train(agent: PPO, length: int, updates: int, key: Array) -> tuple[Any, Array]:
+@partial(jax.jit, static_argnums=(0, 1))
+def train(agent: PPO, updates: int, key: Array) -> tuple[Any, Array]:
     """The agent's state with what was learned, and the loss of every update."""
     key_init, key_data = jax.random.split(key)
     state = agent.init(key_init)
@@ -131,7 +137,8 @@ def train(agent: PPO, length: int, updates: int, key: Array) -> tuple[Any, Array
     def update(carry: tuple[Any, Any], inputs: tuple[Array, Array]):
         params, moments = carry
         count, key = inputs
-        value, gradient = jax.value_and_grad(loss)(params, *episodes(agent, length, key))
+        observation, answer, *_ = episodes(agent, state.replace(params=params), key, greedy=False)
+        value, gradient = jax.value_and_grad(loss)(params, observation, answer)
         step, moments = agent.optimizer.update(gradient, moments, params)
         params = optax.apply_updates(params, optax.tree.scale(schedule(count), step))
         return (params, moments), value
@@ -139,29 +146,6 @@ def train(agent: PPO, length: int, updates: int, key: Array) -> tuple[Any, Array
     inputs = (jnp.arange(updates), jax.random.split(key_data, updates))
     (params, _), losses = jax.lax.scan(update, (state.params, state.optimizer), inputs)
     return state.replace(params=params), losses
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def play(agent: PPO, state: Any, length: int, key: Array) -> tuple[Array, Array]:
-    """Returns `[B]` of greedy episodes, and the share of right answers to each question, in turn.
-
-    The network sees its own answers, right or wrong.
-    """
-    game, params = make(agent.env.name)
-    observation, env_state = agent.env.reset(key)
-
-    def step(loop: tuple[Any, ...], time: Array):
-        carry, observation, env_state = loop
-        reset = jnp.full(agent.config.num_envs, time == 0)
-        carry, action = agent.act(state, carry, observation, reset, key, greedy=True)
-        answer = right_answers(env_state, game, params)
-        observation, env_state, reward, *_ = agent.env.step(env_state, action)
-        return (carry, observation, env_state), (reward, (action == answer).mean())
-
-    carry = agent.initialize_carry(agent.config.num_envs)
-    loop = (carry, observation, env_state)
-    _, (reward, right) = jax.lax.scan(step, loop, jnp.arange(length))
-    return reward.sum(0), right[-game.num_questions(params) :]
 
 
 def report(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:

@@ -23,30 +23,34 @@ def make_agent(env, *overrides):
 def test_answers_are_what_was_shown():
     """Autoencode's are the suits in reverse order, from the step of the last card on."""
     agent = make_agent("autoencode_easy", "env.previous_action=false", "env.first_flag=false")
-    (_, suits), answers = imitation.episodes(agent, 103, jax.random.key(0))
+    state = agent.init(jax.random.key(0))
+    (_, suits), answers, *_ = imitation.episodes(agent, state, jax.random.key(1), greedy=False)
     np.testing.assert_array_equal(answers[:51], -1)
     np.testing.assert_array_equal(answers[51:], suits[51::-1])
 
 
-def test_the_answers_told_are_played():
-    """The observation carries the action before: what was right, and something where nothing is."""
-    agent = make_agent("autoencode_easy", "env.first_flag=false")
-    observation, answers = imitation.episodes(agent, 103, jax.random.key(0))
-    *_, previous = jax.tree.leaves(observation)
-    asked = answers[:-1] >= 0
-    played = previous[1:].argmax(-1) if previous.ndim == 3 else previous[1:]
-    np.testing.assert_array_equal(played[asked], answers[:-1][asked])
-    assert len(np.unique(played[~asked])) == 4
-
-
 @pytest.mark.parametrize("env", ["autoencode_easy", "repeat_previous_easy", "count_recall_easy"])
-def test_what_is_earned_is_what_was_right(env):
-    """A right answer pays 1 / Q and a wrong one costs it: the return is 2 · accuracy - 1."""
+def test_actions_are_paid_as_the_answers_say(env):
     agent = make_agent(env)
-    length = {"autoencode_easy": 103, "repeat_previous_easy": 51, "count_recall_easy": 51}[env]
-    returns, right = imitation.play(agent, agent.init(jax.random.key(1)), length, jax.random.key(2))
-    assert right.shape == {103: (52,), 51: right.shape}[length]
-    np.testing.assert_allclose(returns.mean(), 2 * right.mean() - 1, rtol=0, atol=1e-5)
+    state = agent.init(jax.random.key(0))
+    played = imitation.episodes(agent, state, jax.random.key(1), greedy=False)
+    _, answers, actions, rewards = played
+    questions = (answers[:, :1] >= 0).sum()
+    paid = np.where(answers < 0, 0, np.where(answers == actions, 1, -1)) / questions
+    np.testing.assert_allclose(rewards, paid, rtol=1e-6, atol=0)
+
+
+def test_greedy_play_draws_nothing():
+    """The same deals, with other keys for the actions alone."""
+    agent = make_agent("autoencode_easy")
+    state, reset = agent.init(jax.random.key(0)), agent.env.reset(jax.random.key(1))
+    agent.env.reset = lambda key: reset
+
+    def actions(seed, greedy):
+        return imitation.episodes(agent, state, jax.random.key(seed), greedy=greedy)[2]
+
+    np.testing.assert_array_equal(actions(2, True), actions(3, True))
+    assert (actions(2, False) != actions(3, False)).any()
 
 
 def test_learns_what_is_told():
