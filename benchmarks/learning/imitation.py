@@ -1,6 +1,6 @@
 """What a PPO network learns when it is told the right answers: is it the memory, or the rewards?
 
-    python -m benchmarks.learning.imitation [--memories s5 gru ...] [--ids autoencode_easy ...]
+    python -m benchmarks.learning.imitation [--memories "s5, normalised" gru]
 
 POPGym's card games ask for a card that was shown, and the right answer is known at every step. The
 network that PPO trains (encoder, memory, policy) plays with its own draws, is told the right answer
@@ -32,8 +32,17 @@ from ssmrl.experiment import COMPONENTS
 from ssmrl.training.cli import compose_training
 from ssmrl.training.loading import build_agent
 
-MEMORIES = ("s5", "gru", "lru", "ffm", "transformer", "mamba2", "gated_deltanet", "none")
-IDS = ("autoencode_easy", "count_recall_easy", "repeat_previous_medium", "repeat_first_medium")
+MEMORIES = {
+    "s5": "memory=s5",
+    "s5, normalised": "memory=s5 memory.normalized=true",
+    "s5, 256 states": "memory=s5 memory.state_size=256",
+    "s5, normalised, 256 states": "memory=s5 memory.normalized=true memory.state_size=256",
+    "lru": "memory=lru",
+    "gru": "memory=gru",
+    "gru, 256": "memory=gru memory.features=256",
+    "none": "memory=none",
+}
+IDS = ("autoencode_easy",)
 
 
 def main() -> int:
@@ -49,33 +58,38 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--memories", nargs="+", default=MEMORIES)
+    parser.add_argument("--memories", nargs="+", choices=MEMORIES, default=list(MEMORIES))
     parser.add_argument("--ids", nargs="+", default=IDS, help="of games that deal cards")
-    parser.add_argument("--steps", type=int, default=10_000_000, help="environment steps")
+    parser.add_argument("--steps", type=int, default=6_000_000, help="environment steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", nargs="*", default=[], help="further overrides, key=value")
+    # Few environments: an update is made from one episode of each.
+    few = ["agent.num_envs=16"]
+    parser.add_argument("--set", nargs="*", default=few, help="further overrides, key=value")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/imitation.json")
     return parser.parse_args()
 
 
 def learn(env: str, memory: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row: what the network earned after `steps` environment steps of being told."""
-    overrides = ["experiment=popgym", f"env=popgym/{env}", f"memory={memory}", *arguments.set]
+    overrides = ["experiment=popgym", f"env=popgym/{env}", *MEMORIES[memory].split()]
+    overrides += arguments.set
     config = compose_training(overrides, COMPONENTS, ROOT / "configs")
     agent, _ = build_agent(COMPONENTS, config)
     game, params = make(f"popgym/{env}")
     updates = arguments.steps // (game.num_steps(params) * config.agent.num_envs)
     start = time.perf_counter()
     trained, loss = train(agent, updates, jax.random.key(arguments.seed))
-    played = partial(jax.jit(episodes, static_argnums=0, static_argnames="greedy"), agent, trained)
-    _, answers, actions, rewards = played(jax.random.key(arguments.seed + 1), greedy=True)
-    returns = rewards.sum(0)
+    keys = jax.random.split(jax.random.key(arguments.seed + 1), 16)
+    play = jax.jit(jax.vmap(partial(episodes, agent, trained, greedy=True)))
+    _, answers, actions, rewards = play(keys)  # [16, T, B]
+    returns = rewards.sum(1).ravel()
+    right = (answers == actions)[:, answers[0, :, 0] >= 0].swapaxes(0, 1)
     return {
         "id": env,
         "memory": memory,
         "return": round(float(returns.mean()), 4),
         "standard_error": round(float(returns.std() / np.sqrt(len(returns))), 4),
-        "accuracy": stretches((answers == actions)[answers[:, 0] >= 0]),
+        "accuracy": stretches(right),
         "loss": stretches(loss),
         "updates": updates,
         "seconds": round(time.perf_counter() - start),
