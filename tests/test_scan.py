@@ -591,6 +591,29 @@ def test_blocks_may_have_no_entries(steps):
     assert (last.shape, y.shape) == ((0, 2), (steps, 0, 2))
 
 
+def matrices_merged(earlier, later):
+    """Products of 2 x 2 matrices: associative, and the order matters."""
+    return {"M": later["M"] @ earlier["M"]}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("steps", [1, 2, 5, 6])
+@pytest.mark.parametrize("method", FORMS)
+def test_an_operator_under_every_pattern_of_resets(method, steps):
+    """Against a plain loop, from a carried state and from a start that are no identities."""
+    rng = np.random.default_rng(0)
+    reset = np.array(list(itertools.product([False, True], repeat=steps))).T
+    elements = rng.standard_normal((*reset.shape, 2, 2))
+    carried, start = rng.standard_normal((reset.shape[1], 2, 2)), rng.standard_normal((2, 2))
+    arguments = ({"M": elements}, {"M": carried}, reset, {"M": start})
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    merged = operator_scan(matrices_merged, *arguments, method=method)
+    state = carried
+    for t in range(steps):
+        state = elements[t] @ np.where(reset[t][:, None, None], start, state)
+        close(merged["M"][t], state, 1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_an_operator_has_steps_to_merge(method):
     b, start = jnp.ones((0, 2)), affine_identity((0.0, 0.0))
