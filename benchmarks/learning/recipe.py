@@ -37,6 +37,13 @@ CHANGES: dict[str, str] = {
     "lambda.8+lr2e-3+critic5": (
         "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8 agent.value_coefficient=5"
     ),
+    "lambda.8+lr2e-3+states256": (
+        "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8 memory.state_size=256"
+    ),
+    "lambda.8+lr2e-3+states256+normalized": (
+        "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8 memory.state_size=256 "
+        "memory.normalized=true"
+    ),
     "lambda.8+values": (
         "agent.normalize_rewards=true agent.lr=1e-3 agent.gae_lambda=.8 agent.normalize_values=true"
     ),
