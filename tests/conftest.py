@@ -1,10 +1,13 @@
 """Shapes are checked at run time under pytest alone; tests that share programs share a worker."""
 
+import gc
+import shutil
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from tests.compiling import compile_quickly
+from tests.compiling import compile_quickly, keep_programs
 
 # Before the first import of the package: the hook rewrites modules as they are loaded.
 install_import_hook("ssmrl", "beartype.beartype")
@@ -13,6 +16,16 @@ install_import_hook("ssmrl", "beartype.beartype")
 def pytest_configure(config):
     if _quick(config):
         compile_quickly()
+    # Workers and the processes that tests start find the folder in the environment.
+    config.stash[_PROGRAMS] = keep_programs()
+
+
+def pytest_unconfigure(config):
+    if folder := config.stash.get(_PROGRAMS, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_PROGRAMS = pytest.StashKey()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,6 +42,17 @@ def pytest_collection_modifyitems(items):
             memory = params.get("case", params.get("name"))
             group = getattr(memory, "name", memory) or group
         item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+def pytest_collection_finish():
+    """Garbage is looked for less often, and not among what was imported.
+
+    Tracing makes many small objects and hardly a cycle: by default a quarter of its time would go
+    into looking through all modules and programs again and again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_runtest_teardown(item, nextitem):
