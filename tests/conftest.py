@@ -11,6 +11,9 @@ from tests.compiling import compile_quickly, keep_programs
 
 # Before the first import of the package: the hook rewrites modules as they are loaded.
 install_import_hook("ssmrl", "beartype.beartype")
+# Importing and tracing make many small objects and hardly a cycle: by default up to a quarter of
+# the time would go into looking through all modules and programs for garbage again and again.
+gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_configure(config):
@@ -45,14 +48,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Garbage is looked for less often, and not among what was imported.
-
-    Tracing makes many small objects and hardly a cycle: by default a quarter of its time would go
-    into looking through all modules and programs again and again.
-    """
+    """What was imported stays, and is no garbage to look for."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_runtest_teardown(item, nextitem):
