@@ -6,6 +6,7 @@ runs in a process of its own, as a user would start it.
 """
 
 import os
+import tempfile
 from functools import partial
 
 import jax
@@ -40,3 +41,25 @@ def compile_quickly():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {flags}")
         jax.devices()
+
+
+def keep_programs() -> str | None:
+    """Has this process and its children keep what they compile in a folder, and look there first.
+
+    Many tests compile what another one has compiled, in another process or in a closure of their
+    own. The programs' keys hold their options and XLA's flags.
+
+    Returns:
+        The folder, to be removed by the caller; None where the environment names one already.
+    """
+    folder = None
+    if _CACHE not in os.environ:
+        folder = os.environ[_CACHE] = tempfile.mkdtemp(prefix="ssmrl-tests-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        # jax has read its environment by now.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_compilation_cache_dir", folder)
+    return folder
+
+
+_CACHE = "JAX_COMPILATION_CACHE_DIR"

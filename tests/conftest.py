@@ -1,18 +1,34 @@
 """Shapes are checked at run time under pytest alone; tests that share programs share a worker."""
 
+import gc
+import shutil
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from tests.compiling import compile_quickly
+from tests.compiling import compile_quickly, keep_programs
 
 # Before the first import of the package: the hook rewrites modules as they are loaded.
 install_import_hook("ssmrl", "beartype.beartype")
+# Importing and tracing make many small objects and hardly a cycle: by default up to a quarter of
+# the time would go into looking through all modules and programs for garbage again and again.
+gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_configure(config):
     if _quick(config):
         compile_quickly()
+    # Workers and the processes that tests start find the folder in the environment.
+    config.stash[_PROGRAMS] = keep_programs()
+
+
+def pytest_unconfigure(config):
+    if folder := config.stash.get(_PROGRAMS, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_PROGRAMS = pytest.StashKey()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,6 +45,12 @@ def pytest_collection_modifyitems(items):
             memory = params.get("case", params.get("name"))
             group = getattr(memory, "name", memory) or group
         item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+def pytest_collection_finish():
+    """What was imported stays, and is no garbage to look for."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_teardown(item, nextitem):

@@ -102,6 +102,22 @@ def pulled_back(method):
     return jax.jit(call)
 
 
+@cache
+def plain_gradients(case, dtype):
+    """Automatic ones of the loop, which are the same for all forms."""
+    a, b, h0, reset, h_init = on_device(problem(case, dtype))
+
+    def plain(a, b, h0, h_init):
+        return plain_loop(a, b, h0, reset, h_init, jnp)
+
+    pull_back = jax.jit(lambda arguments, cotangent: jax.vjp(plain, *arguments)[1](cotangent))
+    return pull_back((a, b, h0, h_init), cotangent_of(b))
+
+
+def cotangent_of(b):
+    return jnp.asarray(draw(np.random.default_rng(1), b.shape, b.dtype))
+
+
 def close(got, want, tolerance):
     """Largest error relative to the largest entry of `want`."""
     got, want = np.asarray(got), np.asarray(want)
@@ -122,16 +138,10 @@ def test_states_and_gradients_equal_those_of_a_plain_loop(case, dtype, method):
     arguments = problem(case, dtype)
     want = plain_loop(*arguments)
     a, b, h0, reset, h_init = on_device(arguments)
-    cotangent = jnp.asarray(draw(np.random.default_rng(1), b.shape, dtype))
-
-    def plain(a, b, h0, h_init):
-        return plain_loop(a, b, h0, reset, h_init, jnp)
-
-    h, gradients = pulled_back(method)(a, b, h0, reset, h_init, cotangent)
-    plain_gradients = jax.jit(jax.vjp(plain, a, b, h0, h_init)[1])(cotangent)
+    h, gradients = pulled_back(method)(a, b, h0, reset, h_init, cotangent_of(b))
     assert h.dtype == dtype
     close(h, want, 1e-13)
-    jax.tree.map(lambda x, y: close(x, y, 1e-12), gradients, plain_gradients)
+    jax.tree.map(lambda x, y: close(x, y, 1e-12), gradients, plain_gradients(case, dtype))
 
 
 @pytest.mark.parametrize("method", FORMS)

@@ -6,6 +6,10 @@ others aimed at what is most delicate. What it has become in the end must be the
 bit for bit; where environments are stepped in Python their episodes are lost with the process, and
 it must be a run without gaps.
 
+A kill costs what was trained since the last checkpoint: an interval at most, and two where it comes
+while a checkpoint is written. That is done beside the training, which waits for it before it begins
+the next one; until it has ended, the checkpoint before is the last. See `most_lost`.
+
 Nothing here is particular to how runs are written: it looks at the files of a run from outside.
 """
 
@@ -40,6 +44,7 @@ ANYWHERE, CHECKPOINT, COMPILATION, EVALUATION = (
     "in an evaluation",
 )
 
+_TEMPORARY = "*tmp*"  # Folders of checkpoints that are not whole yet.
 _PATIENCE = 3  # Runs that may end before a kill that was meant for them.
 
 
@@ -50,6 +55,7 @@ class Outcome:
     Attributes:
         kills: how many, by what they were aimed at.
         lost: steps that each has cost, per seed.
+        writing: whether a checkpoint was being written when each came.
         iteration: steps in one iteration.
         runs: how many runs it took; each was compared.
         missed: processes in a row that ended before their kill.
@@ -59,6 +65,7 @@ class Outcome:
 
     kills: dict[str, int] = field(default_factory=dict)
     lost: list[int] = field(default_factory=list)
+    writing: list[bool] = field(default_factory=list)
     iteration: int = 0
     runs: int = 0
     missed: int = 0
@@ -181,8 +188,19 @@ def _kill_and_resume(
         reached = max((line["step"] for line in read_metrics(run.metrics)), default=0)
         kept = max(run.checkpoint_steps(), default=0)
         outcome.lost.append(max(0, reached - kept))
+        outcome.writing.append(_was_writing(run, kept, reached))
         say(f"killed {aim}, step {reached:,}; the last checkpoint is of step {kept:,}")
     _must_end_well(*start(run.path))
+
+
+def _was_writing(run: RunFolder, kept: int, reached: int) -> bool:
+    """Whether the process was killed while it wrote a checkpoint, which is then of no use.
+
+    Its temporary folder stays. One that an earlier process has left, and that this one has not got
+    to removing, is of a step that this one has not reached or has written since.
+    """
+    steps = [path.name.partition(".")[0] for path in run.checkpoints.glob(_TEMPORARY)]
+    return any(kept < int(step) <= reached for step in steps if step.isdecimal())
 
 
 @contextlib.contextmanager
@@ -211,7 +229,7 @@ def _reached(
         return log.stat().st_size > announced
 
     def writes() -> bool:
-        return any(run.checkpoints.glob("*tmp*"))
+        return any(run.checkpoints.glob(_TEMPORARY))
 
     def evaluates() -> bool:
         line = last_metrics(run.metrics)
@@ -290,13 +308,34 @@ def _first_difference(one: Path, other: Path) -> str:
     return ""
 
 
+def most_lost(config: TrainConfig, iteration: int, writing: bool) -> int:
+    """Steps per seed that a kill may cost.
+
+    Args:
+        config: of the training; it writes a checkpoint every ``checkpoint_every`` steps.
+        iteration: steps in one iteration.
+        writing: whether a checkpoint was being written: what was trained meanwhile is lost with
+            it. The next one waits for it, so that this is an interval at most.
+
+    Returns:
+        One interval or two, in whole iterations, and the iteration that was under way.
+    """
+    return (2 if writing else 1) * _interval(config, iteration) + iteration
+
+
+def _interval(config: TrainConfig, iteration: int) -> int:
+    """Steps between two checkpoints at most: they are written between iterations."""
+    return -(-config.checkpoint_every // iteration) * iteration
+
+
 def summary(outcome: Outcome, config: TrainConfig) -> str:
     """The figure, in a line: what came of the kills of this training."""
     total, iteration = sum(outcome.kills.values()), outcome.iteration
     kills = ", ".join(f"{count} {aim}" for aim, count in sorted(outcome.kills.items()))
     good = outcome.runs - len(outcome.differences)
     equal = "equal to the uninterrupted one bit for bit" if outcome.exact else "without gaps"
-    interval = -(-config.checkpoint_every // iteration) * iteration
     lost = f"at most {max(outcome.lost, default=0):,} steps lost a kill"
-    lost += f", {np.mean(outcome.lost or [0]):,.0f} on average (an interval is {interval:,})"
+    lost += f", {np.mean(outcome.lost or [0]):,.0f} on average"
+    lost += f" (an interval is {_interval(config, iteration):,}"
+    lost += f"; {sum(outcome.writing)} came while a checkpoint was written, and may cost two)"
     return f"{total} kills ({kills}): {good} of {outcome.runs} runs {equal}; {lost}"

@@ -381,9 +381,9 @@ def replay_value(layers, c, params, slow_critic, states, batch, chosen, imagined
 @cache
 def programs(agent):
     layers = Layers(agent)
-    return partial(act, layers), jax.value_and_grad(
-        partial(loss, layers, agent.config), has_aux=True
-    )
+    # Compiled whole, the loss with its loops unrolled would take longer than its layers.
+    gradient = jax.value_and_grad(partial(loss, layers, agent.config), has_aux=True)
+    return quick_jit(partial(act, layers)), gradient
 
 
 def window(rows, context, env):
@@ -424,6 +424,8 @@ class Reference:
         carry = self.agent.initialize_carry(2)
         self.memory, self.z, self.action = carry.memory, carry.z, carry.action
         self.reset, self.episode = np.ones(2, bool), np.zeros((2, 2))
+        # In NumPy, which has nothing to compile.
+        self.params, self.slow_critic = jax.device_get((self.params, self.slow_critic))
         self.squares = self.momentum = jax.tree.map(np.zeros_like, self.params)
         self.act, self.gradient = programs(self.agent)
 
@@ -434,7 +436,7 @@ class Reference:
             contexts = contexts or (self.memory, self.z, self.action)
             observation = env.observation[t]
             inputs = self.memory, self.z, self.action, observation, self.reset
-            self.memory, self.z, self.action = self.act(self.params, *inputs)
+            self.memory, self.z, self.action = jax.device_get(self.act(self.params, *inputs))
             earned = env.reward[t] + np.asarray(self.action)
             for b in range(2):
                 reward = c.reward_scale * earned[b]
@@ -458,11 +460,11 @@ class Reference:
             context = int(contexts[2][b]) if stored else None
             windows.append(window(rows[b], context, end))
         batch = {
-            name: jnp.stack([jnp.stack([w[t][name] for w in windows]) for t in range(ROLLOUT)])
+            name: np.stack([np.stack([w[t][name] for w in windows]) for t in range(ROLLOUT)])
             for name in windows[0][0]
         }
         if stored:
-            return jax.tree.map(lambda x: x[jnp.array([0, 1, 0])], contexts[:2]), batch
+            return jax.tree.map(lambda x: x[np.array([0, 1, 0])], contexts[:2]), batch
         start = self.agent.initialize_carry(WINDOWS)
         return (start.memory, start.z), batch
 
@@ -472,7 +474,8 @@ class Reference:
         told = []
         for _ in range(2):
             arguments = self.params, self.slow_critic, self.low_high, start, batch
-            (_, (self.low_high, metrics)), gradient = self.gradient(*arguments)
+            results = jax.device_get(self.gradient(*arguments))
+            (_, (self.low_high, metrics)), gradient = results
             norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient)))
             told.append(metrics | {"gradient_norm": norm})
             self.laprop(gradient)
