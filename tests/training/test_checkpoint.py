@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssmrl.training import checkpoint
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.errors import CheckpointError, CheckpointMismatchError
 
@@ -92,6 +94,59 @@ def test_restores_from_shapes_alone(tmp_path):
     save(tmp_path / "c", 7)
     state, _, _ = restore(tmp_path / "c", jax.eval_shape(make_state))
     assert bits(state) == bits(make_state(7))
+
+
+def arrays_of(step_directory: Path) -> list[str]:
+    """Names of the arrays that orbax was given."""
+    tree = json.loads((step_directory / "state" / "_METADATA").read_text())["tree_metadata"]
+    return sorted(entry["key_metadata"][0]["key"] for entry in tree.values())
+
+
+def test_small_leaves_share_an_array_and_large_ones_are_copied_once_less(tmp_path, monkeypatch):
+    def large(size):
+        return jnp.arange(size // 4, dtype=jnp.int32)
+
+    limit = checkpoint._PACKED_BELOW
+    state = {"a": make_state(1), "b": large(limit), "c": make_state(2), "d": large(limit - 4)}
+    checkpoints = Checkpointer(tmp_path / "c")
+    checkpoints.save(7, state)
+    checkpoints.close()
+    place = len(jax.tree.leaves(state["a"]))
+    assert arrays_of(tmp_path / "c" / "7") == [f"{place:06d}", "packed"]
+    # What is packed is read from the checkpoint: a later version may draw the line elsewhere.
+    monkeypatch.setattr(checkpoint, "_PACKED_BELOW", 0)
+    assert bits(restore(tmp_path / "c", state)[0]) == bits(state)
+    checkpoints = Checkpointer(tmp_path / "c")
+    checkpoints.save(8, state)
+    checkpoints.close()
+    assert "packed" not in arrays_of(tmp_path / "c" / "8")
+    assert bits(restore(tmp_path / "c", state)[0]) == bits(state)
+
+
+def test_a_checkpoint_of_before_leaves_were_packed_is_read(tmp_path):
+    """One that the version of 28 November 2026 wrote, with an array for every leaf."""
+    with zipfile.ZipFile(Path(__file__).parent / "data" / "checkpoint_format_1.zip") as archive:
+        archive.extractall(tmp_path / "c")
+    expected = {
+        "key": jax.random.key(3),
+        "float32": jnp.arange(12.0).reshape(4, 3) / 7,
+        "complex": (jnp.arange(5.0) + 1j).astype(jnp.complex64),
+        "bfloat16": jnp.arange(7.0).astype(jnp.bfloat16),
+        "odd": [jnp.float32(jnp.nan), jnp.float32(-0.0)],
+        "bool": jnp.array([True, False]),
+        "empty": jnp.zeros((0, 3)),
+        "scalar": jnp.int32(7),
+    }
+    assert len(arrays_of(tmp_path / "c" / "7")) == 8
+    state, step, metadata = restore(tmp_path / "c", expected)
+    assert (step, metadata) == (7, {"note": 7})
+    assert bits(state) == bits(expected)
+    # Trained on, it stands beside those that are packed.
+    checkpoints = Checkpointer(tmp_path / "c")
+    checkpoints.save(8, state)
+    checkpoints.close()
+    assert restore(tmp_path / "c", expected, step=7)[1] == 7
+    assert bits(restore(tmp_path / "c", expected)[0]) == bits(expected)
 
 
 def test_a_donated_buffer_cannot_change_a_checkpoint_being_written(tmp_path):

@@ -6,6 +6,7 @@ The processes are real, on this machine and with gloo; each has the command of a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -15,19 +16,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from ssmrl.experiment import COMPONENTS
 from ssmrl.training import checkpoint, hosts
+from ssmrl.training import run_training as run_training_module
+from ssmrl.training.best import BestCheckpoint
 from ssmrl.training.checksum import checksum
-from ssmrl.training.errors import UsageError
+from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.loading import load_run
+from ssmrl.training.loggers import NullLogger
 from ssmrl.training.run import RunFolder, read_metrics
 from ssmrl.training.run_training import run_training
 from ssmrl.training.signals import REQUEUE
+from tests.comparing import assert_runs_agree
 from tests.compiling import _QUICK
 from tests.training.stub import STUB
 from tests.training.stub_train import ROOT
@@ -257,7 +262,234 @@ def test_a_port_where_nobody_listens():
     assert hosts._refuses(address)
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Nobody waits: what would be waited for is noted, with how long and whether it was so."""
+    waits = []
+
+    def wait(condition, seconds):
+        waits.append((seconds, condition()))
+        return waits[-1][1]
+
+    monkeypatch.setattr(hosts, "_wait", wait)
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits.append((seconds, None)))
+    return waits
+
+
+@pytest.mark.parametrize("said", [None, [1, "No space left on device"], [1, "another error"]])
+def test_an_error_is_told_to_the_others(watch, at_once, monkeypatch, said):
+    """Process 1's; when it exits the others have heard, and what process 0 says is not repeated."""
+    exits = []
+    monkeypatch.setattr(hosts.atexit, "register", lambda *call: exits.append(call))
+    watch._news = {0: {"ended": said}}
+    is_said = watch.announce(1, "No space left on device")
+    assert is_said is (said == [1, "No space left on device"])
+    assert exits == [(watch._exit, 1)]
+    watch._talk()
+    sign = json.loads(watch.client.values["ssmrl/alive/1"])
+    assert sign["ended"] == [1, "No space left on device"] and not sign["left"]
+    # What comes behind the first error is none of its own.
+    assert watch.announce(2, "and another") is False and len(exits) == 1
+
+
+def test_process_0_is_the_last_to_exit(watch, at_once, monkeypatch):
+    """All that is said goes through it."""
+
+    def leave(code):
+        raise Left(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(Left, match="75"):
+        hosts._Watch._exit(watch, REQUEUE)
+    assert at_once == [(3.0, False)]
+    watch._talk()
+    assert json.loads(watch.client.values["ssmrl/alive/1"])["left"]
+    watch.index = 0
+    for others, is_done in (({1: True, 2: False}, False), ({1: True, 2: True}, True)):
+        watch._news = {index: {"left": left} for index, left in others.items()}
+        at_once.clear()
+        with pytest.raises(Left, match="75"):
+            hosts._Watch._exit(watch, REQUEUE)
+        assert at_once == [(3.0, True), (hosts._LINGER, is_done), (hosts._BEAT / 2, None)]
+
+
+def test_an_error_of_a_collective_waits_for_the_news_of_who_is_gone(watch, at_once):
+    watch.wait_for_news(ValueError("shapes differ"))
+    assert at_once == []
+    watch.wait_for_news(ValueError("Gloo all-reduce failed: Connection closed by peer"))
+    assert at_once == [(hosts.LOST_AFTER + 5 * hosts._BEAT, None)]
+
+
+@pytest.mark.parametrize(
+    ("error", "announced", "is_waited_for", "is_repeated"),
+    [
+        (RunError("No space left on device"), (1, "No space left on device"), False, False),
+        (UsageError("no such key"), (2, "no such key"), False, False),
+        (ValueError("gloo"), (1, "gloo"), True, True),
+        (KeyboardInterrupt(), (130, "KeyboardInterrupt"), False, True),
+        (SystemExit(REQUEUE), (REQUEUE, "SystemExit"), False, True),
+        (SystemExit("a line"), (1, "SystemExit"), False, True),
+    ],
+)
+def test_what_one_ends_with_all_end_with(error, announced, is_waited_for, is_repeated, monkeypatch):
+    """Where process 0 has said it before, a line is not said again, and a traceback is."""
+    calls = []
+    watch = SimpleNamespace(
+        wait_for_news=lambda error: calls.append(error),
+        announce=lambda *what: calls.append(what) or True,
+    )
+    monkeypatch.setattr(hosts, "_watch", watch)
+    with pytest.raises(type(error) if is_repeated else SystemExit) as raised, hosts.together():
+        raise error
+    assert calls == [*([error] if is_waited_for else []), announced]
+    if is_repeated:
+        assert raised.value is error
+    else:
+        assert raised.value.code == announced[0]
+
+
+# ------------------------------------------------------------------------ what all must know
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """Makes this the process of an index, of two, that share a store."""
+    store = Store()
+    store.blocking_key_value_get = lambda key, milliseconds: store.values[key]
+    store.key_value_delete = lambda prefix: [
+        store.values.pop(key) for key in [*store.values] if key.startswith(prefix)
+    ]
+
+    def be(index):
+        monkeypatch.setattr(hosts, "_watch", SimpleNamespace(index=index, count=2, client=store))
+        for name in ("_asked", "_exchanged"):
+            monkeypatch.setattr(hosts, name, itertools.count())
+        return store
+
+    return be
+
+
+def test_what_only_process_0_can_know_is_asked_of_it_alone(place):
+    place(0)
+    assert [hosts.from_first(lambda: "a"), hosts.from_first(lambda: None)] == ["a", None]
+    place(1)
+    assert [hosts.from_first(pytest.fail), hosts.from_first(pytest.fail)] == ["a", None]
+
+
+def test_values_are_exchanged_and_forgotten_when_all_have_read_them(place):
+    store = place(0)
+    store.values |= {"ssmrl/each/0/1": '"b"', "ssmrl/each/1/1": '"d"', "ssmrl/each/10/1": '"z"'}
+    assert hosts.exchange("a") == ["a", "b"]
+    assert store.values["ssmrl/each/0/0"] == '"a"'  # Process 1 may have yet to read it.
+    assert hosts.exchange("c") == ["c", "d"]
+    assert sorted(store.values) == ["ssmrl/each/1/0", "ssmrl/each/1/1", "ssmrl/each/10/1"]
+    place(1)
+    store.values |= {"ssmrl/each/0/0": '"a"', "ssmrl/each/1/0": '"c"'}
+    assert [hosts.exchange("b"), hosts.exchange("d")] == [["a", "b"], ["c", "d"]]
+    assert len(store.values) == 5
+
+
+@pytest.mark.parametrize(
+    ("others", "line"),
+    [
+        (({"lr": 1, "seed": 2},), None),
+        (({"lr": 1, "seed": 2}, {"lr": 1, "seed": 3}), r"seed=2, and process 2 \(host2\) seed=3"),
+        (({"lr": 1},), r"seed=2, and process 1 \(host1\) seed=None"),
+        (({"lr": 1, "seed": 2, "new": 4},), r"new=None, and process 1 \(host1\) new=4"),
+    ],
+)
+def test_processes_with_other_settings_are_named(place, others, line, monkeypatch):
+    place(0)
+    said = [[f"host{i}", other] for i, other in enumerate(others, 1)]
+    monkeypatch.setattr(hosts, "exchange", lambda own: [own, *said])
+    monkeypatch.setattr(socket, "gethostname", lambda: "host0")
+    if line is None:
+        hosts.check_same({"lr": 1, "seed": 2})
+        return
+    with pytest.raises(UsageError, match=rf"^process 0 \(host0\) has {line}: give every process"):
+        hosts.check_same({"lr": 1, "seed": 2})
+
+
+def test_a_file_that_is_shown_late_is_waited_for_and_one_that_is_not_is_refused(place, monkeypatch):
+    """By file systems of networks; process 1 looks for what process 0 wrote."""
+    store = place(1)
+    store.values["ssmrl/first/0"] = store.values["ssmrl/first/1"] = '"new"'
+    path = Path("config.yaml")
+    monkeypatch.setattr(time, "sleep", lambda seconds: path.write_text("new"))
+    hosts.check_shared(path)
+    path.write_text("old")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(RunError, match="^process 1 .* does not see config.yaml as process 0 wrote"):
+        hosts.check_shared(path, within=0.01)
+
+
+def test_wishes_are_heard_at_once_or_an_iteration_later():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    agreement = hosts.Agreement(mesh)
+    assert agreement.greatest(3, wait=True) == 3
+    assert agreement.greatest(5, wait=False) == 0
+    assert agreement.greatest(1, wait=False) == 5
+    assert agreement.greatest(0, wait=True) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "takes_all"),
+    [
+        ({"SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "2"}, True),
+        ({"SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2"}, False),
+        ({"SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2", "CUDA_VISIBLE_DEVICES": "0,1"}, False),
+        ({"SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2", "CUDA_VISIBLE_DEVICES": "1"}, True),
+        ({"SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "2", "JAX_LOCAL_DEVICE_IDS": "0"}, False),
+    ],
+)
+def test_a_task_that_has_its_node_for_itself_takes_all_accelerators(
+    environment, variables, takes_all, monkeypatch
+):
+    for name in ("CUDA_VISIBLE_DEVICES", "JAX_LOCAL_DEVICE_IDS", "SLURM_STEP_NUM_NODES"):
+        monkeypatch.delenv(name, raising=False)
+    environment(**variables)
+    set_: dict[str, str] = {}
+    config = SimpleNamespace(update=set_.__setitem__)
+    with hosts._all_devices_of_a_node(SimpleNamespace(config=config)):
+        pass
+    expected = {"jax_cuda_visible_devices": "all", "jax_rocm_visible_devices": "all"}
+    assert set_ == (expected if takes_all else {})
+
+
+def test_process_0_alone_has_a_logger(make_config, monkeypatch):
+    own = NullLogger()
+    monkeypatch.setattr(run_training_module, "make_logger", lambda *_: own)
+    for index in (1, 0):
+        monkeypatch.setattr(hosts, "_watch", SimpleNamespace(index=index, count=2))
+        run = RunFolder("run")
+        run.path.mkdir(exist_ok=True)
+        logger = run_training_module._start_logger(make_config(), run)
+        assert isinstance(logger, NullLogger) and (logger is own) is (index == 0)
+
+
 # ---------------------------------------------------------------------------------- checkpoint
+
+
+def test_process_0_says_what_is_best(place):
+    """Where another processor rounds otherwise, they would not all write."""
+    store = place(1)
+    best = BestCheckpoint(Path("best"))
+    store.values |= {"ssmrl/first/0": "false"}
+    best.offer(8, {"x": np.zeros(2)}, {"eval/return": 1.0})
+    best.close()
+    assert not any(Path("best").glob("[0-9]*"))
+
+
+def test_all_go_on_from_the_checkpoint_that_process_0_finds_whole(place):
+    """Process 1 does not look for itself: the newest may be damaged, and there for it alone."""
+    checkpoints = checkpoint.Checkpointer("c")
+    for step in (8, 16):
+        checkpoints.save(step, {"x": np.full(2, step)})
+    checkpoints.wait()
+    store = place(1)
+    store.values["ssmrl/first/0"] = "8"
+    assert checkpoints.restore({"x": np.zeros(2, int)})[1] == 8
+    checkpoints.close()
 
 
 def test_parts_of_an_array_are_checked_each(tmp_path):
@@ -284,6 +516,11 @@ def test_a_signal_to_one_stops_all_behind_one_iteration(make_config, record):
     assert "stopped by SIGTERM; the same command with run=run continues" in out
     assert silent == ""
     (step,) = saved_steps(run)
+    assert len({line["step"] for line in read_metrics(run.metrics)}) == length(run)
+    # Each has written the seed that it has, and noted its sum.
+    (meta,) = (run.checkpoints / str(step) / "meta").glob("metadata")
+    parts = [row[3] for row in json.loads(meta.read_text())["leaves"]]
+    assert all(sorted(bounds[0] for bounds, _ in each) == [[0, 1], [1, 2]] for each in parts)
     # What came behind the last line that was written is not in the state either.
     assert read_metrics(run.metrics)[-1]["step"] == step
     total = step + 100
@@ -422,7 +659,7 @@ def test_processes_learn_what_one_learns_and_their_number_may_change(agent, coun
     script = ROOT / "scripts" / "train.py"
     settings = [f"agent={agent}", "env=popgym/repeat_first_easy", *TINY[agent]]
     settings += ["eval_every=256", "eval_episodes=4", f"checkpoint_every={STEPS}", "resume=auto"]
-    many, one = RunFolder("many"), RunFolder("one")
+    many = RunFolder("many")
     first, then = ([*settings, "run_dir=many", "devices=all", x] for x in ("total_steps=99999", ""))
     with Processes(counts[0], *first, script=script) as processes:
         processes.until(lambda: len(many.checkpoint_steps()) > 1)
@@ -434,14 +671,4 @@ def test_processes_learn_what_one_learns_and_their_number_may_change(agent, coun
         assert processes.codes() == [0] * counts[1], processes.said()
     with Processes(1, *settings, "run_dir=one", then[-1], script=script) as processes:
         assert processes.codes() == [0], processes.said()
-    lines = [read_metrics(run.metrics) for run in (many, one)]
-    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
-    for a, b in zip(*lines, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            if not name.startswith("time/"):
-                where = f"{name} of step {a['step']}"
-                np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-4, err_msg=where)
-    a, b = (load_run(path, COMPONENTS).state.params for path in ("many", "one"))
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+    assert_runs_agree("many", "one", metrics=1e-4, params=1e-5)
