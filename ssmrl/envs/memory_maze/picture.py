@@ -224,8 +224,18 @@ def _by_columns(scene: _Scene, size: int) -> Leaf:
     focal = view.focal
     rows = _rows(view, focal, scene.heights, scene.quality)
     depth, face = _cast(scene, view.cast_u, focal)
-    upper = _in_bands(lambda rows: _upper(rows, focal, depth, face, scene), rows[: view.horizon])
-    lower = _in_bands(lambda rows: _lower(rows, focal, depth, face, scene), rows[view.horizon :])
+    # A 0 that only the environment knows. Where all environments read the same places, vmap makes a
+    # gather with environments innermost, and whatever reads it jumps from one to the next.
+    nothing = (face[0] >> 31).astype(jnp.int32)
+
+    def painted(paint: Callable[..., Leaf], rows: _Rows) -> Leaf:
+        def band(rows: _Rows) -> Leaf:
+            column = rows.column + nothing
+            return paint(rows, focal, depth[column], face[column], scene)
+
+        return _in_bands(band, rows)
+
+    upper, lower = painted(_upper, rows[: view.horizon]), painted(_lower, rows[view.horizon :])
     return jnp.concatenate([upper, lower], axis=0)
 
 
@@ -368,10 +378,9 @@ def _level(stretch: Leaf, focal: float, texture_size: int) -> Leaf:
 
 
 def _upper(rows: _Rows, focal: float, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
-    """Rows above the horizon: walls before the sky, u32[rows, size]."""
-    depth = depth[rows.column]
+    """Rows above the horizon: walls before the sky, u32[rows, size], as ``depth`` and ``face``."""
     rise = scene.heights.wall - EYE_HEIGHT
-    wall = _wall(face[rows.column], rise - rows.w * depth, scene.quality)
+    wall = _wall(face, rise - rows.w * depth, scene.quality)
     # How much of the pixel is below the wall's upper edge.
     slope = rise / depth - rows.w
     share = jnp.clip(slope * (focal * rows.ahead**2) + 0.5, 0, 1)
@@ -380,10 +389,9 @@ def _upper(rows: _Rows, focal: float, depth: Leaf, face: Leaf, scene: _Scene) ->
 
 
 def _lower(rows: _Rows, focal: float, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
-    """Rows below the horizon: targets before walls before the floor, u32[rows, size]."""
-    depth = depth[rows.column]
+    """Rows below the horizon: targets before walls before the floor, as :func:`_upper`."""
     rise = scene.heights.wall - EYE_HEIGHT
-    wall = _wall(face[rows.column], rise - rows.w * depth, scene.quality)
+    wall = _wall(face, rise - rows.w * depth, scene.quality)
     slope = rows.w + EYE_HEIGHT / depth
     share = jnp.clip(slope * (focal * rows.ahead**2) + 0.5, 0, 1)
     floor = _flat(scene, rows.u, EYE_HEIGHT / rows.down, rows.floor_level, tops=False)[2]
