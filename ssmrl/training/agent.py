@@ -111,6 +111,54 @@ class NotingAgent(Protocol):
 
 
 @runtime_checkable
+class HostStoringAgent(Protocol):
+    """An agent that can keep a part of its state in the host's memory (optional).
+
+    That part is NumPy arrays among the leaves of the state, and everything is said of one seed. An
+    iteration is then ``before_exchange``, ``exchange`` and ``after_exchange``, one after the other;
+    see `ssmrl.training.host_storage`.
+    """
+
+    stores_on_host: bool
+    """Whether it does; if not, nothing of this is called."""
+
+    def storage_shapes(self) -> Any:
+        """ShapeDtypeStructs of the part, which begins with zeros."""
+        ...
+
+    def storage_of(self, state: State) -> Any:
+        """The part. Only selects from ``state``."""
+        ...
+
+    def with_storage(self, state: State, storage: Any) -> State:
+        """``state`` with that part; with None, which is also what ``init`` leaves, without it."""
+        ...
+
+    def before_exchange(self, state: State) -> tuple[State, Any, Any]:
+        """The iteration's beginning. Pure and jittable; the part is not in ``state``.
+
+        Returns:
+            The state, what ``after_exchange`` is to be given beside it, and the request.
+        """
+        ...
+
+    def exchange(self, storage: Any, request: Any) -> Any:
+        """On the host: write to the part, in place, and read from it, as the request says.
+
+        All arrays are NumPy's.
+        """
+        ...
+
+    def block_shapes(self, request: Any) -> Any:
+        """ShapeDtypeStructs of what ``exchange`` returns for a request of these shapes."""
+        ...
+
+    def after_exchange(self, state: State, carried: Any, block: Any) -> tuple[State, Metrics]:
+        """The rest of the iteration. Pure and jittable; the part is not in ``state``."""
+        ...
+
+
+@runtime_checkable
 class TransferableAgent(Protocol):
     """An agent that can begin with what another has learned (optional; ``init_from``)."""
 

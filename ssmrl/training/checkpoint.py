@@ -74,7 +74,9 @@ def to_host(tree: Any) -> Any:
     )
 
 
-def _from_host(array: np.ndarray, like: Any) -> jax.Array:
+def _from_host(array: np.ndarray, like: Any) -> jax.Array | np.ndarray:
+    if isinstance(like, np.ndarray):  # It stays there, and is written to.
+        return array if array.flags.writeable else array.copy()
     # A copy for the same reason as in to_host, in the other direction.
     value = jnp.array(array, copy=True)
     if _is_key(like):
@@ -212,7 +214,8 @@ class Checkpointer:
         """Read the newest whole checkpoint, or the one of ``step``.
 
         Args:
-            like: a pytree of arrays or ShapeDtypeStructs: what the state must look like.
+            like: a pytree of arrays or ShapeDtypeStructs: what the state must look like. Where it
+                has NumPy arrays, so has the state.
             step: this checkpoint and no other.
             warn: called with a line for each damaged checkpoint that was passed over.
 

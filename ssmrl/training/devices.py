@@ -87,9 +87,14 @@ def device_memory() -> int | None:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    if device.platform == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return host_memory() if device.platform == "cpu" else None
+
+
+def host_memory() -> int | None:
+    """Bytes of RAM; None if unknown."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def place(tree: Any, where: Any) -> Any:

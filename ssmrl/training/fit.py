@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ssmrl.training.devices import device_memory
 from ssmrl.training.errors import RunError, UsageError, first_line
@@ -50,12 +51,14 @@ def check_size(state: Any, *, devices: int = 1) -> None:
     """Raise RunError if a state is larger than the memory of the devices that are to hold it.
 
     Args:
-        state: arrays or shapes; of several devices each holds an equal part at best.
+        state: arrays or shapes; of several devices each holds an equal part at best. NumPy arrays
+            are the host's, and do not count.
         devices: how many there are.
     """
     sizes = {
         jax.tree_util.keystr(path): (leaf, _bytes(leaf))
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if not isinstance(leaf, np.ndarray)
     }
     needed, available = sum(size for _, size in sizes.values()), device_memory()
     if available is None or needed <= devices * available:

@@ -36,6 +36,11 @@ from ssmrl.training.devices import (
 )
 from ssmrl.training.errors import NonFiniteError, RunError, StopTraining
 from ssmrl.training.evaluation import EvaluationStoppedError
+from ssmrl.training.host_storage import (
+    HostStoredIteration,
+    stores_on_host,
+    with_empty_storage,
+)
 from ssmrl.training.loggers import Logger, NullLogger
 from ssmrl.training.progress import Reporter, is_learning
 from ssmrl.training.returns import STARTS, TrainingReturns, tallies
@@ -99,6 +104,10 @@ def seed_keys(seed: int, seeds: int) -> jax.Array:
 
 def init_state(agent: Agent, seed: int, seeds: int) -> Any:
     """The state before training; leaves gain a leading axis ``[seeds]`` when ``seeds > 1``."""
+    return with_empty_storage(agent, _init_on_device(agent, seed, seeds), seeds)
+
+
+def _init_on_device(agent: Agent, seed: int, seeds: int) -> Any:
     if seeds == 1:
         return jax.jit(agent.init)(streams.training_key(seed))
     return jax.jit(over_seeds(agent.init))(seed_keys(seed, seeds))
@@ -118,8 +127,12 @@ def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def abstract_state(agent: Agent, seed: int, seeds: int) -> Any:
-    """`init_state` as ShapeDtypeStructs, without computing anything."""
-    return jax.eval_shape(lambda: init_state(agent, seed, seeds))
+    """`init_state` as ShapeDtypeStructs, without computing anything.
+
+    What is stored on the host (`HostStoringAgent`) is there as arrays, which take no memory.
+    """
+    shapes = jax.eval_shape(lambda: _init_on_device(agent, seed, seeds))
+    return with_empty_storage(agent, shapes, seeds)
 
 
 def check_placement(agent: Agent, config: TrainConfig, *, is_host: bool) -> None:
@@ -138,6 +151,11 @@ def check_placement(agent: Agent, config: TrainConfig, *, is_host: bool) -> None
         raise RunError(
             f"devices={config.devices}: this environment runs on the host and hands its steps to "
             "one device; leave devices=1"
+        )
+    if stores_on_host(agent) and device_count(config.devices) > 1:
+        raise RunError(
+            f"devices={config.devices}: this agent keeps a part of its state on the host "
+            "(agent.replay_storage=host), which feeds one device; leave devices=1"
         )
     mesh = make_mesh(config.devices)
     if mesh is not None:
@@ -366,6 +384,8 @@ class _Loop:
         """Compile the iteration ahead of time, so that rates need not guess what compiling cost."""
         started = time.monotonic()
         config, step = self.config, self.agent.iteration
+        if stores_on_host(self.agent):
+            return self._compile_around_host(state, started)
         if config.seeds > 1:
             step = over_seeds(step)
         _check_same_types(state, jax.eval_shape(step, state)[0])
@@ -387,6 +407,20 @@ class _Loop:
         with surroundings:
             compiled = jax.jit(step, donate_argnums=0, **options).lower(state).compile()
         return compiled, state, time.monotonic() - started
+
+    def _compile_around_host(
+        self, state: Any, started: float
+    ) -> tuple[Callable[..., Any], Any, float]:
+        """`_compile` for agents that store on the host, on one device."""
+        iteration = HostStoredIteration(
+            self.agent,  # type: ignore[arg-type]
+            state,
+            self.config.seeds,
+            over_seeds,
+            compiler_options=compiler_options(),
+        )
+        _check_same_types(self.agent.with_storage(state, None), iteration.shapes_after[0])
+        return iteration, state, time.monotonic() - started
 
     def _finish(self, step: int, metrics: dict[str, jax.Array], done_at: float | None) -> None:
         """Fetch an iteration's metrics, judge them, and write them where they go.

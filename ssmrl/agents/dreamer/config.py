@@ -7,6 +7,7 @@ from typing import Any
 POSTERIORS = ("parallel", "recurrent")
 POLICY_INPUTS = ("output", "hidden", "full")
 BOUNDED_ACTIONS = ("squashed", "clipped")
+REPLAY_STORAGES = ("device", "host")
 DTYPES = ("auto", "float32", "bfloat16")
 
 _LONGEST_ROLLOUT = 16
@@ -75,6 +76,11 @@ class DreamerConfig:
             per iteration: train_ratio * num_envs * rollout_length / (batch_size * batch_length).
         replay_capacity: environment steps that the replay buffer holds; each takes the memory of
             two observations (the one acted on, and the one that the step led to).
+        replay_storage: where the replay buffer's observations are: on the "device", or on the
+            "host", in RAM, from where an iteration's windows come to the device in one block;
+            rewards, actions, flags and carries stay on the device. What is learned is the same. For
+            pictures that the device has no room for; it waits for them once an iteration. Not with
+            several devices. A checkpoint under way takes the buffer's memory on the host again.
         replay_context: start windows from carries that are kept in the replay buffer, instead of
             starting each afresh: those that acting had there, overwritten by newer ones whenever
             an update has passed. The buffer then holds a carry per step, which for memories with
@@ -133,6 +139,7 @@ class DreamerConfig:
     batch_length: int = 64
     train_ratio: float = 32.0
     replay_capacity: int = 200_000
+    replay_storage: str = "device"
     replay_context: bool = False
     replay_online: bool = False
     reward_scale: float = 1.0
@@ -180,6 +187,7 @@ class DreamerConfig:
             "posterior": POSTERIORS,
             "policy_inputs": POLICY_INPUTS,
             "bounded_actions": BOUNDED_ACTIONS,
+            "replay_storage": REPLAY_STORAGES,
             "compute_dtype": DTYPES,
         }
         for name, known in choices.items():

@@ -32,7 +32,18 @@ from ssmrl.agents.dreamer.behaviour import (
 from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.agents.dreamer.losses import two_hot_mean
 from ssmrl.agents.dreamer.observations import compare
-from ssmrl.agents.dreamer.replay import Batch, Replay, ReplayState, Step, bytes_per_step
+from ssmrl.agents.dreamer.replay import (
+    Batch,
+    HostedObservations,
+    HostRequest,
+    Replay,
+    ReplayState,
+    Step,
+    Windows,
+    bytes_of,
+    bytes_per_step,
+    exchange,
+)
 from ssmrl.agents.dreamer.world_model import (
     Latent,
     Start,
@@ -57,6 +68,7 @@ from ssmrl.memory import Memory, build_memory
 from ssmrl.training.devices import (
     check_divides,
     device_memory,
+    host_memory,
     split_batch,
     split_environments,
 )
@@ -146,25 +158,57 @@ class Dreamer:
         """What a user should know before a training of so many seeds side by side, in lines.
 
         Raises:
-            ValueError: the device cannot hold the replay buffer.
+            ValueError: the device, or the host, cannot hold its part of the replay buffer.
         """
         c, env = self.config, self.env
         carry = jax.eval_shape(partial(self.initialize_carry, 1)) if c.replay_context else ()
         step, context = bytes_per_step(env.observation_space, env.action_space, carry)
+        on_host = 2 * bytes_of(as_tree(env.observation_space)) if self.stores_on_host else 0
+        fetched = on_host // 2 * c.updates_per_iteration * c.batch_size * c.batch_length
+        on_device = step - on_host + context
         steps = c.replay_capacity * seeds
-        taken = f"{steps * (step + context) / 2**30:.2f} GiB"
+        taken = _gib(steps * on_device)
         if context:
-            taken += f", {steps * context / 2**30:.2f} GiB of it carries"
-        available = device_memory()
-        if available is not None and steps * (step + context) > available:
-            half = available // 2 // (step + context) // seeds
-            ways = [f"agent.replay_capacity={half}"] if half >= c.smallest_capacity else []
-            ways += ["agent.replay_context=false"] if context else []
-            raise ValueError(
-                f"agent.replay_capacity={c.replay_capacity} takes {taken}, and the device has "
-                f"{available / 2**30:.2f} GiB; set {' or '.join(ways or ['fewer seeds'])}"
-            )
-        return [f"replay buffer: {steps:,} steps, {taken}"]
+            taken += f", {_gib(steps * context)} of it carries"
+        self._check_device_memory(seeds, on_device, context, taken, seeds * fetched)
+        if not on_host:
+            return [f"replay buffer: {steps:,} steps, {taken}"]
+        self._check_host_memory(seeds, on_host)
+        return [
+            f"replay buffer: {steps:,} steps, {_gib(steps * on_host)} on the host, {taken} on the "
+            f"device, and {_gib(seeds * fetched)} there for the windows of an iteration"
+        ]
+
+    def _check_device_memory(
+        self, seeds: int, per_step: int, context: int, taken: str, fetched: int
+    ) -> None:
+        """Refuse a buffer of more bytes than the device has, beside those that are fetched."""
+        c, available = self.config, device_memory()
+        if available is None or c.replay_capacity * seeds * per_step + fetched <= available:
+            return
+        half = (available // 2 - fetched) // per_step // seeds
+        ways = [f"agent.replay_capacity={half}"] if half >= c.smallest_capacity else []
+        ways += ["agent.replay_context=false"] if context else []
+        if not self.stores_on_host and jax.default_backend() != "cpu":
+            ways += ["agent.replay_storage=host"]
+        beside = f" and {_gib(fetched)} for the windows of an iteration" if fetched else ""
+        raise ValueError(
+            f"agent.replay_capacity={c.replay_capacity} takes {taken}{beside}, and the device has "
+            f"{_gib(available)}; set {' or '.join(ways or ['fewer seeds'])}"
+        )
+
+    def _check_host_memory(self, seeds: int, per_step: int) -> None:
+        """Refuse a buffer that the host cannot hold, or not together with its copy."""
+        c, available = self.config, host_memory()
+        taken = c.replay_capacity * seeds * per_step
+        if available is None or 2 * taken <= available:
+            return
+        fits = available // 3 // per_step // seeds
+        way = f"agent.replay_capacity={fits}" if fits >= c.smallest_capacity else "fewer seeds"
+        raise ValueError(
+            f"agent.replay_capacity={c.replay_capacity} takes {_gib(taken)} of the host's memory, "
+            f"and as much again while a checkpoint is written; it has {_gib(available)}; set {way}"
+        )
 
     # ........................................................................ beginning
 
@@ -253,20 +297,49 @@ class Dreamer:
         Returns:
             the new state, and metrics as scalars; means over episodes are 0 where none ended.
             Until the buffer holds a whole window there are no updates, and losses are 0.
+
+        Raises:
+            ValueError: the replay buffer is on the host.
         """
+        if self.stores_on_host:
+            raise ValueError(
+                "agent.replay_storage=host: an iteration is more than one program, see "
+                "ssmrl.training.host_storage.HostStoredIteration"
+            )
+        state, _, collected = self._collect(state)
+        return self._learn_from_replay(state, collected)
+
+    def _collect(self, state: TrainState) -> tuple[TrainState, Step, tuple[Array, Metrics]]:
+        """Also the new steps; and, for what follows, a key and the metrics of collecting."""
         key, key_collect, key_update = jax.random.split(state.key, 3)
         collect = partial(self._collect_step, state.params)
         keys = jax.random.split(key_collect, self.config.steps_per_rollout)
         acting, (steps, episode) = lax.scan(collect, state.acting, keys)
         replay = self.replay.add(state.replay, steps)
         state = state.replace(acting=acting, replay=replay, key=key)
+        reward = steps.reward / self.config.reward_scale
+        metrics = environment_metrics(self.env, steps.observation, reward)
+        return state, steps, (key_update, metrics | episode_metrics(episode))
+
+    def _learn_from_replay(
+        self, state: TrainState, collected: tuple[Array, Metrics], observations: Any = None
+    ) -> tuple[TrainState, Metrics]:
+        """The updates, as soon as there is a window.
+
+        Args:
+            state: of which the environments are left alone.
+            collected: from `_collect`.
+            observations: of all updates' windows, leaves `[U, T, N, ...]`, where the host has them.
+        """
+        key_update, collecting = collected
+        replay = state.replay
         learned = (state.params, state.slow_critic, state.returns, state.optimizer)
         # Of the buffer, only what updates change: the rest would be copied through the `cond`.
         changing = (learned, replay.contexts, replay.served)
 
         def update():
-            keys = jax.random.split(key_update, self.config.updates_per_iteration)
-            new, metrics = lax.scan(partial(self._update, replay), changing, keys)
+            keys = self._update_keys(key_update)
+            new, metrics = lax.scan(partial(self._update, replay), changing, (keys, observations))
             return new, jax.tree.map(jnp.mean, metrics)
 
         def wait():
@@ -284,9 +357,59 @@ class Dreamer:
             replay=replay.replace(contexts=contexts, served=served),
         )
         metrics["updates"] = jnp.where(ready, float(self.config.updates_per_iteration), 0.0)
-        reward = steps.reward / self.config.reward_scale
-        metrics |= environment_metrics(self.env, steps.observation, reward)
-        return state, metrics | episode_metrics(episode)
+        return state, metrics | collecting
+
+    def _update_keys(self, key: Array) -> Array:
+        """`[U, 2]`: of each update that for its windows, and that for its loss."""
+        return jax.vmap(jax.random.split)(jax.random.split(key, self.config.updates_per_iteration))
+
+    # ........................................................................ replay on the host
+
+    @property
+    def stores_on_host(self) -> bool:
+        """See `ssmrl.training.agent.HostStoringAgent`, as for the next methods."""
+        return self.config.replay_storage == "host"
+
+    def storage_shapes(self) -> HostedObservations:
+        """The replay buffer's observations, before and after each step."""
+        rows = (self.config.num_envs, self.replay.capacity)
+        ring = jax.tree.map(
+            lambda space: jax.ShapeDtypeStruct((*rows, *space.shape), space.dtype),
+            as_tree(self.env.observation_space),
+        )
+        return HostedObservations(ring, ring)
+
+    def storage_of(self, state: TrainState) -> Any:
+        return state.replay.hosted
+
+    def with_storage(self, state: TrainState, storage: Any) -> TrainState:
+        return state.replace(replay=state.replay.replace(hosted=storage))
+
+    def before_exchange(self, state: TrainState) -> tuple[TrainState, Any, HostRequest]:
+        """Collect, and draw the windows of all updates: which they are depends on none of them."""
+        state, steps, collected = self._collect(state)
+
+        def draw(replay: ReplayState, keys: Array) -> tuple[ReplayState, Windows]:
+            windows, drawn = self.replay.draw(replay, keys[0])
+            return drawn, windows
+
+        _, windows = lax.scan(draw, state.replay, self._update_keys(collected[0]))
+        return state, collected, self.replay.request(state.replay, steps, windows)
+
+    def exchange(self, storage: HostedObservations, request: HostRequest) -> Any:
+        return exchange(storage, request)
+
+    def block_shapes(self, request: HostRequest) -> Any:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*request.env.shape, *x.shape[2:]), x.dtype),
+            request.new.observation,
+        )
+
+    def after_exchange(
+        self, state: TrainState, carried: Any, block: Any
+    ) -> tuple[TrainState, Metrics]:
+        """Update on the windows whose observations the host has given."""
+        return self._learn_from_replay(state, carried, block)
 
     # ........................................................................ collecting
 
@@ -331,13 +454,13 @@ class Dreamer:
 
     # ........................................................................ updating
 
-    def _update(self, replay: ReplayState, changing, key: Array):
+    def _update(self, replay: ReplayState, changing, given):
         """One gradient step on windows drawn from the replay buffer."""
         learned, contexts, served = changing
-        key_sample, key_loss = jax.random.split(key)
+        (key_sample, key_loss), observation = given
         replay = replay.replace(contexts=contexts, served=served)
         windows, replay = self.replay.draw(replay, key_sample)
-        context, batch = self.replay.read(replay, windows)
+        context, batch = self.replay.read(replay, windows, observation)
         context, batch = split_batch(context, 0), split_batch(batch, 1)
         learned, metrics, latent = self._learn(learned, context, batch, key_loss)
         if context is not None:
@@ -488,6 +611,10 @@ class Dreamer:
 
 
 # ------------------------------------------------------------------------------------ helpers
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def make_dreamer(

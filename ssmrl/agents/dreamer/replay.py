@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array, lax
 
@@ -66,16 +67,44 @@ class Batch:
 
 @struct.dataclass
 class ReplayState:
-    """What is stored. The last two change with updates, the first two do not."""
+    """What is stored. Updates change `contexts` and `served`, and nothing else."""
 
     steps: Any
-    """flashbax's ring of `Step`s without their contexts, leaves `[num_envs, capacity, ...]`."""
+    """flashbax's ring of `Step`s without their contexts, leaves `[num_envs, capacity, ...]`.
+
+    With `replay_storage="host"` without observations, too."""
     added: Leaf
     """int32 []: steps of each environment that were ever added."""
     contexts: Any
     """flashbax's ring of the carries before these steps, or None."""
     served: Leaf
     """int32 []: windows that the online queue has handed out."""
+    hosted: Any = None
+    """`HostedObservations` in NumPy; None in a program of the device, and where it has all."""
+
+
+@struct.dataclass
+class HostedObservations:
+    """The part of `Step`s that the host has; in its ring, leaves `[num_envs, capacity, ...]`."""
+
+    observation: Any
+    final_observation: Any
+
+
+@struct.dataclass
+class HostRequest:
+    """What the host is to store and to read; see `exchange`."""
+
+    new: HostedObservations
+    """Of new steps, leaves `[T, B, ...]`."""
+    place: Leaf
+    """int32 `[T]`: where in the ring they go."""
+    env: Leaf
+    """int32 `[..., T, N]`: of each observation that is asked for, the environment."""
+    time: Leaf
+    """int32 `[..., T, N]`: its place in the ring."""
+    final: Leaf
+    """bool `[..., T, N]`: it is that step's final observation."""
 
 
 @struct.dataclass
@@ -114,7 +143,7 @@ class Replay:
 
     def init(self, step: Step) -> ReplayState:
         """An empty buffer; `step` (leaves `[B, ...]`) has the shapes and dtypes."""
-        one = jax.tree.map(lambda x: x[0], step)
+        one = jax.tree.map(lambda x: x[0], self._on_device(step))
         return ReplayState(
             steps=self._buffer.init(one.replace(context=None)),
             added=jnp.zeros((), jnp.int32),
@@ -124,6 +153,7 @@ class Replay:
 
     def add(self, state: ReplayState, steps: Step) -> ReplayState:
         """Append steps `[T, B, ...]`, which follow those of the previous call."""
+        steps = self._on_device(steps)
         context = steps.context
         steps = jax.tree.map(_swap_time_and_batch, steps.replace(context=None))
         state = state.replace(
@@ -133,6 +163,12 @@ class Replay:
             carries = jax.tree.map(_swap_time_and_batch, context)
             state = state.replace(contexts=self._buffer.add(state.contexts, carries))
         return state
+
+    def _on_device(self, steps: Step) -> Step:
+        """Of steps, what the device's ring has."""
+        if self.config.replay_storage == "device":
+            return steps
+        return steps.replace(observation=None, final_observation=None)
 
     def ready(self, state: ReplayState) -> Array:
         """bool []: there is at least one whole window."""
@@ -167,14 +203,50 @@ class Replay:
         served = jnp.minimum(served + c.batch_size, whole)
         return windows, state.replace(served=served)
 
-    def read(self, state: ReplayState, windows: Windows) -> tuple[Any, Batch]:
-        """The carries that windows start from (None without `replay_context`), and a batch."""
+    def request(self, state: ReplayState, steps: Step, windows: Windows) -> HostRequest:
+        """What the host is to store and to read, with `replay_storage="host"`.
+
+        Args:
+            state: the buffer.
+            steps: `[T, B, ...]`, those that were added last.
+            windows: to be read, leaves `[U, N]`.
+        """
+
+        def observations(windows: Windows) -> tuple[Array, Array, Array]:
+            ring = state.steps.experience
+            terminated, truncated = self._gather((ring.terminated, ring.truncated), windows)
+            step, final = _layout(terminated | truncated)
+            env = jnp.broadcast_to(windows.env, step.shape)
+            return env, (windows.start + step) % self.capacity, final
+
+        env, time, final = jax.vmap(observations)(windows)
+        length = len(steps.reward)
+        return HostRequest(
+            new=HostedObservations(steps.observation, steps.final_observation),
+            place=(state.added - length + jnp.arange(length)) % self.capacity,
+            env=env,
+            time=time,
+            final=final,
+        )
+
+    def read(
+        self, state: ReplayState, windows: Windows, observation: Any = None
+    ) -> tuple[Any, Batch]:
+        """The carries that windows start from (None without `replay_context`), and a batch.
+
+        Args:
+            state: the buffer.
+            windows: of it.
+            observation: of the batch, leaves `[T, N, ...]`, where the host has them.
+        """
         steps = self._gather(state.steps.experience, windows)
+        batch = unfold(steps, has_context=state.contexts is not None)
+        if observation is not None:
+            batch = batch.replace(observation=observation)
         if state.contexts is None:
-            return None, unfold(steps, has_context=False)
+            return None, batch
         place = (windows.env, windows.start)
         context = jax.tree.map(lambda x: x[place], state.contexts.experience)
-        batch = unfold(steps, has_context=True)
         # The action in front of the window is in the carry, not in the window.
         action = jax.tree.map(lambda x, a: x.at[0].set(a), batch.action, context.action)
         return context, batch.replace(action=action)
@@ -221,6 +293,29 @@ class Replay:
         return jax.tree.map(lambda x: x[place], ring)
 
 
+def exchange(hosted: HostedObservations, request: HostRequest) -> Any:
+    """Store new observations and read others, in NumPy.
+
+    Args:
+        hosted: changed in place.
+        request: its arrays as NumPy's.
+
+    Returns:
+        the observations asked for, leaves `[..., T, N, ...]`.
+    """
+
+    def store(ring: np.ndarray, new: np.ndarray) -> None:
+        ring[:, request.place] = np.swapaxes(new, 0, 1)
+
+    def read(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        block, final = before[request.env, request.time], request.final
+        block[final] = after[request.env[final], request.time[final]]
+        return block
+
+    jax.tree.map(store, hosted, request.new)
+    return jax.tree.map(read, hosted.observation, hosted.final_observation)
+
+
 def bytes_per_step(observation_space: Space, action_space: Space, carry: Any) -> tuple[int, int]:
     """Memory that one stored step takes, without its context, and that of the context.
 
@@ -228,13 +323,14 @@ def bytes_per_step(observation_space: Space, action_space: Space, carry: Any) ->
         observation_space, action_space: of one environment.
         carry: of one environment, arrays or their shapes.
     """
-
-    def size(tree: Any) -> int:
-        return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
     # The observation before and after; the reward, and three flags.
-    step = 2 * size(as_tree(observation_space)) + size(as_tree(action_space)) + 4 + 3
-    return step, size(carry)
+    step = 2 * bytes_of(as_tree(observation_space)) + bytes_of(as_tree(action_space)) + 4 + 3
+    return step, bytes_of(carry)
+
+
+def bytes_of(tree: Any) -> int:
+    """Of all leaves: arrays, their shapes, or spaces."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def positions(ended: Array) -> Array:
@@ -258,12 +354,8 @@ def unfold(steps: Step, *, has_context: bool) -> Batch:
         has_context: the window goes on from a carry that was stored. Otherwise its first
             observation is a fresh start for the world model, whatever it was for the environment.
     """
-    ended = steps.terminated | steps.truncated
-    length = ended.shape[0]
-    position = positions(ended)
-    place = jnp.arange(length)
-    step = jax.vmap(lambda p: jnp.searchsorted(p, place, side="right") - 1, 1, 1)(position)
-    final = place[:, None] > jnp.take_along_axis(position, step, axis=0)
+    step, final = _layout(steps.terminated | steps.truncated)
+    place = jnp.arange(len(step))
     # Where a final observation is meant, the step that led to it is `step`, else the one before.
     cause = jnp.where(final, step, jnp.maximum(step - 1, 0))
 
@@ -286,6 +378,20 @@ def unfold(steps: Step, *, has_context: bool) -> Batch:
         # An episode that was interrupted, by a resume with new environments, has no final one.
         last=final | follows,
     )
+
+
+def _layout(ended: Array) -> tuple[Array, Array]:
+    """What each place of a window of observations shows, int and bool `[T, B]`.
+
+    Args:
+        ended: bool `[T, B]`, the step ended its episode.
+
+    Returns:
+        the step, and whether it is its final observation rather than the one that was acted on.
+    """
+    position, place = positions(ended), jnp.arange(len(ended))
+    step = jax.vmap(lambda p: jnp.searchsorted(p, place, side="right") - 1, 1, 1)(position)
+    return step, place[:, None] > jnp.take_along_axis(position, step, axis=0)
 
 
 def _swap_time_and_batch(x: Array) -> Array:

@@ -19,11 +19,14 @@ behind a wall. Then every pixel casts a ray of its own, from where it is as low 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, UInt8
 
 from ssmrl.envs.environment import Leaf
@@ -115,6 +118,54 @@ def camera(size: int, columns: int) -> _Camera:
     )
 
 
+@struct.dataclass
+class _Rows:
+    """Of some of a camera's rows, all that does not depend on what is seen.
+
+    Attributes:
+        u, w, ahead, column: the camera's.
+        sky: its colours, f32[rows, size, 3].
+        floor_level, top_level: of detail, of the floor and of walls' tops, i32[rows, 1].
+    """
+
+    u: Leaf
+    w: Leaf
+    ahead: Leaf
+    column: Leaf
+    sky: Leaf
+    floor_level: Leaf
+    top_level: Leaf
+
+    @property
+    def down(self) -> Leaf:
+        """Of rows that look down, how far rays fall to one ahead, f32[rows, 1]."""
+        return jnp.maximum(-self.w, 1e-3)
+
+    def __getitem__(self, rows: slice) -> _Rows:
+        return jax.tree.map(lambda x: x[rows], self)
+
+
+def _rows(view: _Camera, focal: float, heights: Heights, quality: Quality) -> _Rows:
+    """All rows of a camera, in numpy. ``focal``: of the picture, pixels to a unit of slope."""
+    squared = np.maximum(-view.w, 1e-3) ** 2
+
+    def level(below: float) -> np.ndarray:
+        # A ray that falls by `down` is `below` the eye at a depth of below / down, and meets what
+        # is flat there at a slope of `down`.
+        exact = np.log2(quality.texture_size / focal * max(below, 1e-3) / squared)
+        return np.clip(np.round(exact), 0, np.log2(quality.texture_size)).astype(np.int32)
+
+    return _Rows(
+        u=view.u,
+        w=view.w,
+        ahead=view.ahead,
+        column=view.column,
+        sky=sky(view),
+        floor_level=level(EYE_HEIGHT),
+        top_level=level(EYE_HEIGHT - heights.wall),
+    )
+
+
 @dataclass(frozen=True)
 class _Eye:
     """Where the camera is, and the cosine and sine of where it looks."""
@@ -164,18 +215,51 @@ def draw(
     paint = _by_columns if heights.wall > EYE_HEIGHT else _by_pixels
     pixels = paint(scene, size)
     pixels = jnp.where(frame(size), _pack_bytes(frame_colour(colours[current])), pixels)
-    pixels = jax.lax.optimization_barrier(pixels)
     return jax.lax.bitcast_convert_type(pixels, jnp.uint8)[..., :3]
 
 
 def _by_columns(scene: _Scene, size: int) -> Leaf:
     """Walls higher than the eye, packed, u32[size, size]."""
     view = camera(size, scene.quality.columns)
-    # Behind barriers: XLA would compute the columns again for each pixel that reads them, and a
-    # pixel again for each of its channels, which are therefore one integer to the end.
-    depth, face = jax.lax.optimization_barrier(_cast(scene, view.cast_u, view.focal))
-    upper, lower = _upper(view, depth, face, scene), _lower(view, depth, face, scene)
+    focal = view.focal
+    rows = _rows(view, focal, scene.heights, scene.quality)
+    depth, face = _cast(scene, view.cast_u, focal)
+    # A 0 that only the environment knows. Where all environments read the same places, vmap makes a
+    # gather with environments innermost, and whatever reads it jumps from one to the next.
+    nothing = (face[0] >> 31).astype(jnp.int32)
+
+    def painted(paint: Callable[..., Leaf], rows: _Rows) -> Leaf:
+        def band(rows: _Rows) -> Leaf:
+            column = rows.column + nothing
+            return paint(rows, focal, depth[column], face[column], scene)
+
+        return _in_bands(band, rows)
+
+    upper, lower = painted(_upper, rows[: view.horizon]), painted(_lower, rows[view.horizon :])
     return jnp.concatenate([upper, lower], axis=0)
+
+
+_BANDS = 2  # the fewest that make a loop
+
+
+def _in_bands(paint: Callable[[_Rows], Any], rows: _Rows) -> Any:
+    """``paint`` of bands of ``rows``, one after the other, put together.
+
+    The loop is there for what it keeps apart. XLA would otherwise fuse all that a picture takes
+    into whatever reads it last, and compute the columns again for each pixel, and the pixels again
+    for each of their channels, at four times the cost; its CPU compiler takes no notice of
+    optimization barriers. What goes into a loop and what comes out of it is computed once.
+
+    Args:
+        paint: a band's rows as arrays with a leading axis, one entry a row.
+        rows: as many as there are.
+    """
+    count = len(rows.column)
+    # The last band may repeat the last row.
+    place = np.minimum(np.arange(-(-count // _BANDS) * _BANDS), count - 1).reshape(_BANDS, -1)
+    bands = jax.tree.map(lambda x: jnp.asarray(x[place]), rows)
+    painted = jax.lax.map(paint, bands)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], painted)
 
 
 @functools.cache
@@ -210,7 +294,7 @@ _LEVEL_SHIFT, _PLACE_SHIFT, _SHADE_SHIFT = 4, 8, 18
 _PLACES, _SHADES = 1024, 4095
 
 
-def _cast(scene: _Scene, u: np.ndarray, focal: float, begin: Leaf = 0.0) -> tuple[Leaf, Leaf]:
+def _cast(scene: _Scene, u: Leaf, focal: float, begin: Leaf = 0.0) -> tuple[Leaf, Leaf]:
     """Depth of the wall that each ray meets, f32 of u's shape, and its face, packed, u32.
 
     Args:
@@ -293,37 +377,30 @@ def _level(stretch: Leaf, focal: float, texture_size: int) -> Leaf:
 # ------------------------------------------------------------------------------------- pixels
 
 
-def _upper(view: _Camera, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
-    """Rows above the horizon: walls before the sky, u32[horizon, size]."""
-    rows = slice(None, view.horizon)
-    column, w = view.column[rows], view.w[rows]
-    depth = depth[column]
+def _upper(rows: _Rows, focal: float, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
+    """Rows above the horizon: walls before the sky, u32[rows, size], as ``depth`` and ``face``."""
     rise = scene.heights.wall - EYE_HEIGHT
-    wall = _wall(face[column], rise - w * depth, scene.quality)
+    wall = _wall(face, rise - rows.w * depth, scene.quality)
     # How much of the pixel is below the wall's upper edge.
-    slope = rise / depth - w
-    share = jnp.clip(slope * (view.focal * view.ahead[rows] ** 2) + 0.5, 0, 1)
-    return _mix_and_pack(sky(view)[rows], wall, share)
+    slope = rise / depth - rows.w
+    share = jnp.clip(slope * (focal * rows.ahead**2) + 0.5, 0, 1)
+    behind = [rows.sky[..., k] for k in range(3)]
+    return _round_and_pack(_mix(behind, wall, share))
 
 
-def _lower(view: _Camera, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
-    """Rows below the horizon: targets before walls before the floor, u32[size - horizon, size]."""
-    rows = slice(view.horizon, None)
-    column, u, w = view.column[rows], view.u[rows], view.w[rows]
-    depth = depth[column]
+def _lower(rows: _Rows, focal: float, depth: Leaf, face: Leaf, scene: _Scene) -> Leaf:
+    """Rows below the horizon: targets before walls before the floor, as :func:`_upper`."""
     rise = scene.heights.wall - EYE_HEIGHT
-    wall = _wall(face[column], rise - w * depth, scene.quality)
-    slope = w + EYE_HEIGHT / depth
-    share = jnp.clip(slope * (view.focal * view.ahead[rows] ** 2) + 0.5, 0, 1)
-    down = np.maximum(-w, 1e-3)
-    floor = _flat(scene, u, down, EYE_HEIGHT / down, view.focal, tops=False)[2]
-    colour = [below + (above - below) * share for above, below in zip(wall, floor, strict=True)]
-    colour = _with_targets(colour, depth, view.focal, u, w, scene)
-    return _round_and_pack(colour)
+    wall = _wall(face, rise - rows.w * depth, scene.quality)
+    slope = rows.w + EYE_HEIGHT / depth
+    share = jnp.clip(slope * (focal * rows.ahead**2) + 0.5, 0, 1)
+    floor = _flat(scene, rows.u, EYE_HEIGHT / rows.down, rows.floor_level, tops=False)[2]
+    colour = _mix(floor, wall, share)
+    return _round_and_pack(_with_targets(colour, depth, focal, rows.u, rows.w, scene))
 
 
 def _with_targets(
-    colour: list[Leaf], depth: Leaf, focal: float, u: np.ndarray, w: np.ndarray, scene: _Scene
+    colour: list[Leaf], depth: Leaf, focal: float, u: Leaf, w: Leaf, scene: _Scene
 ) -> list[Leaf]:
     """The colours with the targets before them, where they are nearer than ``depth``."""
     targets, height = scene.maze.targets, scene.heights.target
@@ -345,41 +422,50 @@ def _by_pixels(scene: _Scene, size: int) -> Leaf:
     the floor; or it comes down behind the outer wall, where there is nothing but sky.
     """
     fine, focal = camera(2 * size, 1), camera(size, 1).focal
-    rows = slice(fine.horizon, None)
-    u, down = fine.u[rows], np.maximum(-fine.w[rows], 1e-3)
-    begin, end = (EYE_HEIGHT - scene.heights.wall) / down, EYE_HEIGHT / down
-    meets, face = _cast(scene, u, focal, begin)
-    inside, is_wall, top = _flat(scene, u, down, begin, focal, tops=True)
-    _, _, floor = _flat(scene, u, down, end, focal, tops=False)
-    side = _wall(face, down * (meets - begin), scene.quality)
-    is_top, is_side = inside & is_wall, inside & ~is_wall & (meets < end)
-    beyond = sky(fine)
-    lower = [
-        jnp.where(
-            is_top, above, jnp.where(is_side, by, jnp.where(inside, on, beyond[rows][..., k]))
-        )
-        for k, (above, by, on) in enumerate(zip(top, side, floor, strict=True))
-    ]
-    depth = jnp.where(is_top, begin, jnp.where(is_side, meets, jnp.where(inside, end, _FAR)))
-    upper = jnp.asarray(beyond[: fine.horizon])
-    seen = [jnp.concatenate([upper[..., k], part]) for k, part in enumerate(lower)]
-    depth = jnp.concatenate([jnp.full(upper.shape[:2], _FAR), depth])
-    w = np.broadcast_to(fine.w, fine.u.shape)
-    seen = _with_targets(seen, depth, fine.focal, fine.u, w, scene)
-    seen = jax.lax.optimization_barrier(seen)
+    rows = _rows(fine, focal, scene.heights, scene.quality)
+
+    def above_the_horizon(rows: _Rows) -> list[Leaf]:
+        colour = [rows.sky[..., k] for k in range(3)]
+        depth = jnp.full(rows.u.shape, _FAR)
+        return _with_targets(colour, depth, fine.focal, rows.u, rows.w, scene)
+
+    def below_it(rows: _Rows) -> list[Leaf]:
+        colour, depth = _over_low_walls(rows, focal, scene)
+        return _with_targets(colour, depth, fine.focal, rows.u, rows.w, scene)
+
+    upper = _in_bands(above_the_horizon, rows[: fine.horizon])
+    lower = _in_bands(below_it, rows[fine.horizon :])
+    seen = [jnp.concatenate(parts) for parts in zip(upper, lower, strict=True)]
     return _round_and_pack([c.reshape(size, 2, size, 2).mean((1, 3)) for c in seen])
 
 
+def _over_low_walls(rows: _Rows, focal: float, scene: _Scene) -> tuple[list[Leaf], Leaf]:
+    """Colours and depths of what is there without targets, in rows that look down."""
+    u, down = rows.u, rows.down
+    begin, end = (EYE_HEIGHT - scene.heights.wall) / down, EYE_HEIGHT / down
+    meets, face = _cast(scene, u, focal, begin)
+    inside, is_wall, top = _flat(scene, u, begin, rows.top_level, tops=True)
+    floor = _flat(scene, u, end, rows.floor_level, tops=False)[2]
+    side = _wall(face, down * (meets - begin), scene.quality)
+    is_top, is_side = inside & is_wall, inside & ~is_wall & (meets < end)
+    colour = [
+        jnp.where(is_top, above, jnp.where(is_side, by, jnp.where(inside, on, rows.sky[..., k])))
+        for k, (above, by, on) in enumerate(zip(top, side, floor, strict=True))
+    ]
+    depth = jnp.where(is_top, begin, jnp.where(is_side, meets, jnp.where(inside, end, _FAR)))
+    return colour, depth
+
+
 def _flat(
-    scene: _Scene, u: np.ndarray, down: np.ndarray, depth: np.ndarray, focal: float, *, tops: bool
+    scene: _Scene, u: Leaf, depth: Leaf, level: Leaf, *, tops: bool
 ) -> tuple[Leaf, Leaf, list[Leaf]]:
     """What lies flat where rays are at ``depth``: whether in the maze, whether a wall, colours.
 
     Args:
         scene: what is seen.
-        u, down: the rays' slopes to the right and down.
-        depth: as large as they.
-        focal: pixels to a unit of slope.
+        u: the rays' slopes to the right, f32[rows, size].
+        depth: f32[rows, 1].
+        level: of detail, i32[rows, 1].
         tops: whether walls have theirs there. If not, it is all floor, and nothing is looked up
             of walls: the standard maze's pictures are most of its time.
     """
@@ -394,17 +480,14 @@ def _flat(
     texture = jnp.where(maze.is_room.ravel()[cell], textures.ROOM, textures.CORRIDOR)
     if tops:
         texture = jnp.where(is_wall, maze.textures.ravel()[cell].astype(jnp.int32), texture)
-    level = np.round(np.log2(quality.texture_size / focal * depth / down))
-    level = np.clip(level, 0, np.log2(quality.texture_size)).astype(np.int32)
     place, up = x - jnp.floor(x), y - jnp.floor(y)
     below = jnp.minimum(1 - up, 0.9999)
     colour = _sample(texture, level, place, below, quality, False)
     return inside, is_wall, [c * _FLOOR_SHADE for c in colour]
 
 
-def _mix_and_pack(below: np.ndarray, above: list[Leaf], share: Leaf) -> Leaf:
-    mixed = [below[..., k] + (colour - below[..., k]) * share for k, colour in enumerate(above)]
-    return _round_and_pack(mixed)
+def _mix(below: list[Leaf], above: list[Leaf], share: Leaf) -> list[Leaf]:
+    return [b + (a - b) * share for a, b in zip(above, below, strict=True)]
 
 
 def _round_and_pack(colour: list[Leaf]) -> Leaf:
@@ -448,8 +531,8 @@ def _sample(
 
 def _sphere(
     focal: float,
-    u: np.ndarray,
-    w: np.ndarray,
+    u: Leaf,
+    w: Leaf,
     place: Leaf,
     height: float,
     eye: _Eye,
