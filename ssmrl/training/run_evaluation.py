@@ -229,6 +229,8 @@ def print_evaluation(record: dict[str, Any]) -> None:
         table.add_row(f"not ended after {record['max_steps']:,} steps", str(record["unfinished"]))
     print(f"{record['run']}, step {record['step']:,}")
     Console().print(table)
+    if record["mean_interval"]:
+        print("in brackets: 95% intervals over episodes")
     if "trials" in record:
         _print_trials(record["trials"])
 
@@ -250,8 +252,10 @@ def _print_trials(trials: dict[str, Any]) -> None:
 
 
 def _with_interval(record: dict[str, Any], name: str) -> str:
-    low, high = record[f"{name}_interval"] or (float("nan"), float("nan"))
-    return f"{record[name]:.4f}  [{low:.4f}, {high:.4f}]"
+    text = f"{record[name]:.4f}"
+    if record[f"{name}_interval"] is None:  # of a single episode
+        return text
+    return text + "  [{:.4f}, {:.4f}]".format(*record[f"{name}_interval"])
 
 
 def print_videos(record: dict[str, Any]) -> None:

@@ -316,7 +316,11 @@ def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
     try:
         from ssmrl.training.plotting import group_runs, plot_curves
 
-        plot_curves(group_runs([run.path]), run.curve)
+        try:
+            groups = group_runs([run.path])
+        except RunError:  # it has no return yet
+            return
+        plot_curves(groups, run.curve)
     except Exception as error:
         # Whatever it was, a missing package or font: the run is there; `ssmrl plot` can be asked.
         reporter.message(f"no {run.curve.name}: {reason(error)}")
@@ -335,7 +339,7 @@ def _say_goodbye(
         )
     if result.stopped_by is not None:
         name = signal.Signals(result.stopped_by).name
-        reporter.message(f"stopped by {name}; the same command with run={run.path} continues")
+        reporter.message(f"stopped by {name}; to continue: ssmrl train run={run.path}")
     elif result.step >= config.total_steps:
         reporter.message(f"finished: {run.path}")
         reporter.message(f"next: ssmrl evaluate run={run.path} video=true")

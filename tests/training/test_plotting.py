@@ -105,9 +105,22 @@ def test_the_command_draws_and_writes(paths, capsys):
     rows = csv.DictReader(Path("picture.csv").read_text().splitlines())
     assert [row["memory"] for row in rows] == ["s5", "gru"]
     assert np.isclose(json.loads(Path("picture.json").read_text())[0]["mmer_mean"], 18)
-    assert "18.000 [" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "18.000 [" in out and out.endswith("picture.png (and .pdf, .csv, .json of that name)\n")
     assert plot_command([str(paths[0])]) == 0
     assert (paths[0] / "curve.png").exists()
+
+
+def test_no_environments_name_is_cut_off_on_a_narrow_terminal(capsys, monkeypatch):
+    name = "popgym/noisy_position_only_cartpole_easy"
+    path = write_run("runs/a", "s5", ALONE, env=name)
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns, and no colours among the letters
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert plot_command([str(path)]) == 0
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines()[:8])) <= 80 and "…" not in table
+    column = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
+    assert "".join(column) == name
 
 
 def test_what_cannot_be_drawn(paths, capsys):

@@ -60,6 +60,7 @@ from ssmrl.training.devices import (
     split_batch,
     split_environments,
 )
+from ssmrl.training.fit import format_bytes
 
 Metrics = dict[str, Array]
 
@@ -152,9 +153,9 @@ class Dreamer:
         carry = jax.eval_shape(partial(self.initialize_carry, 1)) if c.replay_context else ()
         step, context = bytes_per_step(env.observation_space, env.action_space, carry)
         steps = c.replay_capacity * seeds
-        taken = f"{steps * (step + context) / 2**30:.2f} GiB"
+        taken = format_bytes(steps * (step + context))
         if context:
-            taken += f", {steps * context / 2**30:.2f} GiB of it carries"
+            taken += f", {format_bytes(steps * context)} of it carries"
         available = device_memory()
         if available is not None and steps * (step + context) > available:
             half = available // 2 // (step + context) // seeds
@@ -162,7 +163,7 @@ class Dreamer:
             ways += ["agent.replay_context=false"] if context else []
             raise ValueError(
                 f"agent.replay_capacity={c.replay_capacity} takes {taken}, and the device has "
-                f"{available / 2**30:.2f} GiB; set {' or '.join(ways or ['fewer seeds'])}"
+                f"{format_bytes(available)}; set {' or '.join(ways or ['fewer seeds'])}"
             )
         return [f"replay buffer: {steps:,} steps, {taken}"]
 
