@@ -1,4 +1,4 @@
-"""GRU: the gated recurrent unit, one step after the other.
+"""GRU: the gated recurrent unit, computed step by step.
 
 Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), in the form with
 the reset gate behind the recurrent product (as cuDNN and PyTorch have it):
