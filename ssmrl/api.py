@@ -92,21 +92,21 @@ def train(
     choices = {
         "experiment": experiment,
         "agent": agent,
-        "memory": memory if memory is None or isinstance(memory, str) else _own_name(memory),
-        "env": env if env is None or isinstance(env, str) else _own_name(env),
+        "memory": _name_of(memory),
+        "env": _name_of(env),
         "logger": logger,
     }
     options = {"agent": agent_options, "memory": memory_options, "logger": logger_options}
-    overrides = [f"{group}={_name(group, choice)}" for group, choice in choices.items() if choice]
-    for group, values in options.items():
-        overrides += [f"{group}.{key}={_text(value)}" for key, value in (values or {}).items()]
-    overrides += _env_overrides(env_options or {})
     # Where, and whether to resume, is no part of what is recorded.
-    places = {key: settings.pop(key) for key in ("run_dir", "resume") if key in settings}
-    overrides += [f"{key}={_text(value)}" for key, value in settings.items()]
-    now = [*overrides, *(f"{key}={_text(value)}" for key, value in places.items())]
+    places: dict[str, Any] = {k: settings.pop(k) for k in ("run_dir", "resume") if k in settings}
+    overrides = [
+        *(f"{group}={_name(group, choice)}" for group, choice in choices.items() if choice),
+        *(line for group, own in options.items() for line in _overrides(own or {}, f"{group}.")),
+        *_env_overrides(env_options or {}),
+        *_overrides(settings),
+    ]
     with _own_hydra():
-        config = compose_training(now, components, CONFIGS)
+        config = compose_training([*overrides, *_overrides(places)], components, CONFIGS)
     with hosts.together():
         outcome = run_training(
             config,
@@ -307,6 +307,11 @@ def _own_name(obj: Any) -> str:
     return f"{OWN}{object_name(obj)}"
 
 
+def _name_of(choice: Any) -> str | None:
+    """A choice as a configuration names it: a name itself, an object by its own."""
+    return choice if choice is None or isinstance(choice, str) else _own_name(choice)
+
+
 def _components(
     env: Any = None,
     memory: Any = None,
@@ -349,6 +354,10 @@ def _components(
 # ------------------------------------------------------------------------------------ settings
 
 _FLAGS = tuple(f.name for f in dataclasses.fields(EnvConfig) if f.name not in ("name", "kwargs"))
+
+
+def _overrides(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    return [f"{prefix}{key}={_text(value)}" for key, value in options.items()]
 
 
 def _env_overrides(options: Mapping[str, Any]) -> list[str]:
