@@ -50,10 +50,10 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Run:
-    """Train an agent: everything that `ssmrl train` does.
+    """Train an agent, as `ssmrl train` does.
 
-    Ctrl-C, SIGTERM and SIGUSR1 stop the training behind its iteration, with a checkpoint, and go on
-    to whoever else waits for them: as a `KeyboardInterrupt`, say. `load` then has the run.
+    Ctrl-C, SIGTERM and SIGUSR1 stop the training after the current iteration, with a checkpoint,
+    and are then raised again: Ctrl-C as a `KeyboardInterrupt`. `load` then has the run.
 
     Args:
         agent: ``"ppo"``, ``"dreamer"``, ... ; `ssmrl.list_agents()`.
@@ -67,20 +67,20 @@ def train(
         agent_options, memory_options, logger_options: what the command line calls ``agent.lr`` and
             so on, without the prefix.
         env_options: likewise: ``previous_action``, ``previous_reward``, ``first_flag`` and what
-            `ssmrl.envs.obscure` takes; every other goes to the environment's constructor.
+            `ssmrl.envs.obscure` takes; all others are the environment's own (``env.kwargs``).
         imports: modules or .py files to import first, and to record in the run (``--import``).
         callback: called with every line of metrics as it is written: a dict of ``step`` and
             numbers, lists of numbers with several seeds. What it returns is ignored. If it raises
             `ssmrl.StopTraining`, the iteration under way is finished, a checkpoint written, and
             the run returned; any other exception ends the training and passes through.
-        progress: show how far it is: a panel on a terminal or in a notebook, lines elsewhere.
+        progress: show progress: a panel on a terminal or in a notebook, lines elsewhere.
         **settings: ``total_steps``, ``seed``, ``seeds``, ``run_dir``, ``resume``,
             ``checkpoint_every``, ``eval_every``, ... : the fields of
             `ssmrl.training.config.TrainConfig`.
 
     Raises:
-        UsageError: (a `ValueError`) a setting that does not exist, with the near match, or that
-            cannot be.
+        UsageError: (a `ValueError`) a setting does not exist (the message names a near match), or
+            its value is not allowed.
         RunError: the run cannot start or go on; the message is one line that says why.
     """
     from ssmrl.training.cli import compose_training
@@ -181,7 +181,7 @@ class Run:
         env_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Play whole episodes with the newest checkpoint; the record is kept in eval.json as well.
+        """Play whole episodes with the newest checkpoint, and add the record to eval.json.
 
         Args:
             episodes: for each seed of the run; rounded up to a multiple of ``num_envs``.
@@ -249,10 +249,11 @@ class Run:
         callback: Callback | None = None,
         progress: bool = True,
     ) -> Run:
-        """Go on training, from the newest checkpoint and with the same settings.
+        """Continue training from the newest checkpoint, with the same settings.
 
         Args:
-            total_steps: until there are so many in all; None: as many as it was started with.
+            total_steps: environment steps in all, those before included; None: as many as the run
+                was started with.
             callback, progress: as in `train`.
 
         Raises:

@@ -129,7 +129,7 @@ class GRUGate(nn.Module):
 
 
 class Stack(Memory):
-    """Memories one behind the other. Carry: the tuple of their carries.
+    """Memories in sequence. Carry: the tuple of their carries.
 
     Attributes:
         layers: of the same width.
