@@ -1,6 +1,6 @@
 """Films every environment's picture under random actions: python docs/gallery.py [name ...]
 
-The agent's view is on the left of each picture, the hidden truth on the right.
+Random actions. On the left of each picture is what the agent sees, on the right the hidden state.
 """
 
 import sys
@@ -64,7 +64,8 @@ def write_gif(pictures: np.ndarray, path: Path) -> None:
 def main() -> int:
     """Write the films, all or those named, and the page that shows all; returns the exit code."""
     PICTURES.mkdir(exist_ok=True)
-    lines = ["# Gallery", "", __doc__.split("\n\n")[1], ""]
+    lines = ["# Gallery", "", __doc__.split("\n\n")[1].strip(), ""]
+    lines += ["`python docs/gallery.py` films them again.", ""]
     for name in filmed():
         file = f"{name.replace('/', '-')}.gif"
         if name in sys.argv[1:] or not sys.argv[1:]:

@@ -76,10 +76,7 @@ def page(name: str) -> str:
             "",
             equations,
             "",
-            "```text",
-            rest.strip("\n"),
-            "```",
-            "",
+            *(["```text", rest.strip("\n"), "```", ""] if rest.strip() else []),
             *_options(name),
             "",
             "## Carry",
@@ -118,13 +115,13 @@ def _carry(stack: Memory) -> list[str]:
     carry = jax.eval_shape(lambda: stack.layers[0].initialize_carry((1,)))
     leaves = jax.tree_util.tree_leaves_with_path(carry)
     if not leaves:
-        return ["None: nothing is remembered."]
+        return ["Empty: nothing is remembered."]
     lines = [
         f"- {jax.tree_util.keystr(path).strip('[]') or 'the state'}: `{leaf.dtype}` "
         f"`[batch, {', '.join(map(str, leaf.shape[1:]))}]`".replace(", ]", "]")
         for path, leaf in leaves
     ]
-    return ["Of every layer, with the defaults:", "", *lines]
+    return ["In each layer, with the default options:", "", *lines]
 
 
 def configuration() -> str:
@@ -226,18 +223,30 @@ TABLE_BEGINS, TABLE_ENDS = "<!-- generated: docs/generate.py -->", "<!-- end -->
 def zoo_page() -> str:
     """The page on trained agents, with its table renewed."""
     before, _, rest = ZOO.read_text().partition(TABLE_BEGINS)
-    head = ["| agent | trained for | return, greedy | KiB | made by |", "|---|--:|---|--:|---|"]
+    head = [
+        "| agent | steps | return | in the original package | episodes | KiB | made by |",
+        "|---|--:|---|---|--:|--:|---|",
+    ]
     rows = []
     for row in zoo.table():
-        low, high = row["interval"]
-        rows.append(
-            f"| `zoo:{row['name']}` | {row['step']:,} steps | {row['mean']:.3f} "
-            f"[{low:.3f}, {high:.3f}] over {row['episodes']} episodes | {row['bytes'] / 1024:,.0f} "
-            f"| `{row['command']}` |"
-        )
+        original = row["original"]
+        cells = [
+            f"`zoo:{row['name']}`",
+            f"{row['step']:,}",
+            _with_interval(row["mean"], row["interval"]),
+            _with_interval(original["mean"], original["mean_interval"]) if original else "",
+            str(row["episodes"]),
+            f"{row['bytes'] / 1024:,.0f}",
+            f"`{row['command']}`",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(
         [before + TABLE_BEGINS, *head, *rows, TABLE_ENDS + rest.partition(TABLE_ENDS)[2]]
     )
+
+
+def _with_interval(mean: float, interval: list[float]) -> str:
+    return f"{mean:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
 def choosing() -> str:

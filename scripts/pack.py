@@ -16,6 +16,9 @@ def main() -> int:
         "--step", type=int, help="the checkpoint of this step (default: the newest)"
     )
     parser.add_argument("--episodes", type=int, default=256, help="to evaluate it on")
+    parser.add_argument(
+        "--also", metavar="ENV", help="a second environment to evaluate it in: popgym_original/..."
+    )
     options = parser.parse_args()
     path = pack(
         options.run,
@@ -23,6 +26,7 @@ def main() -> int:
         seed_index=options.seed_index,
         step=options.step,
         episodes=options.episodes,
+        also=options.also,
     )
     print(f"{path}: {size(path):,} bytes, {size():,} with all others; python docs/generate.py next")
     return 0

@@ -50,10 +50,10 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Run:
-    """Train an agent: everything that `ssmrl train` does.
+    """Train an agent, as `ssmrl train` does.
 
-    Ctrl-C, SIGTERM and SIGUSR1 stop the training behind its iteration, with a checkpoint, and go on
-    to whoever else waits for them: as a `KeyboardInterrupt`, say. `load` then has the run.
+    Ctrl-C, SIGTERM and SIGUSR1 stop the training after the current iteration, with a checkpoint,
+    and are then raised again: Ctrl-C as a `KeyboardInterrupt`. `load` then has the run.
 
     Args:
         agent: ``"ppo"``, ``"dreamer"``, ... ; `ssmrl.list_agents()`.
@@ -67,20 +67,20 @@ def train(
         agent_options, memory_options, logger_options: what the command line calls ``agent.lr`` and
             so on, without the prefix.
         env_options: likewise: ``previous_action``, ``previous_reward``, ``first_flag`` and what
-            `ssmrl.envs.obscure` takes; every other goes to the environment's constructor.
+            `ssmrl.envs.obscure` takes; all others are the environment's own (``env.kwargs``).
         imports: modules or .py files to import first, and to record in the run (``--import``).
         callback: called with every line of metrics as it is written: a dict of ``step`` and
             numbers, lists of numbers with several seeds. What it returns is ignored. If it raises
             `ssmrl.StopTraining`, the iteration under way is finished, a checkpoint written, and
             the run returned; any other exception ends the training and passes through.
-        progress: show how far it is: a panel on a terminal or in a notebook, lines elsewhere.
+        progress: show progress: a panel on a terminal or in a notebook, lines elsewhere.
         **settings: ``total_steps``, ``seed``, ``seeds``, ``run_dir``, ``resume``,
             ``checkpoint_every``, ``eval_every``, ... : the fields of
             `ssmrl.training.config.TrainConfig`.
 
     Raises:
-        UsageError: (a `ValueError`) a setting that does not exist, with the near match, or that
-            cannot be.
+        UsageError: (a `ValueError`) a setting does not exist (the message names a near match), or
+            its value is not allowed.
         RunError: the run cannot start or go on; the message is one line that says why.
     """
     from ssmrl.training.cli import compose_training
@@ -92,21 +92,21 @@ def train(
     choices = {
         "experiment": experiment,
         "agent": agent,
-        "memory": memory if memory is None or isinstance(memory, str) else _own_name(memory),
-        "env": env if env is None or isinstance(env, str) else _own_name(env),
+        "memory": _name_of(memory),
+        "env": _name_of(env),
         "logger": logger,
     }
     options = {"agent": agent_options, "memory": memory_options, "logger": logger_options}
-    overrides = [f"{group}={_name(group, choice)}" for group, choice in choices.items() if choice]
-    for group, values in options.items():
-        overrides += [f"{group}.{key}={_text(value)}" for key, value in (values or {}).items()]
-    overrides += _env_overrides(env_options or {})
     # Where, and whether to resume, is no part of what is recorded.
-    places = {key: settings.pop(key) for key in ("run_dir", "resume") if key in settings}
-    overrides += [f"{key}={_text(value)}" for key, value in settings.items()]
-    now = [*overrides, *(f"{key}={_text(value)}" for key, value in places.items())]
+    places: dict[str, Any] = {k: settings.pop(k) for k in ("run_dir", "resume") if k in settings}
+    overrides = [
+        *(f"{group}={_name(group, choice)}" for group, choice in choices.items() if choice),
+        *(line for group, own in options.items() for line in _overrides(own or {}, f"{group}.")),
+        *_env_overrides(env_options or {}),
+        *_overrides(settings),
+    ]
     with _own_hydra():
-        config = compose_training(now, components, CONFIGS)
+        config = compose_training([*overrides, *_overrides(places)], components, CONFIGS)
     with hosts.together():
         outcome = run_training(
             config,
@@ -181,7 +181,7 @@ class Run:
         env_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Play whole episodes with the newest checkpoint; the record is kept in eval.json as well.
+        """Play whole episodes with the newest checkpoint, and add the record to eval.json.
 
         Args:
             episodes: for each seed of the run; rounded up to a multiple of ``num_envs``.
@@ -249,10 +249,11 @@ class Run:
         callback: Callback | None = None,
         progress: bool = True,
     ) -> Run:
-        """Go on training, from the newest checkpoint and with the same settings.
+        """Continue training from the newest checkpoint, with the same settings.
 
         Args:
-            total_steps: until there are so many in all; None: as many as it was started with.
+            total_steps: environment steps in all, those before included; None: as many as the run
+                was started with.
             callback, progress: as in `train`.
 
         Raises:
@@ -307,6 +308,11 @@ def _own_name(obj: Any) -> str:
     return f"{OWN}{object_name(obj)}"
 
 
+def _name_of(choice: Any) -> str | None:
+    """A choice as a configuration names it: a name itself, an object by its own."""
+    return choice if choice is None or isinstance(choice, str) else _own_name(choice)
+
+
 def _components(
     env: Any = None,
     memory: Any = None,
@@ -349,6 +355,10 @@ def _components(
 # ------------------------------------------------------------------------------------ settings
 
 _FLAGS = tuple(f.name for f in dataclasses.fields(EnvConfig) if f.name not in ("name", "kwargs"))
+
+
+def _overrides(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    return [f"{prefix}{key}={_text(value)}" for key, value in options.items()]
 
 
 def _env_overrides(options: Mapping[str, Any]) -> list[str]:

@@ -133,6 +133,8 @@ def task_name(name: str) -> str:
         return name.partition("/")[2]
     if suite in ("gymnax", "brax"):
         return f"{''.join(_WORDS.get(w, w.capitalize()) for w in task.split('_'))} ({suite})"
+    if suite == "meta":
+        return _WORDS.get(task, task.replace("_", " ").capitalize())
     return task or name
 
 

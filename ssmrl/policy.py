@@ -28,17 +28,17 @@ class Policy:
         action = policy(observation, reset=True)
 
     Observations and actions are NumPy arrays, or nested dicts and tuples of them, as the
-    environment that the agent was trained in gives and takes them; what the run added to its
-    observations (the previous action and reward, a flag at the first step) is added here.
+    environment that the agent was trained in gives and takes them. What the run added to its
+    observations (the previous action and reward, a flag at the first step) is added here too.
 
     Args:
         agent: whose policy.
         state: the agent's, of one seed.
         venv: environments like those that it was trained in; only read.
-        num_envs: how many environments are acted in side by side. With 1, observations, rewards,
-            resets and actions have no batch axis; with more they have one, which comes first.
-        greedy: the most likely action rather than a draw.
-        seed: of the draws.
+        num_envs: number of environments to act in. With 1, observations, rewards, resets and
+            actions have no batch axis; with more they have a leading one.
+        greedy: take the most likely action instead of sampling one.
+        seed: of the sampling.
 
     Raises:
         ValueError: where ``num_envs`` is not positive.
@@ -89,7 +89,7 @@ class Policy:
             reset: True where the observation begins an episode; the memory starts afresh there.
                 Left out: at the first call, and where :meth:`reset` has said so.
             reward: of the step that led to the observation, where the policy needs it
-                (:attr:`needs_reward`); of no account where an episode begins.
+                (:attr:`needs_reward`); ignored where an episode begins.
 
         Raises:
             ValueError: an observation that is not in the space; a shape that is not the number of

@@ -52,6 +52,8 @@ def test_the_first_curve_of_a_memory_has_its_line_and_no_two_are_the_same():
         ("bsuite/memory_len/10", "memory_len/10"),
         ("gymnax/cartpole", "CartPole (gymnax)"),
         ("gymnasium/CartPole-v1", "CartPole-v1"),
+        ("meta/bernoulli_bandit", "Bernoulli bandit"),
+        ("meta/cartpole", "CartPole"),
         ("mine", "mine"),
     ],
 )

@@ -109,6 +109,23 @@ def test_its_scores_can_be_had_again_from_the_command_line(own_zoo, capsys):
     assert len(json.loads((own_zoo / NAME / "eval.json").read_text())) == 1
 
 
+def test_scores_elsewhere_are_added_to_its_own(own_zoo):
+    pytest.importorskip("popgym")
+    assert zoo.table()[0]["original"] is None
+    file = own_zoo / NAME / "eval.json"
+    before = json.loads(file.read_text())
+    try:
+        zoo.evaluate(NAME, "popgym_original/repeat_first_easy", episodes=2, agents=own_zoo)
+        records = json.loads(file.read_text())
+        # A line for each, and the first is still that of the environment it was trained in.
+        assert records[:-1] == before and len(file.read_text().splitlines()) == len(records) == 2
+        assert records[-1]["env"] == "popgym_original/repeat_first_easy"
+        (row,) = zoo.table()
+        assert row["mean"] == before[0]["mean"] and row["original"] == records[-1]
+    finally:
+        file.write_text(json.dumps(before))
+
+
 def test_a_training_can_begin_with_it_but_not_go_on(own_zoo, capsys):
     options = [f"agent.{key}={value}".replace(" ", "") for key, value in PPO.items()]
     arguments = [*options, "memory=gru", "memory.features=4", "memory.layers=1", "total_steps=24"]
@@ -207,12 +224,23 @@ def test_the_zoo_is_small_and_names_no_machine():
     for name in zoo.names():
         folder = zoo.AGENTS / name
         assert {path.name for path in folder.iterdir()} == {"config.yaml", PARAMETERS, "eval.json"}
+        # Returns by trial are many numbers: on a line of their own each, they were 3,000 lines.
+        assert len((folder / "eval.json").read_text().splitlines()) <= 2
         for file in ("config.yaml", "eval.json"):
             text = (folder / file).read_text()
             assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
 
 
-@pytest.mark.parametrize("row", zoo.table(), ids=lambda row: row["name"])
+def shipped():
+    """Of each suite, agent and memory the first is among the fast tests."""
+    met = set()
+    for row in zoo.table():
+        kind = (row["env"].partition("/")[0], row["agent"], row["memory"])
+        yield pytest.param(row, id=row["name"], marks=[pytest.mark.slow] if kind in met else [])
+        met.add(kind)
+
+
+@pytest.mark.parametrize("row", list(shipped()))
 def test_a_shipped_agent_is_as_good_as_it_says(row, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     low, high = row["interval"]

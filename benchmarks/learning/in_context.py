@@ -2,6 +2,7 @@
 
     python -m benchmarks.learning.in_context [--memories s5 gru none] [--envs bandit mdp ...]
     python -m benchmarks.learning.in_context --set total_steps=500_000 agent.lr=5e-4
+    python -m benchmarks.learning.in_context --redraw           # the figure alone, of what is there
 
 A name of an environment is an entry of `ENVS`. Every training is one run folder below --runs; one
 that is finished is not repeated and one that was interrupted goes on, so the study can be stopped
@@ -12,6 +13,7 @@ same settings stay, so that memories and environments can be added one by one.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,9 @@ ENVS = {
 
 def main() -> int:
     arguments = parse()
+    if arguments.redraw:
+        draw(json.loads(arguments.output.read_text())["rows"], arguments.figure)
+        return 0
     paths = []
     for env in arguments.envs:
         for memory in arguments.memories:
@@ -69,6 +74,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], help="further overrides, key=value")
     parser.add_argument("--episodes", type=int, default=256, help="of each seed and policy")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "in_context")
+    parser.add_argument(
+        "--redraw", action="store_true", help="train nothing: the figure of what --output holds"
+    )
     parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "in_context.png")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/in_context.json")
     return parser.parse_args()
@@ -114,16 +122,21 @@ def report(paths: list[Path], arguments: argparse.Namespace) -> None:
     rows = [row_of(path) for path in paths]
     rows = with_earlier(arguments.output, settings, rows, key=lambda row: row["study"])
     write_json(arguments.output, {"machine": machine_info(), **settings, "rows": rows})
-    arguments.figure.parent.mkdir(parents=True, exist_ok=True)
-    names = ("env", "kwargs", "memory")
-    panels = panels_of((*(row[name] for name in names), row, row["study"]) for row in rows)
-    plot_trials(panels, arguments.figure)
+    draw(rows, arguments.figure)
     print(
         "\n| environment | memory | first trial | last trial | episode | memory reset | reached |"
     )
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         print("|", " | ".join(cells(row)), "|")
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """The figure of rows of `row_of`: a panel for each environment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ("env", "kwargs", "memory")
+    panels = panels_of((*(row[name] for name in names), row, row["study"]) for row in rows)
+    print(f"wrote {plot_trials(panels, path)}")
 
 
 def cells(row: dict[str, Any]) -> list[str]:

@@ -273,14 +273,14 @@ def number(value: float, error: float) -> str:
 INTRODUCTION = """\
 # POPGym at best
 
-What each id is worth: the expected return of the best policy or, after ≤, a bound on that of any
-policy; what a script with perfect memory earns in our environment, from observations alone; and the
-best published figure that this project has a record of. After ± are standard errors, or what the
-last refinement of a grid changed. Made by `python -m benchmarks.learning.popgym_optimum`, with
-`benchmarks/published/popgym_best.json`.
+For each id: the expected return of the best policy or, after ≤, an upper bound on that of any
+policy; what a script with perfect memory earns in our environment, seeing observations alone; and
+the best published figure on record here (`benchmarks/published/popgym_best.json`). Numbers after ±
+are standard errors, or the last change when a grid was refined. The page is written by `python -m
+benchmarks.learning.popgym_optimum`.
 
-Published figures are MMER, a maximum over training of the mean return, and so a little above what a
-policy is worth: by luck they can pass what is best.
+Published figures are MMER, the maximum over training of the mean return. A maximum of noisy means
+lies a little above what the policy is worth, and can exceed the optimum.
 """
 
 

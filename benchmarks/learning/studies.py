@@ -19,7 +19,8 @@ def train_into(path: Path, overrides: list[str]) -> int:
         with it: the same command then goes on from there.
     """
     places = [f"run_dir={path}", "resume=true"]
-    return train(compose_training([*overrides, *places], COMPONENTS, ROOT / "configs")).exit_code
+    config = compose_training([*overrides, *places], COMPONENTS, ROOT / "configs")
+    return train(config, overrides=tuple(overrides)).exit_code
 
 
 def with_earlier(

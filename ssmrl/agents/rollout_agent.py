@@ -73,7 +73,7 @@ class RolloutConfig(OptimizerConfig):
             is scaled by its bounds, as pictures and bounded integers are, stays as it is.
         normalize_rewards: by the running deviation of the discounted return. Rewards of 1/T make
             value targets so small that the critic teaches the memory nothing.
-        encoder, critic: widths of the hidden layers in front of and behind the memory.
+        encoder, critic: widths of the hidden layers before and after the memory.
         activation: of those layers.
         picture_encoder: what pictures go through: "convolutions", four by four pixels with a stride
             of 2, or "patches", matrix products over patches that do not overlap, which a CPU does
@@ -286,7 +286,7 @@ class RolloutAgent(abc.ABC):
     """What `_collect` makes, with the fields that `_choose` notes."""
 
     heads: ClassVar[dict[str, tuple[str, ...]]]
-    """The parameters behind the memory, by the part of the agent that they are; "critic" too."""
+    """The parameters after the memory, by the part of the agent that they are; "critic" too."""
 
     def __init__(
         self,

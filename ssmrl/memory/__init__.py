@@ -1,4 +1,4 @@
-"""Memory modules behind one contract (see `ssmrl.memory.base`).
+"""Memory modules with one interface (see `ssmrl.memory.base`).
 
     memory = make_memory("s5", features=256)
     carry = memory.initialize_carry((batch,))

@@ -24,7 +24,7 @@ class Aaren(AssociativeMemory):
     Attributes:
         features: width of the output.
         heads: number H of queries, each with its share of the values.
-        dtype: of the projections; None means the input's. The recurrence is float32.
+        dtype: dtype of the projections; None means the input's. The recurrence is float32.
 
     Carry: `{"m", "u": float32 [*batch, H, 1], "w": float32 [*batch, H, V]}`.
     """

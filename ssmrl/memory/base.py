@@ -1,4 +1,4 @@
-"""The memory contract, and what every memory shares.
+"""The memory interface, and what all memories share.
 
     carry = memory.initialize_carry(batch_shape)              # a pytree; needs no parameters
     carry, y = memory.apply(params, carry, x, reset)          # x [T, *batch, F], reset [T, *batch]
@@ -26,7 +26,7 @@ STATE_DTYPE = jnp.float32
 
 
 class Memory(nn.Module):
-    """A sequence map with a carry and resets; see the module's docstring for the contract.
+    """A sequence model with a carry and resets; the module's docstring has the interface.
 
     Subclasses write `initialize_carry` and `unroll`.
     """

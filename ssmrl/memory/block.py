@@ -37,13 +37,13 @@ class ResidualBlock(Memory):
         norm: LayerNorm before the memory ("pre"), after the sum ("post"), or "none"; the same
             around the feed-forward layer.
         activation: one of `ACTIVATIONS`.
-        glu: "full", "half" or "none".
-        feedforward: width of a feed-forward layer behind the memory, as a multiple of `features`;
-            0 for none.
-        gate: "none" adds branch and input, "gtrxl" lets a GRU mix them (Parisotto et al. 2020,
-            equation 10), which starts close to the input.
-        dropout: share of each branch that is dropped where `apply` is given an rng named
-            "dropout"; without one nothing is dropped.
+        glu: gated linear unit after the memory: "full", "half" or "none".
+        feedforward: hidden width of a feed-forward layer after the memory, as a multiple of
+            `features`; 0 for none.
+        gate: how branch and input are joined: "none" adds them, "gtrxl" mixes them with a GRU's
+            gates (Parisotto et al. 2020, equation 10), at first close to the input alone.
+        dropout: dropout rate of each branch. Only applied where `apply` is given an rng named
+            "dropout".
     """
 
     memory: Memory
@@ -129,7 +129,7 @@ class GRUGate(nn.Module):
 
 
 class Stack(Memory):
-    """Memories one behind the other. Carry: the tuple of their carries.
+    """Memories in sequence. Carry: the tuple of their carries.
 
     Attributes:
         layers: of the same width.

@@ -30,7 +30,7 @@ class BlockGRU(Memory):
         blocks: J; None means 8, or as many of those 8 as divide H.
         summary: width of s; None means H / 8, at least 4 (the norm of one number is its sign).
         learned_initial_carry: start episodes from a learned state instead of zeros.
-        dtype: of the matrix products' factors; None means the input's. The state is float32.
+        dtype: dtype of the products' factors; None means the input's. The state is float32.
 
     Carry: float32 `[*batch, H]`.
     """

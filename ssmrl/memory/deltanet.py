@@ -1,4 +1,4 @@
-"""DeltaNet and Gated DeltaNet: memories that first take out what a key recalls already.
+"""DeltaNet and Gated DeltaNet: linear attention that replaces what a key recalls (the delta rule).
 
 Schlag, Irie, Schmidhuber, "Linear Transformers Are Secretly Fast Weight Programmers" (2021),
 equation 24; Yang, Kautz, Hatamizadeh, "Gated Delta Networks: Improving Mamba2 with Delta Rule"
@@ -46,7 +46,7 @@ class DeltaNet(OuterProductMemory):
     """The delta rule, without the block around it.
 
     Attributes:
-        conv_width: inputs that the short convolution over queries, keys and values sees.
+        conv_width: width of the short convolution over queries, keys and values, in steps.
 
     Carry: `{"conv": float32 [*batch, conv_width - 1, 2HK + HV], "S": float32 [*batch, H, K, V]}`.
     """

@@ -23,7 +23,8 @@ class DiagonalOptions(nn.Module):
     """Options of a diagonal recurrence; real parts of log λ are -rate < 0, whatever is learned.
 
     Attributes:
-        complex_state: states in conjugate pairs that turn; otherwise real ones that only fade.
+        complex_state: complex states in conjugate pairs, which can oscillate; otherwise real ones,
+            which only decay.
         reparameterization: rate = exp(w), softplus(w), or "stable", 1 / (w² + b), under which the
             gradient of a long memory stays bounded (Wang and Li, "StableSSM: Alleviating the Curse
             of Memory in State-Space Models through Stable Reparameterization", 2024, section 3.3).

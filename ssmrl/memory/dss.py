@@ -1,4 +1,4 @@
-"""DSS: diagonal state spaces, in the form that knows no window length (DSS-exp).
+"""DSS: diagonal state spaces, in the form that does not depend on the window (DSS-exp).
 
 Gupta, Gu, Berant, "Diagonal State Spaces are as Effective as Structured State Spaces" (2022),
 proposition 1 (a) and section 3: the kernel is K[l] = Re(Σ_n w_n (e^{λ_n Δ} - 1) / λ_n e^{λ_n l Δ}),

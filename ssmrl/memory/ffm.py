@@ -33,7 +33,7 @@ class FFM(ScanMemory):
         features: width H of the output.
         trace_size: number m of traces.
         context_size: number c of frequencies that each trace is seen at.
-        dtype: of the matrix products; None means the input's. States stay complex64.
+        dtype: dtype of the matrix products; None means the input's. States stay complex64.
 
     Carry: complex64 `[*batch, m, c]`.
     """

@@ -1,4 +1,4 @@
-"""Frame stack: the last few inputs side by side; what a memory has to beat.
+"""Frame stack: the last few inputs side by side, a baseline for memories.
 
 Mnih et al., "Human-level control through deep reinforcement learning" (2015):
 
@@ -19,7 +19,7 @@ class FrameStack(Memory):
     Attributes:
         features: width H of the output, and of what is kept of every input.
         frames: number K of inputs, the current one included.
-        dtype: of the matrix products; None means the input's.
+        dtype: dtype of the matrix products; None means the input's.
 
     Carry: float32 `[*batch, K - 1, H]`.
     """

@@ -23,7 +23,7 @@ class GateLoop(ScanMemory):
 
     Attributes:
         features: width H of the state and the output.
-        dtype: of the matrix products; None means the input's. States stay complex64.
+        dtype: dtype of the matrix products; None means the input's. States stay complex64.
 
     Carry: complex64 `[*batch, H]`.
     """

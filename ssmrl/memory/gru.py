@@ -1,7 +1,7 @@
-"""GRU: the gated recurrent unit, one step after the other.
+"""GRU: the gated recurrent unit, computed step by step.
 
 Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), in the form with
-the reset gate behind the recurrent product (as cuDNN and PyTorch have it):
+the reset gate after the recurrent product (as cuDNN and PyTorch have it):
 
     r = σ(W_r x + U_r h + b_r)            z = σ(W_z x + U_z h + b_z)
     n = tanh(W_n x + b_n + r ⊙ (U_n h + c_n))        h' = (1 - z) ⊙ n + z ⊙ h

@@ -20,7 +20,8 @@ class HGRN2(OuterProductMemory):
     """HGRN2's recurrence, without the block around it.
 
     Attributes:
-        lower_bound: β, what is kept of a channel at least; the paper lets it grow with depth.
+        lower_bound: β, the smallest share of a channel that is kept; in the paper it grows with
+            depth.
     """
 
     lower_bound: float = 0.01

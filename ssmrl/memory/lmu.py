@@ -31,7 +31,7 @@ class LMU(AssociativeMemory):
         channels: number d of signals that are remembered.
         order: number N of Legendre coefficients that each is remembered by.
         theta: length θ of the window in steps.
-        dtype: of the matrix products in front and behind; None means the input's.
+        dtype: dtype of the matrix products before and after the memory; None means the input's.
 
     Carry: float32 `[*batch, d, N]`.
     """

@@ -30,7 +30,7 @@ class LRU(DiagonalOptions, ScanMemory):
         state_size: number N of states; None means `features`.
         r_min, r_max: |λ| starts between these, uniform on the ring.
         max_phase: the angle of λ starts uniform in [0, max_phase].
-        dtype: of the matrix products' factors; None means the input's. States stay complex64.
+        dtype: dtype of the products' factors; None means the input's. States stay complex64.
 
     Carry: complex64 `[*batch, N]`; float32 where `complex_state` is off.
     """

@@ -1,4 +1,4 @@
-"""LSTM: long short-term memory, one step after the other.
+"""LSTM: long short-term memory, computed step by step.
 
 Hochreiter and Schmidhuber, "Long Short-Term Memory" (1997), with the forget gate of Gers,
 Schmidhuber and Cummins, "Learning to Forget" (2000), started open (Jozefowicz, Zaremba and

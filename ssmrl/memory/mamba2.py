@@ -27,7 +27,7 @@ class Mamba2(OuterProductMemory):
 
     Attributes:
         expand: channels D of the recurrence, as a multiple of `features`.
-        conv_width: inputs that the short convolution sees.
+        conv_width: width of the short convolution, in steps.
         dt_min, dt_max: steps Δ start log-uniform between these.
 
     Carry: `{"conv": float32 [*batch, conv_width - 1, D + 2K], "S": float32 [*batch, H, K, D/H]}`.

@@ -14,7 +14,7 @@ class MinimalCell(ScanMemory):
 
     Attributes:
         features: width H of the state and the output.
-        dtype: of the matrix product; None means the input's. States stay float32.
+        dtype: dtype of the matrix product; None means the input's. States stay float32.
 
     Carry: float32 `[*batch, H]`.
     """

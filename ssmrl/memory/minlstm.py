@@ -17,7 +17,7 @@ class MinLSTM(MinimalCell):
 
     Attributes:
         features: width H of the state and the output.
-        dtype: of the matrix product; None means the input's. States stay float32.
+        dtype: dtype of the matrix product; None means the input's. States stay float32.
 
     Carry: float32 `[*batch, H]`.
     """

@@ -57,9 +57,9 @@ class OuterProductMemory(Memory):
         features: width of the output.
         heads: number H of heads.
         key_size: width K of a head's keys and queries; None means that of its values.
-        chunk_size: steps that are turned into matrix products together; None means 32 on CPUs
-            and 64 elsewhere (16 where every key channel has its own decay).
-        dtype: of the projections; None means the input's. The recurrence is float32.
+        chunk_size: steps in a chunk of the parallel form; None means 32 on CPUs and 64 elsewhere
+            (16 where every key channel has its own decay).
+        dtype: dtype of the projections; None means the input's. The recurrence is float32.
 
     Carry: float32 `[*batch, H, K, V]`, the matrices.
     """

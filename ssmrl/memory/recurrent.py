@@ -28,7 +28,7 @@ class GatedCell(Memory):
     Attributes:
         features: width H of the state and the output.
         learned_initial_carry: start episodes from a learned state instead of zeros.
-        dtype: of the input product; None means the input's. The recurrence is float32.
+        dtype: dtype of the input product; None means the input's. The recurrence is float32.
     """
 
     learned_initial_carry: bool = False

@@ -256,9 +256,9 @@ def _config_of(name: str, entry: Entry, **methods: Any) -> type:
     ]
     own = {
         "features": "width of the output.",
-        "layers": "blocks behind one another.",
-        "remat": "steps of a window whose activations the update holds at once, the others being "
-        "computed again: less memory for long windows, more time; 0: all.",
+        "layers": "number of blocks, one after the other.",
+        "remat": "how many steps' activations the backward pass holds at a time; those of other "
+        "steps are recomputed, which saves memory on long windows and costs time. 0: all steps'.",
     }
     lines = [f"{option}: {text}" for option, text in own.items()]
     for documented in (ResidualBlock, *reversed(entry.module.__mro__)):

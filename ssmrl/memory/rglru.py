@@ -36,8 +36,8 @@ class RGLRU(Memory):
 
     Attributes:
         features: width H of the state and the output.
-        conv_width: inputs that the short convolution sees.
-        dtype: of the matrix products; None means the input's. States stay float32.
+        conv_width: width of the short convolution, in steps.
+        dtype: dtype of the matrix products; None means the input's. States stay float32.
         scan_method: see `ssmrl.scan.linear_scan`.
 
     Carry: `{"conv": float32 [*batch, conv_width - 1, H], "h": float32 [*batch, H]}`.

@@ -54,7 +54,7 @@ class S5(DiagonalOptions, ScanMemory):
             a Δ, .001 to .1, of an input: what is seen once is hardly there at first, and is learned
             late by an agent that is taught by rewards (docs/recipe.md).
         dt_min, dt_max: the step Δ of each state starts log-uniform between these.
-        dtype: of the matrix products' factors; None means the input's. States stay complex64.
+        dtype: dtype of the products' factors; None means the input's. States stay complex64.
 
     Carry: complex64 `[*batch, P/2]`; where `complex_state` is off, float32 `[*batch, P]`, with
     rates that start as 1, 2, ... P/J in every block (S4D-Real, Gu et al. 2022, section 4.1).

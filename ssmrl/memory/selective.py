@@ -28,9 +28,9 @@ class SelectiveMemory(Memory):
     Attributes:
         features: width H of the output.
         expand: channels D of the recurrence, as a multiple of H.
-        state_size: number N of states a channel.
-        conv_width: inputs that the short convolution sees.
-        dtype: of the matrix products; None means the input's. States stay float32.
+        state_size: number N of states per channel.
+        conv_width: width of the short convolution, in steps.
+        dtype: dtype of the matrix products; None means the input's. States stay float32.
         scan_method: see `ssmrl.scan.linear_scan`.
 
     Carry: `{"conv": float32 [*batch, conv_width - 1, D], "h": float32 [*batch, N, D]}`.

@@ -35,7 +35,7 @@ class SHM(Memory):
         features: width H of the output.
         memory_size: rows and columns N of the matrix.
         rows: number L of rows θ, a power of two.
-        dtype: of the projections; None means the input's. The recurrence is float32.
+        dtype: dtype of the projections; None means the input's. The recurrence is float32.
         scan_method: see `ssmrl.scan.linear_scan`.
 
     Carry: `{"M": float32 [*batch, N, N], "position": uint32 [*batch]}`, the next step's position.

@@ -48,10 +48,10 @@ class SystemBank(Memory):
         features: number H of systems, and width of the output.
         state_size: number of real states of each system.
         dt_min, dt_max: the step Δ of each system starts log-uniform between these.
-        form: "chunks", "convolution" or "recurrence". Where an episode begins after the first step
-            of the window, a convolution cannot do it, and chunks take its place.
-        dtype: of the input's projection, which is there where widths differ; None means the
-            input's. States are complex64 and everything that touches them is float32.
+        form: "chunks", "convolution" or "recurrence". A convolution cannot reset within a window:
+            where an episode begins after its first step, chunks take its place.
+        dtype: dtype of the input's projection, if there is one (where widths differ); None means
+            the input's. States are complex64 and everything that touches them is float32.
 
     Carry: complex64 `[*batch, H, N]`.
     """

@@ -40,7 +40,7 @@ class Transformer(Memory):
         heads: number H of heads.
         window: number W of steps that are seen, the current one included.
         positions: "rotary", "alibi" or "none".
-        dtype: of the projections; None means the input's. Scores and cache are float32.
+        dtype: dtype of the projections; None means the input's. Scores and cache are float32.
 
     Carry: `{"k", "v": float32 [*batch, W - 1, H, D], "valid": bool [*batch, W - 1]}`, oldest first;
     `valid` marks steps of the current episode.

@@ -30,7 +30,7 @@ def activation_function(name: str) -> Callable[[Array], Array]:
 
 
 class MLP(nn.Module):
-    """Dense layers, an activation behind each; with `outputs` a last linear layer called "output".
+    """Dense layers with activations; with `outputs` a last linear layer called "output".
 
     Attributes:
         hidden: widths of the hidden layers.

@@ -298,8 +298,9 @@ class _Loop:
         if step >= config.total_steps:
             self.reporter.message(f"nothing to do: step {step:,} of {config.total_steps:,} is done")
             return TrainResult(state, step, 0.0, 0.0, None, 0)
+        self.reporter.message("compiling: seconds to minutes, in which nothing is shown")
         iteration, state, compile_seconds = self._compile(state)
-        self._announce_start(step, compile_seconds)
+        self._announce_start(step)
         first_step = step
         try:
             state, step = self._iterate(iteration, state, step)
@@ -361,7 +362,7 @@ class _Loop:
             self.signals.received = signal.Signals(wish)
         return wish != 0
 
-    def _announce_start(self, step: int, compile_seconds: float) -> None:
+    def _announce_start(self, step: int) -> None:
         """Say what the whole iterations add up to, where that is not the number asked for."""
         size, total = self.agent.steps_per_iteration, self.config.total_steps
         last = step + math.ceil((total - step) / size) * size
@@ -370,7 +371,8 @@ class _Loop:
                 f"total_steps={total:,} ends within an iteration of {size:,} steps: training goes "
                 f"on to its end, step {last:,}"
             )
-        self.reporter.start(f"compiled in {compile_seconds:.1f} s", step, last)
+        agent, memory, env = (getattr(self.config, x).name for x in ("agent", "memory", "env"))
+        self.reporter.start(f"{env}, {agent} with {memory}", step, last)
 
     def announce_stop(self, number: signal.Signals) -> None:
         """Called from another thread: the main one may be waiting for the device."""

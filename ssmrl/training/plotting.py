@@ -5,15 +5,28 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ssmrl.figures import label_lines, lines_of, panels, save, steps_axis, styled, task_name
+from ssmrl.figures import (
+    BLACK,
+    GREY,
+    label_lines,
+    lines_of,
+    panels,
+    save,
+    steps_axis,
+    styled,
+    task_name,
+)
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import bootstrap
 from ssmrl.training.returns import RETURN, read_points, window_means
@@ -27,6 +40,10 @@ RETURNS = (RETURN, "episode_return", "eval/return")
 
 NO_MEMORY, _RESET = "random", ", memory reset"
 """Labels of curves over trials: of random actions, and what ends that of a memory that forgets."""
+
+_CONTROL = "memory reset at every trial"
+# Lines of what is no memory; dashes of this length are those of memories that are reset.
+_OTHERS: Any = (":", "-.", (0, (1, 4)), (0, (8, 3)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 
 # What makes no other agent of a run: its seeds, and where, when and how much is written down.
 _NOT_OF_THE_AGENT = (
@@ -287,45 +304,80 @@ def plot_trials(curves_of: dict[str, dict[str, dict[str, Any]]], path: Path) -> 
     Args:
         curves_of: by title, curves by label (`ssmrl.training.trials.trial_curve`). Labels that end
             with "memory reset" are drawn dashed in the colour of what is before them, and those
-            that stand for no memory, `NO_MEMORY` and references, in grey.
+            that stand for no memory, `NO_MEMORY` and references, in thin black.
         path: of the picture.
 
     Raises:
         RunError: the picture cannot be written.
     """
-    memories = [
-        label
-        for curves in curves_of.values()
-        for label, curve in curves.items()
-        if not label.endswith(_RESET) and "reached" not in curve and label != NO_MEMORY
-    ]
-    labels = list(dict.fromkeys(memories))
-    lines = lines_of([label.split(",")[0] for label in labels])
-    colours = {label: colour for label, (colour, _) in zip(labels, lines, strict=True)}
-    figure, axes = panels(len(curves_of))
+    lines = _memory_lines(curves_of.values())
+    # What is below the panels has to fit, two labels a line.
+    rows = max(-(-(1 + len(_labelled(curves))) // 2) for curves in curves_of.values())
+    figure, axes = panels(len(curves_of), height=2.4 + 0.15 * rows)
     for axis, (title, curves) in zip(axes, curves_of.items(), strict=True):
-        greys = iter(("--", ":", "-.", (0, (1, 4)), (0, (6, 2)), (0, (3, 1, 1, 1))))
+        others = cycle(_OTHERS)
         for label, curve in curves.items():
-            base = label.removesuffix(_RESET)
-            style: dict[str, Any] = {"color": colours.get(base, "grey")}
-            if base != label:
-                style["linestyle"] = "--"
-            elif base not in colours:
-                style["linestyle"] = next(greys, "--")
-            trial = np.arange(1, len(curve["mean"]) + 1)
-            marker = "." if len(trial) < 30 else None
-            axis.plot(trial, curve["mean"], label=label, marker=marker, markersize=4, **style)
-            if base in colours and None not in curve["interval"]:
-                low, high = np.transpose(curve["interval"])
-                axis.fill_between(trial, low, high, color=colours[base], alpha=0.2, linewidth=0)
+            memory = label.removesuffix(_RESET)
+            if memory not in lines:
+                _draw_trials(axis, label, curve, color=BLACK, linestyle=next(others), linewidth=1)
+            elif memory == label:
+                colour, line = lines[memory]
+                _draw_trials(axis, label, curve, color=colour, linestyle=line)
+                _shade_trials(axis, curve, colour)
+            else:
+                # Of one memory as of another: one label stands for all of them.
+                _draw_trials(axis, None, curve, color=lines[memory][0], linestyle="--")
+                _shade_trials(axis, curve, lines[memory][0])
         axis.set(title=title, xlabel="trial", ylabel="return of the trial")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend()
+        _legend_below(axis, lines, resets=any(label.endswith(_RESET) for label in curves))
     try:
         save(figure, path, pdf=False)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+def _labelled(curves: Iterable[str]) -> list[str]:
+    """The curves that have labels of their own: all but those of memories that are reset."""
+    return [label for label in curves if not label.endswith(_RESET)]
+
+
+def _memory_lines(panels: Iterable[dict[str, dict[str, Any]]]) -> dict[str, tuple[str, str]]:
+    """Colour and line by label of every memory in any of the panels."""
+    labels = dict.fromkeys(
+        label
+        for curves in panels
+        for label in _labelled(curves)
+        if "reached" not in curves[label] and label != NO_MEMORY
+    )
+    lines = lines_of([label.split(",")[0] for label in labels])
+    return dict(zip(labels, lines, strict=True))
+
+
+def _draw_trials(axis: Axes, label: str | None, curve: dict[str, Any], **style: Any) -> None:
+    trial = np.arange(1, len(curve["mean"]) + 1)
+    marker = "." if len(trial) < 30 else None
+    axis.plot(trial, curve["mean"], label=label, marker=marker, markersize=4, **style)
+
+
+def _shade_trials(axis: Axes, curve: dict[str, Any], colour: str) -> None:
+    """The interval of each trial, where all have one."""
+    if None not in curve["interval"]:
+        low, high = np.transpose(curve["interval"])
+        trial = np.arange(1, len(low) + 1)
+        axis.fill_between(trial, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _legend_below(axis: Axes, memories: Container[str], *, resets: bool) -> None:
+    """What is labelled, memories first, below the axis: on it, a legend would cover curves."""
+    handles, labels = axis.get_legend_handles_labels()
+    first = [handle for handle, label in zip(handles, labels, strict=True) if label in memories]
+    control = [Line2D([], [], color=GREY, linestyle="--", label=_CONTROL)] if resets else []
+    others = [handle for handle in handles if handle not in first]
+    # The distance in the legend's letters: room for the numbers and the name of the axis.
+    place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
+    axis.legend(handles=[*first, *control, *others], ncols=2, **place)
 
 
 def trial_panels(paths: Iterable[str | Path]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -357,7 +409,7 @@ def panels_of(
     curves_of: dict[str, dict[str, dict[str, Any]]] = {}
     for env, kwargs, memory, trials, name in entries:
         options = " ".join(f"{k}={v}" for k, v in kwargs.items())
-        curves = curves_of.setdefault(f"{env} {options}".strip(), {})
+        curves = curves_of.setdefault(f"{task_name(env)} {options}".strip(), {})
         policies = trials["policies"]
         label = memory if memory not in curves else f"{memory}, {name}"
         curves[label] = policies["agent"]

@@ -94,6 +94,29 @@ def _is_evaluation(metrics: dict[str, Any]) -> bool:
     return any(name.startswith("eval/") for name in metrics)
 
 
+class _NewestReturn:
+    """The training return as it is told: in words until there is one.
+
+    A NaN would look like a fault where it is only early; and of the episodes that have ended the
+    mean is not shown until those that began with them have: the short ones come first.
+    """
+
+    def __init__(self) -> None:
+        self.value, self._has_ended = float("nan"), False
+
+    def update(self, metrics: dict[str, Any]) -> None:
+        self.value = _newest(metrics, RETURN, self.value)
+        if not self._has_ended:
+            self._has_ended = bool(np.any(np.asarray(metrics.get("episodes", 0), float) > 0))
+
+    def __str__(self) -> str:
+        if np.isfinite(self.value):
+            return f"{self.value:.3f}"
+        if self._has_ended:
+            return "not yet known (first episodes under way)"
+        return "none yet (no episode has ended)"
+
+
 class SilentReporter:
     """A reporter that says nothing."""
 
@@ -113,17 +136,14 @@ class PlainReporter:
         self._interval, self._last, self._total = interval, -float("inf"), 0
         self._pending: tuple[int, float] | None = None
         self._time_left: tuple[int, dict[str, Any], float] | None = None
-        self._return, self._loss = float("nan"), float("nan")
-        self._has_ended = False
+        self._return, self._loss = _NewestReturn(), float("nan")
 
     def start(self, title: str, step: int, total: int) -> None:
         self._total = total
         self.message(f"{title}: steps {step:,} to {total:,}")
 
     def update(self, step: int, metrics: dict[str, Any], rate: float) -> None:
-        self._return = _newest(metrics, RETURN, self._return)
-        if not self._has_ended:
-            self._has_ended = bool(np.any(np.asarray(metrics.get("episodes", 0), float) > 0))
+        self._return.update(metrics)
         self._loss = _newest(metrics, "loss/total", self._loss)
         # Put into words when they are printed, which most are not.
         self._pending = step, rate
@@ -137,20 +157,11 @@ class PlainReporter:
         parts = [
             f"step {step:,}/{self._total:,}",
             f"{rate:,.0f} steps/s per seed",
-            self._describe_return(),
+            f"return {self._return}",
             *([f"loss {self._loss:.4g}"] if np.isfinite(self._loss) else []),
             f"eta {eta}",
         ]
         return "  ".join(parts)
-
-    def _describe_return(self) -> str:
-        # A NaN would look like a fault where it is only early; and of the episodes that have ended
-        # the mean is not shown until those that began with them have: the short ones come first.
-        if np.isfinite(self._return):
-            return f"return {self._return:.3f}"
-        if self._has_ended:
-            return "return not yet known (first episodes under way)"
-        return "no episode has ended yet"
 
     def _flush(self) -> None:
         if self._pending is not None:
@@ -172,7 +183,7 @@ class PlainReporter:
 
 
 class LiveReporter:
-    """A panel with a bar, the rate, the time left and the newest metrics."""
+    """A panel with a bar, the rate, the time left, the return and the newest metrics."""
 
     def __init__(self) -> None:
         self._console = Console()
@@ -183,7 +194,7 @@ class LiveReporter:
         self._live: Live | None = None
         self._title, self._total, self._step, self._rate = "", 1, 0, 0.0
         self._shown: dict[str, float] = {}
-        self._eta = "?"
+        self._eta, self._return = "?", _NewestReturn()
 
     def start(self, title: str, step: int, total: int) -> None:
         self._title, self._total, self._step = title, total, step
@@ -197,33 +208,41 @@ class LiveReporter:
         self._step, self._rate = step, rate
         if not _is_evaluation(metrics):
             self._eta = format_time_left(self._total - step, metrics, rate)
-        # An iteration in which no episode ended keeps the last return on show.
-        # What the training return is of (`…_from`, …) is for files.
+        self._return.update(metrics)
+        # An iteration in which no episode ended keeps the last return on show. The training return
+        # has its own line, and what it is of (`…_from`, …) is for files.
         means = {
             name: mean
             for name, value in metrics.items()
-            if not name.startswith(("time/", f"{RETURN}_")) and math.isfinite(mean := _mean(value))
+            if not name.startswith(("time/", RETURN)) and math.isfinite(mean := _mean(value))
         }
+        if not is_learning(metrics):
+            # Losses of 0 stand for losses that nothing has computed yet.
+            means = {name: mean for name, mean in means.items() if mean}
         # A new dict: the other thread may be reading the old one.
         self._shown = self._shown | means
 
     def _render(self) -> Panel:
         self._bar.update(self._task, total=self._total, completed=self._step)
+        head = Table.grid(padding=(0, 2))
+        head.add_row("steps", f"{self._step:,} / {self._total:,}")
+        head.add_row("speed", f"{self._rate:,.0f} steps/s per seed" if self._rate else "?")
+        head.add_row("eta", self._eta)
+        head.add_row("return", str(self._return))
         table = Table.grid(padding=(0, 2), expand=True)
-        table.add_row(
-            "steps", f"{self._step:,} / {self._total:,}", "steps/s per seed", f"{self._rate:,.0f}"
-        )
-        table.add_row("eta", self._eta, "", "")
         items = [(name, f"{value:.4g}") for name, value in self._shown.items()]
         for left_item, right_item in zip(items[::2], [*items[1::2], ("", "")], strict=False):
             table.add_row(*left_item, *right_item)
         body = Table.grid(expand=True)
         body.add_row(self._bar)
-        body.add_row(table)
+        body.add_row(head)
+        if items:  # rich cannot spread a table of nothing
+            body.add_row(table)
         return Panel(body, title=self._title)
 
     def message(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        # A line that the terminal folds is copied whole; one that rich folds is two lines.
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         if self._live is not None:

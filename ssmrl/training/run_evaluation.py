@@ -73,21 +73,7 @@ def evaluate_run(
     venv = make_venv(components, env, min(config.num_envs, config.episodes))
     check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
     longest = longest_episode(read_metrics(loaded.run.metrics))
-    key_of = partial(streams.evaluation_key, config.seed)
-
-    def evaluator_of(agent: Any) -> Evaluator:
-        return Evaluator(
-            agent,
-            venv,
-            episodes=config.episodes,
-            greedy=config.greedy,
-            max_steps=config.max_steps,
-        )
-
-    def play(agent: Any) -> list[EvaluationResult]:
-        evaluator = partial(evaluator_of(agent), longest_seen=longest)
-        return evaluate_seeds(evaluator, loaded.config, loaded.state, key_of)
-
+    play = _player(config, loaded, venv, longest)
     with explained_failures(venv, loaded.run):
         results = play(loaded.agent)
     record = {
@@ -100,8 +86,7 @@ def evaluate_run(
         "max_steps": config.max_steps or default_max_steps(venv, longest),
         **_summary(results, loaded.config.seed),
     }
-    trials = find_trials(venv)
-    if trials is not None and config.controls:
+    if config.controls and (trials := find_trials(venv)) is not None:
         references = trials.references(_params_of(venv), episodes=REFERENCES, seed=config.seed)
         compared = compare_trials(results, play_controls(loaded.agent, venv, play), references)
         record["trials"] = {"kwargs": env.kwargs, **compared}
@@ -112,6 +97,33 @@ def evaluate_run(
         record |= _record_videos(config, components, loaded, env)
         _append_record(loaded.run.evaluations, record, instead=True)
     return record
+
+
+def _player(
+    config: EvaluateConfig, loaded: LoadedRun, venv: Any, longest: float
+) -> Callable[[Any], list[EvaluationResult]]:
+    """What plays the episodes of each of a run's seeds with an agent: its own, or a control.
+
+    Args:
+        config: how many, and how.
+        loaded: the run.
+        venv: where.
+        longest: steps of the longest episode that was seen in training.
+    """
+    key_of = partial(streams.evaluation_key, config.seed)
+
+    def play(agent: Any) -> list[EvaluationResult]:
+        evaluator = Evaluator(
+            agent,
+            venv,
+            episodes=config.episodes,
+            greedy=config.greedy,
+            max_steps=config.max_steps,
+        )
+        evaluate = partial(evaluator, longest_seen=longest)
+        return evaluate_seeds(evaluate, loaded.config, loaded.state, key_of)
+
+    return play
 
 
 def _summary(results: list[EvaluationResult], first_seed: int) -> dict[str, Any]:
@@ -229,6 +241,8 @@ def print_evaluation(record: dict[str, Any]) -> None:
         table.add_row(f"not ended after {record['max_steps']:,} steps", str(record["unfinished"]))
     print(f"{record['run']}, step {record['step']:,}")
     Console().print(table)
+    if record["mean_interval"]:
+        print("in brackets: 95% intervals over episodes")
     if "trials" in record:
         _print_trials(record["trials"])
 
@@ -250,8 +264,10 @@ def _print_trials(trials: dict[str, Any]) -> None:
 
 
 def _with_interval(record: dict[str, Any], name: str) -> str:
-    low, high = record[f"{name}_interval"] or (float("nan"), float("nan"))
-    return f"{record[name]:.4f}  [{low:.4f}, {high:.4f}]"
+    text = f"{record[name]:.4f}"
+    if record[f"{name}_interval"] is None:  # of a single episode
+        return text
+    return text + "  [{:.4f}, {:.4f}]".format(*record[f"{name}_interval"])
 
 
 def print_videos(record: dict[str, Any]) -> None:

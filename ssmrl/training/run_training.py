@@ -97,14 +97,7 @@ def run_training(
     is_host = bool(getattr(venv, "is_host", False))
     # Before the folder is made: a run that cannot start leaves nothing behind.
     notes = _training_notes(agent, config)
-    check_placement(agent, config, is_host=is_host)
-    with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
-        check_size(
-            abstract_state(agent, config.seed, config.seeds), devices=device_count(config.devices)
-        )
-    check_logger(config.logger)
-    if config.keep_best and not config.eval_every:
-        raise UsageError("keep_best=true: evaluations say which is the best; give eval_every=STEPS")
+    _check_can_start(config, agent, is_host=is_host)
     eval_venv = _training_evaluation_venv(config, components, venv) if config.eval_every else None
     begun, has_checkpoint = hosts.from_first(lambda: _find_begun(config))
     state = None
@@ -112,15 +105,12 @@ def run_training(
         state = _first_state(config, agent, venv, components, reporter)
     if config.resume and begun is None:
         reporter.message("nothing to resume: starting a new run")
-    path = hosts.from_first(lambda: begun or _make_folder(config, overrides, imports))
-    run = RunFolder(path)
+    run = RunFolder(hosts.from_first(lambda: begun or _make_folder(config, overrides, imports)))
     hosts.check_shared(run.config)
     reporter.message(f"run: {run.path}")
     for note in notes:
         reporter.message(note)
-    logger = _start_logger(config, run)
-    if callback is not None:
-        logger = CallbackLogger(logger, callback)
+    logger = _start_logger(config, run, callback)
     evaluate = None
     if eval_venv is not None:
         evaluate = _training_evaluation(agent, config, eval_venv, run, reporter)
@@ -146,6 +136,23 @@ def run_training(
     return RunResult(run, result)
 
 
+def _check_can_start(config: TrainConfig, agent: Any, *, is_host: bool) -> None:
+    """What can be told of a run before anything is computed.
+
+    Raises:
+        RunError: its parts do not fit together, or not into memory.
+        UsageError: settings contradict each other, or a logger is missing.
+    """
+    check_placement(agent, config, is_host=is_host)
+    with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
+        check_size(
+            abstract_state(agent, config.seed, config.seeds), devices=device_count(config.devices)
+        )
+    check_logger(config.logger)
+    if config.keep_best and not config.eval_every:
+        raise UsageError("keep_best=true: evaluations say which is the best; give eval_every=STEPS")
+
+
 def _what_must_agree(config: TrainConfig) -> dict[str, Any]:
     """What several processes of a run must have in common, by name."""
     settings = dict(
@@ -157,11 +164,14 @@ def _what_must_agree(config: TrainConfig) -> dict[str, Any]:
     return settings | versions | {"version of Python": python} | machine
 
 
-def _start_logger(config: TrainConfig, run: RunFolder) -> Logger:
+def _start_logger(
+    config: TrainConfig, run: RunFolder, callback: Callable[[dict[str, Any]], Any] | None
+) -> Logger:
     if not hosts.is_first():
         return NullLogger()
     with run.lock():  # Or a run that is being trained would be ended in its logger's eyes.
-        return make_logger(config.logger, run.path, as_dict(config))
+        logger = make_logger(config.logger, run.path, as_dict(config))
+    return logger if callback is None else CallbackLogger(logger, callback)
 
 
 def _training_notes(agent: Any, config: TrainConfig) -> list[str]:
@@ -316,7 +326,11 @@ def _draw_curve(run: RunFolder, reporter: Reporter) -> None:
     try:
         from ssmrl.training.plotting import group_runs, plot_curves
 
-        plot_curves(group_runs([run.path]), run.curve)
+        try:
+            groups = group_runs([run.path])
+        except RunError:  # it has no return yet
+            return
+        plot_curves(groups, run.curve)
     except Exception as error:
         # Whatever it was, a missing package or font: the run is there; `ssmrl plot` can be asked.
         reporter.message(f"no {run.curve.name}: {reason(error)}")
@@ -335,7 +349,7 @@ def _say_goodbye(
         )
     if result.stopped_by is not None:
         name = signal.Signals(result.stopped_by).name
-        reporter.message(f"stopped by {name}; the same command with run={run.path} continues")
+        reporter.message(f"stopped by {name}; to continue: ssmrl train run={run.path}")
     elif result.step >= config.total_steps:
         reporter.message(f"finished: {run.path}")
         reporter.message(f"next: ssmrl evaluate run={run.path} video=true")

@@ -7,6 +7,7 @@ made it (`ssmrl.training.exported`). `scripts/pack.py` puts a finished run there
 from __future__ import annotations
 
 import difflib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,8 @@ LIMIT = 20 * 2**20
 
 def names() -> list[str]:
     """The agents that there are, e.g. ``popgym/repeat_previous_easy-s5``."""
-    return sorted(
-        path.parent.relative_to(AGENTS).as_posix() for path in AGENTS.rglob("config.yaml")
-    )
+    # One that is being packed has no scores yet.
+    return sorted(path.parent.relative_to(AGENTS).as_posix() for path in AGENTS.rglob("eval.json"))
 
 
 def unpack(name: str, root: str | Path = "runs/zoo") -> Path:
@@ -74,6 +74,7 @@ def pack(
     seed_index: int = 0,
     step: int | None = None,
     episodes: int = 256,
+    also: str | None = None,
     agents: Path = AGENTS,
 ) -> Path:
     """Put a finished run's agent into the zoo, and evaluate it there: greedily, on new episodes.
@@ -83,7 +84,8 @@ def pack(
         name: ``<suite>/<task>-<memory>``.
         seed_index: which of the run's seeds, from 0.
         step: the checkpoint of this step; None: the newest.
-        episodes: of the evaluation.
+        episodes: of each evaluation.
+        also: a second environment to evaluate it in, such as ``popgym_original/...``.
         agents: the zoo's folder.
 
     Returns:
@@ -95,11 +97,9 @@ def pack(
             of it stays.
     """
     from ssmrl.experiment import COMPONENTS
-    from ssmrl.training.config import EnvConfig, EvaluateConfig
     from ssmrl.training.exported import export_agent
     from ssmrl.training.loading import load_run
     from ssmrl.training.run import RunFolder
-    from ssmrl.training.run_evaluation import evaluate_run
 
     loaded = load_run(run, COMPONENTS, step=step)
     seeds = loaded.config.seeds
@@ -110,8 +110,8 @@ def pack(
     state = loaded.seed_state(seed_index)
     export_agent(loaded.agent, state, loaded.step, record, seed, path)
     try:
-        config = EvaluateConfig(run=str(path), episodes=episodes, env=EnvConfig("run"))
-        evaluate_run(config, COMPONENTS, name=f"{PREFIX}{name}")
+        for env in ("run", also) if also else ("run",):
+            evaluate(name, env, episodes=episodes, agents=agents)
         if size(agents) > LIMIT:
             raise RunError(f"{name} has {size(path):,} bytes: the zoo would have {size(agents):,}")
     except BaseException:
@@ -120,14 +120,44 @@ def pack(
     return path
 
 
+def evaluate(name: str, env: str, *, episodes: int = 256, agents: Path = AGENTS) -> None:
+    """Add the greedy return on new episodes to an agent's scores.
+
+    Args:
+        name: one of `names`.
+        env: where: an environment's name, or ``"run"``: the one that it was trained in.
+        episodes: how many.
+        agents: the zoo's folder.
+
+    Raises:
+        RunError: it cannot be evaluated there.
+    """
+    from ssmrl.experiment import COMPONENTS
+    from ssmrl.training.config import EnvConfig, EvaluateConfig
+    from ssmrl.training.run import RunFolder, read_evaluations, write_atomically
+    from ssmrl.training.run_evaluation import evaluate_run
+
+    config = EvaluateConfig(run=str(agents / name), episodes=episodes, env=EnvConfig(env))
+    evaluate_run(config, COMPONENTS, name=f"{PREFIX}{name}")
+    # A line for each evaluation: indented, returns by trial are three thousand lines.
+    file = RunFolder(agents / name).evaluations
+    lines = (json.dumps(record, separators=(",", ":")) for record in read_evaluations(file))
+    write_atomically(file, "[" + ",\n".join(lines) + "]\n")
+
+
 def table() -> list[dict[str, Any]]:
-    """What is known of each agent, in the order of `names`."""
+    """What is known of each agent, in the order of `names`.
+
+    Under ``"original"`` is the evaluation in the package that its environment is a model of; None
+    where there is none.
+    """
     from ssmrl.training.exported import scores
     from ssmrl.training.run import RunFolder
 
     rows = []
     for name in names():
-        record, first = RunFolder(AGENTS / name).record(), scores(AGENTS / name)[0]
+        record, evaluations = RunFolder(AGENTS / name).record(), scores(AGENTS / name)
+        first, original = evaluations[0], [x for x in evaluations if "_original/" in x["env"]]
         rows.append(
             {
                 "name": name,
@@ -138,6 +168,7 @@ def table() -> list[dict[str, Any]]:
                 "mean": first["mean"],
                 "interval": first["mean_interval"],
                 "episodes": first["episodes"],
+                "original": original[0] if original else None,
                 "bytes": size(AGENTS / name),
                 "command": " ".join(record["command"]),
             }

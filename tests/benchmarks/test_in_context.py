@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks.learning import in_context
+from benchmarks.learning import in_context, studies
 from ssmrl.experiment import COMPONENTS
 from ssmrl.training.cli import compose_training
 from ssmrl.training.run import RunFolder
@@ -58,3 +58,34 @@ def test_the_report_of_a_run(tmp_path, capsys):
     assert arguments.figure.stat().st_size > 5000
     line = "| bandit | gru | 1.000 | 3.000 | 4.000 [3.000, 5.000] | 2.000 | gittins 67% |"
     assert line in capsys.readouterr().out
+
+
+def test_a_figure_can_be_drawn_again_of_the_results_alone(tmp_path, monkeypatch, capsys):
+    trials = {
+        "kwargs": {},
+        "policies": dict.fromkeys(("agent", "memory_reset", "random"), curve(1)),
+    }
+    row = {"study": "x-gru", "env": "meta/x", "memory": "gru", "references": {}, **trials}
+    output, figure = tmp_path / "o.json", tmp_path / "new/f.png"
+    output.write_text(json.dumps({"rows": [row]}))
+    places = ["--output", str(output), "--figure", str(figure), "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", ["in_context", "--redraw", *places])
+    assert in_context.main() == 0
+    assert figure.stat().st_size > 5000 and not (tmp_path / "runs").exists()
+    assert json.loads(output.read_text()) == {"rows": [row]}
+    assert capsys.readouterr().out == f"wrote {figure}\n"
+
+
+def test_a_study_records_the_settings_of_its_runs(tmp_path, monkeypatch):
+    """From which `ssmrl train` says how a packed agent was made."""
+    given = {}
+
+    def train(config, **options):
+        given.update(options, config=config)
+        return argparse.Namespace(exit_code=130)
+
+    monkeypatch.setattr(studies, "train", train)
+    overrides = [in_context.EXPERIMENT, "env=meta/cartpole", "memory=gru"]
+    assert studies.train_into(tmp_path / "run", overrides) == 130
+    assert given["overrides"] == tuple(overrides)
+    assert given["config"].run_dir == str(tmp_path / "run") and given["config"].resume is True

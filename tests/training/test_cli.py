@@ -455,6 +455,22 @@ def test_a_curve_that_cannot_be_drawn_is_a_line(capsys, monkeypatch):
     assert "no curve.png: ValueError: no such font" in capsys.readouterr().out
 
 
+def test_a_run_without_an_episode_has_no_curve_and_is_told_of_none(capsys):
+    assert train("run_dir=here", "env.kwargs.length=1000", "total_steps=20") == 0
+    assert "curve.png" not in capsys.readouterr().out and not Path("here/curve.png").exists()
+
+
+def test_of_a_single_episode_there_is_no_interval(capsys):
+    assert train("run_dir=here") == 0
+    capsys.readouterr()
+    for episodes, brackets in ((1, False), (4, True)):
+        arguments = ["run=here", f"episodes={episodes}", "num_envs=1"]
+        assert evaluate_command(arguments, STUB, CONFIGS) == 0
+        out = capsys.readouterr().out
+        assert ("[" in out, "in brackets: 95% intervals over episodes" in out) == (brackets,) * 2
+        assert "nan" not in out and out.splitlines()[-1] == "written to here/eval.json"
+
+
 def test_evaluate_says_what_does_not_fit(capsys):
     assert train("run_dir=here") == 0
     assert evaluate_command(["run=here", "env=stub/wide"], STUB, CONFIGS) == 2

@@ -324,7 +324,7 @@ def test_a_runs_own_settings_are_taken_and_none_of_hydras():
             {"stopped_by": signal.SIGTERM, "step": 50},
             [
                 "step 50: 40 steps/s per seed, compiled in 2.0 s",
-                "stopped by SIGTERM; the same command with run=r continues",
+                "stopped by SIGTERM; to continue: ssmrl train run=r",
             ],
         ),
         # Nothing was left to do: no speed.

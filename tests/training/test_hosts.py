@@ -513,7 +513,7 @@ def test_a_signal_to_one_stops_all_behind_one_iteration(make_config, record):
         processes.all[1].send_signal(signal.SIGTERM)
         assert processes.codes() == [REQUEUE, REQUEUE], processes.said()
         out, silent = processes.said()
-    assert "stopped by SIGTERM; the same command with run=run continues" in out
+    assert "stopped by SIGTERM; to continue: ssmrl train run=run" in out
     assert silent == ""
     (step,) = saved_steps(run)
     assert len({line["step"] for line in read_metrics(run.metrics)}) == length(run)

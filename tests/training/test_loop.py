@@ -349,12 +349,19 @@ def test_so_many_checkpoints_are_kept(make_config, record):
 
 
 def test_steps_that_no_iteration_ends_on_are_explained(make_config, record):
-    totals = []
-    record.start = lambda title, step, total: totals.append((step, total))
+    totals, titles = [], set()
+
+    def start(title, step, total):
+        totals.append((step, total))
+        titles.add(title)
+
+    record.start = start
     run_loop(make_config(total_steps=50), record)
     run_loop(make_config(total_steps=130, resume=True), record)
     run_loop(make_config(total_steps=200, resume=True), record)
     assert totals == [(0, 60), (60, 140), (140, 200)]
+    assert titles == {"stub/line, stub with tape"}
+    assert record.messages.count("compiling: seconds to minutes, in which nothing is shown") == 3
     explained = [message for message in record.messages if "total_steps" in message]
     assert explained == [
         f"total_steps={total} ends within an iteration of 20 steps: training goes on to its end, "

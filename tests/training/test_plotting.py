@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssmrl.figures import memory_line
+from ssmrl.figures import BLACK, GREY, memory_line
 from ssmrl.training import plotting
 from ssmrl.training.cli import plot_command
 from ssmrl.training.errors import RunError
@@ -105,9 +105,22 @@ def test_the_command_draws_and_writes(paths, capsys):
     rows = csv.DictReader(Path("picture.csv").read_text().splitlines())
     assert [row["memory"] for row in rows] == ["s5", "gru"]
     assert np.isclose(json.loads(Path("picture.json").read_text())[0]["mmer_mean"], 18)
-    assert "18.000 [" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "18.000 [" in out and out.endswith("picture.png (and .pdf, .csv, .json of that name)\n")
     assert plot_command([str(paths[0])]) == 0
     assert (paths[0] / "curve.png").exists()
+
+
+def test_no_environments_name_is_cut_off_on_a_narrow_terminal(capsys, monkeypatch):
+    name = "popgym/noisy_position_only_cartpole_easy"
+    path = write_run("runs/a", "s5", ALONE, env=name)
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns, and no colours among the letters
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert plot_command([str(path)]) == 0
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines()[:8])) <= 80 and "…" not in table
+    column = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
+    assert "".join(column) == name
 
 
 def test_what_cannot_be_drawn(paths, capsys):
@@ -280,32 +293,54 @@ def test_curves_over_trials_tell_memories_from_what_they_are_compared_with(drawn
     first, second = drawn[0].axes[:2]
     assert [axis.get_title() for axis in (first, second)] == ["first", "second"]
     assert (first.get_xlabel(), first.get_ylabel()) == ("trial", "return of the trial")
-    lines = {line.get_label(): line for line in first.lines}
-    assert list(lines) == list(curves)
+    lines = dict(zip(curves, first.lines, strict=True))
     colours = {name: line.get_color() for name, line in lines.items()}
     s5, gru = memory_line("s5")[0], memory_line("gru")[0]
     assert colours == {"s5": s5, "s5, memory reset": s5, "gru": gru} | dict.fromkeys(
-        (NO_MEMORY, "best", "lazy"), "grey"
+        (NO_MEMORY, "best", "lazy"), BLACK
     )
     styles = {name: line.get_linestyle() for name, line in lines.items()}
     assert styles["s5"] == styles["gru"] == "-" and styles["s5, memory reset"] == "--"
-    # The greys are told apart by their lines.
-    assert [styles[name] for name in (NO_MEMORY, "best", "lazy")] == ["--", ":", "-."]
+    # What is no memory is told apart by its lines.
+    assert [styles[name] for name in (NO_MEMORY, "best")] == [":", "-."]
     np.testing.assert_array_equal(lines["s5"].get_xydata().T, [[1, 2, 3], [1, 2, 3]])
     # Intervals, where there are several seeds, of the memories alone.
     bands = [band.get_paths()[0].vertices[:, 1] for band in first.collections]
     assert [(band.min(), band.max()) for band in bands] == [(0.5, 3.5), (0.5, 1.5)]
     assert lines["s5"].get_marker() == "." and second.lines[0].get_marker() == "None"
     assert second.lines[0].get_color() == gru
-    assert [t.get_text() for t in first.get_legend().get_texts()] == list(curves)
+    # Memories first, their controls by one name, where there are any.
+    control = "memory reset at every trial"
+    assert legend_of(first) == ["s5", "gru", control, NO_MEMORY, "best", "lazy"]
+    assert legend_of(second) == ["gru", NO_MEMORY]
+    dashed = first.get_legend().get_lines()[2]
+    assert (dashed.get_color(), dashed.get_linestyle()) == (GREY, "--")
 
 
-def test_greys_run_out_and_begin_again_dashed(drawn):
+def legend_of(axis) -> list[str]:
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("references", [1, 12])
+def test_legends_over_trials_cover_no_curve(drawn, references):
+    names = [f"reference {i}" for i in range(references)]
+    curves = {"s5": trials(1, 2), **{name: trials(1, 2, reached=None) for name in names}}
+    plot_trials({"a": curves, "b": curves}, Path("p.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        legend, label = axis.get_legend().get_window_extent(), axis.xaxis.label.get_window_extent()
+        assert 0 <= legend.y0 < legend.y1 <= label.y0
+    # The axes do not pay for long legends.
+    assert figure.axes[0].get_window_extent().height > 1.5 * figure.dpi
+
+
+def test_lines_of_what_is_no_memory_run_out_and_begin_again(drawn):
     names = [f"reference {i}" for i in range(8)]
     plot_trials({"a": {name: trials(1, 2, reached=None) for name in names}}, Path("p.png"))
     lines = drawn[0].axes[0].lines
-    patterns = [line._dash_pattern for line in lines]
-    assert len(set(map(str, patterns[:6]))) == 6 and patterns[6] == patterns[7] == patterns[0]
+    patterns = [str(line._dash_pattern) for line in lines]
+    assert len(set(patterns)) == 6 and patterns[6:] == patterns[:2]
     assert not drawn[0].axes[0].collections
 
 
@@ -328,8 +363,8 @@ def test_runs_on_one_task_share_a_panel_over_trials():
         file.write_text(json.dumps([older, record, {"env": "without trials"}]))
         assert read_trials(path) == json.loads(json.dumps(record))
     panels = trial_panels(["runs/a", "runs"])
-    assert list(panels) == ["meta/bandit arms=3"]
-    assert list(panels["meta/bandit arms=3"]) == [
+    assert list(panels) == ["Bandit arms=3"]
+    assert list(panels["Bandit arms=3"]) == [
         *("s5", "s5, memory reset", "random", "best arm"),
         *("s5, a", "s5, a, memory reset", "gru", "gru, memory reset"),
         *("s5, c", "s5, c, memory reset"),

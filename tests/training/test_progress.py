@@ -111,7 +111,7 @@ def test_plain_lines_come_every_five_seconds_and_the_last_one_at_the_end(clock, 
     early, late = "unknown before learning begins", "50 steps/s per seed"
     assert capsys.readouterr().out.splitlines() == [
         "compiled: steps 0 to 1,000",
-        f"step 100/1,000  {late}  no episode has ended yet  eta {early}",
+        f"step 100/1,000  {late}  return none yet (no episode has ended)  eta {early}",
         f"step 400/1,000  {late}  return 1.500  loss 0.5  eta 0:12",
         f"step 400/1,000  {late}  return 1.500  loss 0.5  eta 0:12",
         "a message",
@@ -134,7 +134,7 @@ def test_a_line_says_that_no_episode_has_ended_yet(capsys):
     reporter.stop()
     prefix = "50 steps/s per seed"
     assert capsys.readouterr().out.splitlines()[1:] == [
-        f"step 100/400  {prefix}  no episode has ended yet  loss 0  "
+        f"step 100/400  {prefix}  return none yet (no episode has ended)  loss 0  "
         "eta unknown before learning begins",
         f"step 150/400  {prefix}  return not yet known (first episodes under way)  loss 0  "
         "eta unknown before learning begins",
@@ -163,8 +163,57 @@ def test_the_live_panel_shows_rate_return_losses_and_time_left(capsys):
     reporter.message("a note")
     reporter.stop()
     text = capsys.readouterr().out
-    for expected in ("a note", "200 / 300", "50", "0:02", "episode_return", "0.5", "0.125"):
+    for expected in ("a note", "200 / 300", "50 steps/s per seed", "0:02", "episode_return", "0.5"):
         assert expected in text
+    assert "0.125" in text
+
+
+def shown(reporter: LiveReporter, width: int = 60) -> list[list[str]]:
+    """The words in each line of the panel."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(reporter._render())
+    return [line.strip("│ ").split() for line in console.export_text().splitlines()]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_panel_has_no_number_where_there_is_none_yet(width):
+    reporter = LiveReporter()
+    reporter._title, reporter._total = "title", 400
+    rows = shown(reporter, width)
+    for line in ("speed ?", "eta ?", "return none yet (no episode has ended)"):
+        assert line.split() in rows
+    # A Dreamer before it learns: its losses are zeros that nothing has computed.
+    early = {"updates": 0, "loss/total": 0.0, "env/reward": 0.5}
+    reporter.update(100, {**early, "episodes": 0}, 50.0)
+    rows = shown(reporter, width)
+    assert ["eta", "unknown", "before", "learning", "begins"] in rows and [
+        "env/reward",
+        "0.5",
+    ] in rows
+    assert not any("loss/total" in row or "updates" in row for row in rows)
+    reporter.update(200, {**early, "episodes": 2, "episode_return": 9.0}, 50.0)
+    assert ["return", "not", "yet", "known", "(first", "episodes", "under", "way)"] in shown(
+        reporter, width
+    )
+    reporter.update(300, {"updates": 1, "loss/total": 0.0, RETURN: [1.5, float("nan")]}, 50.0)
+    reporter.update(320, {"eval/return": 3.0}, 50.0)
+    rows = shown(reporter, width)
+    assert ["return", "1.500"] in rows and ["eta", "0:02"] in rows
+    words = [word for row in rows for word in row]
+    for name, value in (("updates", "1"), ("loss/total", "0"), ("eval/return", "3")):
+        assert words[words.index(name) + 1] == value
+    assert RETURN not in words and not any("nan" in word for word in words)
+
+
+def test_a_long_line_is_left_for_the_terminal_to_fold(monkeypatch, capsys):
+    """Folded here, a command would be copied as two."""
+    monkeypatch.setenv("COLUMNS", "40")
+    command = f"next: ssmrl evaluate run=runs/{'x' * 60} video=true"
+    reporter = LiveReporter()
+    reporter.start("title", 0, 300)
+    reporter.message(command)
+    reporter.stop()
+    assert command in capsys.readouterr().out.splitlines()
 
 
 def test_a_panel_shows_metrics_two_in_a_row():
@@ -174,11 +223,9 @@ def test_a_panel_shows_metrics_two_in_a_row():
     metrics = {"a": 1.0, "b": 2.0, "c": [3.0, float("nan")], "d": 4.0, "e": 5.0}
     hidden = {"time/x": 9.0, f"{RETURN}_from": 9.0, "missing": float("nan")}
     reporter.update(50, metrics | hidden, 10.0)
-    console = Console(width=60, record=True, file=io.StringIO())
-    console.print(reporter._render())
-    rows = [line.strip("│ ").split() for line in console.export_text().splitlines()]
-    assert ["steps", "50", "/", "100", "steps/s", "per", "seed", "10"] in rows
-    assert ["eta", "0:05"] in rows
+    rows = shown(reporter)
+    for line in ("steps 50 / 100", "speed 10 steps/s per seed", "eta 0:05"):
+        assert line.split() in rows
     assert [row for row in rows if row[:1] and row[0] in "ace"] == [
         ["a", "1", "b", "2"],
         ["c", "3", "d", "4"],

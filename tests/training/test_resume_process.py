@@ -107,7 +107,7 @@ def stop_politely(process: subprocess.Popen, run: RunFolder, number: signal.Sign
     wait_until(lambda: len(lines_of(run)) > before + 4, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=TIMEOUT)
-    assert f"stopped by {number.name}; the same command with run=" in out, err
+    assert f"stopped by {number.name}; to continue: ssmrl train run=" in out, err
     assert "Traceback" not in err
     # What the signal found is kept: nothing is lost.
     assert run.checkpoint_steps()[-1] == lines_of(run)[-1]["step"]

@@ -19,7 +19,7 @@ class Size:
 
     Attributes:
         deter: width of the memory's output h.
-        hidden: of the memory's input and of the layers behind the prior and the posterior.
+        hidden: of the memory's input and of the layers after the prior and the posterior.
         classes: of each of the latent's categoricals.
         depth: unit of the convolutions' channels.
         units: of all other layers.
@@ -116,8 +116,8 @@ class DreamerConfig:
         continue_discount: let the continue head predict γ times the probability of going on.
         return_lambda: λ of the returns.
         imagination_length: H, steps imagined from each start.
-        imagination_starts: imagine from so many states of each batch, drawn at random; None for
-            all of them, as published, which is most of the cost of an update.
+        imagination_starts: number of states of each batch to imagine from, drawn at random; None
+            for all of them, as published, which is most of the cost of an update.
         entropy_coefficient: weight of the policy's entropy.
         return_rate: of the running percentiles (5 and 95) that returns are normalised by.
         slow_critic_rate: of the critic's running average, which regularises it.

@@ -72,6 +72,7 @@ from ssmrl.training.devices import (
     split_batch,
     split_environments,
 )
+from ssmrl.training.fit import format_bytes
 
 Metrics = dict[str, Array]
 
@@ -167,16 +168,17 @@ class Dreamer:
         fetched = on_host // 2 * c.updates_per_iteration * c.batch_size * c.batch_length
         on_device = step - on_host + context
         steps = c.replay_capacity * seeds
-        taken = _gib(steps * on_device)
+        taken = format_bytes(steps * on_device)
         if context:
-            taken += f", {_gib(steps * context)} of it carries"
+            taken += f", {format_bytes(steps * context)} of it carries"
         self._check_device_memory(seeds, on_device, context, taken, seeds * fetched)
         if not on_host:
             return [f"replay buffer: {steps:,} steps, {taken}"]
         self._check_host_memory(seeds, on_host)
         return [
-            f"replay buffer: {steps:,} steps, {_gib(steps * on_host)} on the host, {taken} on the "
-            f"device, and {_gib(seeds * fetched)} there for the windows of an iteration"
+            f"replay buffer: {steps:,} steps, {format_bytes(steps * on_host)} on the host, "
+            f"{taken} on the device, and {format_bytes(seeds * fetched)} there for the windows "
+            "of an iteration"
         ]
 
     def _check_device_memory(
@@ -191,10 +193,10 @@ class Dreamer:
         ways += ["agent.replay_context=false"] if context else []
         if not self.stores_on_host and jax.default_backend() != "cpu":
             ways += ["agent.replay_storage=host"]
-        beside = f" and {_gib(fetched)} for the windows of an iteration" if fetched else ""
+        beside = f" and {format_bytes(fetched)} for the windows of an iteration" if fetched else ""
         raise ValueError(
             f"agent.replay_capacity={c.replay_capacity} takes {taken}{beside}, and the device has "
-            f"{_gib(available)}; set {' or '.join(ways or ['fewer seeds'])}"
+            f"{format_bytes(available)}; set {' or '.join(ways or ['fewer seeds'])}"
         )
 
     def _check_host_memory(self, seeds: int, per_step: int) -> None:
@@ -206,8 +208,9 @@ class Dreamer:
         fits = available // 3 // per_step // seeds
         way = f"agent.replay_capacity={fits}" if fits >= c.smallest_capacity else "fewer seeds"
         raise ValueError(
-            f"agent.replay_capacity={c.replay_capacity} takes {_gib(taken)} of the host's memory, "
-            f"and as much again while a checkpoint is written; it has {_gib(available)}; set {way}"
+            f"agent.replay_capacity={c.replay_capacity} takes {format_bytes(taken)} of the host's "
+            "memory, and as much again while a checkpoint is written; it has "
+            f"{format_bytes(available)}; set {way}"
         )
 
     # ........................................................................ beginning
@@ -611,10 +614,6 @@ class Dreamer:
 
 
 # ------------------------------------------------------------------------------------ helpers
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
 
 
 def make_dreamer(

@@ -59,7 +59,7 @@ class PPOConfig(RolloutConfig):
             two transitions: the difference of one from its own mean is 0, and teaches nothing.
         normalize_values: learn values in units of their running deviation (PopArt, van Hasselt et
             al. 2016: the output layer is rescaled so that predictions stay the same).
-        actor: widths of the policy's hidden layers behind the memory.
+        actor: widths of the policy's hidden layers after the memory.
         initial_log_std: of continuous actions.
     """
 

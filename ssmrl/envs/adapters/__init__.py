@@ -1,4 +1,4 @@
-"""Environments of other packages behind our interfaces. Each package is imported only when used."""
+"""Environments of other packages, with our interfaces. Each package is imported only when used."""
 
 from __future__ import annotations
 

@@ -75,13 +75,13 @@ class Trials(Environment[TrialsState, Any]):
         env: the environment; one that is no :class:`~ssmrl.envs.meta.task.TaskEnvironment` has each
             of its episodes repeated (:class:`~ssmrl.envs.meta.task.Episodes`).
         trials: how many an episode has.
-        max_trial_steps: a trial ends after so many steps at the latest; None for no other limit
+        max_trial_steps: longest a trial may be, in steps; None for no other limit
             than the environment's own.
         trial_discount: what counts beyond a trial's end, beside the agent's γ, a number from 0
             (each trial for itself) to 1. It is in ``info`` at every step, for the advantage
             estimate: this where a trial ended, else 1. None: not there, which means 1.
         hazard: probability that a new task is drawn between two trials, without a sign.
-        num_tasks: so many different tasks there are to train in; None for a new one every time.
+        num_tasks: number of different tasks to train in; None for a new one every time.
         split: "train", or "held_out" for tasks that training has not seen: beyond ``num_tasks``.
 
     Raises:

@@ -330,10 +330,12 @@ def _evaluate(arguments: list[str], components: Components, config_dir: Path) ->
     )
     if config is None:
         return 0
+    from ssmrl.training.run import RunFolder
     from ssmrl.training.run_evaluation import evaluate_run, print_evaluation, print_videos
 
     record = evaluate_run(config, components, warn=say, show=print_evaluation)
     print_videos(record)
+    print(f"written to {RunFolder(config.run).evaluations}")
     # Text in place of a picture is a video still.
     return 1 if config.video and "video" not in record else 0
 
@@ -500,7 +502,7 @@ def _plot(arguments: Sequence[str]) -> int:
     plot_curves(groups, path, ylabel=options.metric.replace("_", " "), pdf=True)
     write_table(rows, path)
     _print_aggregates(rows)
-    print(", ".join(map(str, (path, *map(path.with_suffix, (".pdf", ".csv", ".json"))))))
+    print(f"{path} (and .pdf, .csv, .json of that name)")
     return 0
 
 
@@ -524,7 +526,10 @@ def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:
 
     titles = {"mmer_iqm": "MMER IQM", "mmer_mean": "MMER mean", "final_mean": "last tenth, mean"}
     shown = [name for name in titles if name in rows[0]]
-    table = Table("environment", "agent", "memory", "seeds", *(titles[name] for name in shown))
+    table = Table()
+    # Names are folded where they do not fit: cut off, two environments could look the same.
+    for column in ("environment", "agent", "memory", "seeds", *(titles[name] for name in shown)):
+        table.add_column(column, overflow="fold")
     for row in rows:
         # The label begins with the agent's name where agents differ; here it has its own column.
         label = row["label"].removeprefix(f"{row['agent']} ")

@@ -215,17 +215,17 @@ def test_the_replay_buffer_says_what_it_takes(monkeypatch):
     a GRU's carry of 128 numbers, z of 4 · 8 and the action are 644."""
     config = DreamerV3Config(size="nano", replay_capacity=160_000)
     [note] = make(config).training_notes(1)
-    step, carry = 160_000 * 35 / 2**30, 160_000 * 644 / 2**30
+    step, carry = 160_000 * 35 / 2**20, 160_000 * 644 / 2**20
     assert note == (
-        f"replay buffer: 160,000 steps, {step + carry:.2f} GiB, {carry:.2f} GiB of it carries"
+        f"replay buffer: 160,000 steps, {step + carry:.3g} MiB, {carry:.3g} MiB of it carries"
     )
     [note] = make(replace(config, replay_context=False)).training_notes(2)
-    assert note == f"replay buffer: 320,000 steps, {2 * step:.2f} GiB"
+    assert note == f"replay buffer: 320,000 steps, {2 * step:.3g} MiB"
     # 679 bytes a step: half of 50 MB for 36,818 of them.
     monkeypatch.setattr(dreamer, "device_memory", lambda: 50_000_000)
     message = (
-        r"agent\.replay_capacity=160000 takes 0\.10 GiB, 0\.10 GiB of it carries, and the device "
-        r"has 0\.05 GiB; set agent\.replay_capacity=36818 or agent\.replay_context=false$"
+        r"agent\.replay_capacity=160000 takes 104 MiB, 98\.3 MiB of it carries, and the device "
+        r"has 47\.7 MiB; set agent\.replay_capacity=36818 or agent\.replay_context=false$"
     )
     with pytest.raises(ValueError, match=message):
         make(config).training_notes(1)
@@ -240,10 +240,10 @@ def test_a_replay_of_pictures_that_does_not_fit_is_refused_before_it_is_made(mon
     config = DreamerConfig(size="nano", replay_capacity=1_000_000)
     agent = make_agent(config, memory_config("s5")(), env, total_steps=1000)
     monkeypatch.setattr(dreamer, "device_memory", lambda: 64 * 2**30)
-    assert agent.training_notes(1) == ["replay buffer: 1,000,000 steps, 22.90 GiB"]
+    assert agent.training_notes(1) == ["replay buffer: 1,000,000 steps, 22.9 GiB"]
     monkeypatch.setattr(dreamer, "device_memory", lambda: 16 * 2**30)
     message = (
-        r"agent\.replay_capacity=1000000 takes 22\.90 GiB, and the device has 16\.00 GiB; "
+        r"agent\.replay_capacity=1000000 takes 22\.9 GiB, and the device has 16 GiB; "
         r"set agent\.replay_capacity=349368$"
     )
     with pytest.raises(ValueError, match=message):
