@@ -25,15 +25,21 @@ def pictures(size, quality, with_targets=True):
     data, all_mazes = episodes(size), mazes(size)
     if not with_targets:
         all_mazes = all_mazes.replace(targets=jnp.full_like(all_mazes.targets, -50.0))
-    colours = jnp.arange(data["targets"].shape[1])
     at = np.arange(0, data["pos"].shape[1], 5 * EVERY)
+    target = data["target"][:, at].astype(np.int32)
+    places = data["pos"][:, at] + 1, data["heading"][:, at]
+    return np.asarray(of_episodes(quality)(all_mazes, *places, target))
+
+
+@cache
+def of_episodes(quality):
+    """Compiled once for each size, with targets and without."""
 
     def one(maze, place, heading, current):
+        colours = jnp.arange(len(maze.targets))
         return draw(maze, *place, heading, colours, current, 64, QUALITIES[quality])
 
-    each = quick_jit(jax.vmap(jax.vmap(one, (None, 0, 0, 0))))
-    target = data["target"][:, at].astype(np.int32)
-    return np.asarray(each(all_mazes, data["pos"][:, at] + 1, data["heading"][:, at], target))
+    return quick_jit(jax.vmap(jax.vmap(one, (None, 0, 0, 0))))
 
 
 def recorded(size):
