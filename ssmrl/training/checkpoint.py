@@ -8,8 +8,8 @@ checkpoint truncated by a full or failing disk must not become a silently differ
 The state is stored as a flat list of arrays beside a table of their paths, shapes, dtypes and sums.
 That keeps any pytree (typed PRNG keys, complex leaves, empty arrays, NamedTuples) out of the file
 format, and lets a mismatch be told by the name of the first leaf that differs. Small leaves are put
-end to end into one array of bytes: agents have hundreds, and each array costs orbax half a
-millisecond, whatever its size.
+end to end into one array of bytes: agents have hundreds, and each array costs orbax some 0.4 ms of
+processor time, whatever its size.
 """
 
 from __future__ import annotations

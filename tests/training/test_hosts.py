@@ -19,10 +19,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmrl.training import checkpoint, hosts
+from ssmrl.training import checkpoint, devices, hosts, loop
 from ssmrl.training import run_training as run_training_module
 from ssmrl.training.best import BestCheckpoint
 from ssmrl.training.checksum import checksum
@@ -467,7 +468,35 @@ def test_process_0_alone_has_a_logger(make_config, monkeypatch):
         assert isinstance(logger, NullLogger) and (logger is own) is (index == 0)
 
 
+def test_process_0_alone_writes_metrics(place):
+    for index in (1, 0):
+        place(index)
+        loop._metrics_file(Path("metrics.jsonl"), 0).close()
+        assert Path("metrics.jsonl").exists() is (index == 0)
+
+
+def test_each_process_gets_its_own_part_of_what_is_split():
+    """A copy, because the whole is given away."""
+    whole = np.arange(8)
+    part = devices._copies_of_parts(whole)((slice(4, 8),))
+    whole[:] = 0
+    assert part.tolist() == [4, 5, 6, 7]
+
+
 # ---------------------------------------------------------------------------------- checkpoint
+
+
+def test_the_table_has_the_sums_of_everybodys_parts(place):
+    """Of an array that is split; of one that is not, one sum."""
+    store = place(0)
+    store.values["ssmrl/each/0/1"] = json.dumps({"1": [[[[4, 8]], 7]]})
+    half = jnp.arange(4)  # All that this process has.
+    whole = np.arange(3)
+    sums = checkpoint._checksums([whole, half])
+    assert sums == [
+        checksum(whole),
+        [[[[0, 4]], checksum(np.arange(4, dtype=half.dtype))], [[[4, 8]], 7]],
+    ]
 
 
 def test_process_0_says_what_is_best(place):

@@ -84,6 +84,25 @@ def test_means_over_no_episodes_are_not_reported():
     assert loop_module.fetch_metrics({"episode_return": jnp.zeros(())})["episode_return"] == 0
 
 
+def test_all_metrics_are_under_way_before_the_first_is_waited_for(monkeypatch):
+    """From an accelerator; a CPU has nothing to copy."""
+    calls: list[str] = []
+    metrics = {"a": jnp.float32(1), "b": jnp.float32(2)}
+    array, read = type(metrics["a"]), np.asarray
+    monkeypatch.setattr(array, "copy_to_host_async", lambda self: calls.append("begin"))
+    monkeypatch.setattr(
+        loop_module.np,
+        "asarray",
+        lambda x, *rest: (isinstance(x, array) and calls.append("read"), read(x, *rest))[1],
+    )
+    assert loop_module.fetch_metrics(metrics) == {"a": 1, "b": 2}
+    assert calls == ["read", "read"]
+    calls.clear()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert loop_module.fetch_metrics(metrics) == {"a": 1, "b": 2}
+    assert calls == ["begin", "begin", "read", "read"]
+
+
 def test_checkpoints_at_multiples_and_at_the_end(make_config, record):
     run, _ = run_loop(make_config(total_steps=200, checkpoint_every=60), record)
     assert saved_steps(run) == [180, 200]
@@ -94,7 +113,7 @@ def test_checkpoints_at_multiples_and_at_the_end(make_config, record):
 def test_metrics_are_fetched_one_iteration_late(make_config, record, monkeypatch):
     """Dispatch i+1 comes before the fetch of i, but at a checkpoint, which wants i verified."""
     events: list[str] = []
-    fetch = jax.device_get
+    fetch = loop_module.fetch_metrics
     compile_ = loop_module._Loop._compile
 
     def compile_and_note(self, state):
@@ -107,7 +126,9 @@ def test_metrics_are_fetched_one_iteration_late(make_config, record, monkeypatch
         return noted, state, seconds
 
     monkeypatch.setattr(loop_module._Loop, "_compile", compile_and_note)
-    monkeypatch.setattr(jax, "device_get", lambda x: (events.append("fetch"), fetch(x))[1])
+    monkeypatch.setattr(
+        loop_module, "fetch_metrics", lambda x: (events.append("fetch"), fetch(x))[1]
+    )
     run_loop(make_config(total_steps=4 * SIZE, checkpoint_every=0), record)
     d, f = "dispatch", "fetch"
     assert events == [d, d, f, d, f, d, f, f]
@@ -387,7 +408,7 @@ def test_every_iteration_is_timed_whole(make_config, record, clock, monkeypatch,
 
     Timed from one reading of metrics to the next, the first would take 4 s and the last none.
     """
-    compile_, fetch = loop_module._Loop._compile, jax.device_get
+    compile_, fetch = loop_module._Loop._compile, loop_module.fetch_metrics
 
     def compile_and_wait(self, state):
         iteration, state, seconds = compile_(self, state)
@@ -403,7 +424,7 @@ def test_every_iteration_is_timed_whole(make_config, record, clock, monkeypatch,
         return fetch(x)
 
     monkeypatch.setattr(loop_module._Loop, "_compile", compile_and_wait)
-    monkeypatch.setattr(jax, "device_get", slow_fetch)
+    monkeypatch.setattr(loop_module, "fetch_metrics", slow_fetch)
     monkeypatch.setattr(
         loop_module, "_time_if_ready", lambda metrics: clock[0] if waits_in_call else None
     )
@@ -462,14 +483,14 @@ def test_the_rate_begins_anew_where_learning_begins(make_config, record, clock, 
             return state, metrics | {"updates": jnp.where(state["count"] < 4, 0.0, 8.0)}
 
     durations = iter([1, 1, 1, 100, 100, 100])
-    fetch = jax.device_get
+    fetch = loop_module.fetch_metrics
     monkeypatch.setattr(loop_module, "_time_if_ready", lambda metrics: None)
 
     def slow_fetch(x):
         clock[0] += next(durations)
         return fetch(x)
 
-    monkeypatch.setattr(jax, "device_get", slow_fetch)
+    monkeypatch.setattr(loop_module, "fetch_metrics", slow_fetch)
     config = make_config(total_steps=6 * SIZE, checkpoint_every=0)
     agent = Learns(config.agent, config.memory, build_agent(STUB, config)[1], False)
     run_loop(config, record, agent)
