@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssmrl.training.agent import HostStoringAgent, Metrics
+from ssmrl.training.errors import RunError
 
 
 def stores_on_host(agent: Any) -> bool:
@@ -29,12 +30,18 @@ def with_empty_storage(agent: Any, state: Any, seeds: int) -> Any:
         agent: whose state.
         state: arrays or ShapeDtypeStructs, leaves ``[seeds, ...]`` when ``seeds > 1``.
         seeds: how many train side by side.
+
+    Raises:
+        RunError: the host has not enough memory.
     """
     if not stores_on_host(agent):
         return state
     leading = (seeds,) if seeds > 1 else ()
-    # Zeros take no memory before they are written to.
-    empty = jax.tree.map(lambda x: np.zeros(leading + x.shape, x.dtype), agent.storage_shapes())
+    try:
+        # Zeros take no memory before they are written to.
+        empty = jax.tree.map(lambda x: np.zeros(leading + x.shape, x.dtype), agent.storage_shapes())
+    except MemoryError as error:
+        raise RunError(f"the host has no room for what the agent keeps there: {error}") from error
     return agent.with_storage(state, empty)
 
 

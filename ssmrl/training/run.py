@@ -46,6 +46,7 @@ _IDENTITY_BEFORE: dict[str, Any] = {
     "env.observation_delay": 0,
     "env.action_delay": 0,
     "memory.remat": 0,
+    "agent.replay_storage": "device",
 }  # Of runs older than these settings.
 _VERSIONS = (
     *("ssmrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "distrax", "flashbax"),
