@@ -89,18 +89,13 @@ def train(
     hosts.join()
     recorded = import_modules(imports, option="imports:")
     components = _components(env=env, memory=memory)
-    choices = {
-        "experiment": experiment,
-        "agent": agent,
-        "memory": _name_of(memory),
-        "env": _name_of(env),
-        "logger": logger,
-    }
+    names = {"experiment": experiment, "agent": agent, "memory": _name_of(memory)}
+    names |= {"env": _name_of(env), "logger": logger}
     options = {"agent": agent_options, "memory": memory_options, "logger": logger_options}
     # Where, and whether to resume, is no part of what is recorded.
     places: dict[str, Any] = {k: settings.pop(k) for k in ("run_dir", "resume") if k in settings}
     overrides = [
-        *(f"{group}={_name(group, choice)}" for group, choice in choices.items() if choice),
+        *(f"{group}={_name(group, name)}" for group, name in names.items() if name),
         *(line for group, own in options.items() for line in _overrides(own or {}, f"{group}.")),
         *_env_overrides(env_options or {}),
         *_overrides(settings),

@@ -38,6 +38,7 @@ from benchmarks.learning.optimum.play import Sample, play, sample
 from ssmrl.envs.popgym import DIFFICULTIES, FAMILIES
 from ssmrl.envs.popgym._labyrinth import GOAL
 from ssmrl.envs.popgym._maze import WALL
+from ssmrl.figures import task_name
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks/published/popgym_best.json"
@@ -256,12 +257,13 @@ def page(ids: dict[str, Any], published: dict[str, Any]) -> str:
         reached = number(found["reached"], found["reached_error"])
         best = "" if other["value"] is None else f"{other['value']:.3f}"
         by = f"{other['method']} ({other['source']})" if best else ""
-        lines.append(f"| {id_.removeprefix('popgym/')} | {bound} | {reached} | {best} | {by} |")
+        lines.append(f"| {task_name(id_)} | {bound} | {reached} | {best} | {by} |")
     lines += ["", "| family | how the best is known | the script |", "|---|---|---|"]
     for family in sorted(FAMILIES):
         found = [ids[f"popgym/{family}_{difficulty}"] for difficulty in DIFFICULTIES]
         hows = dict.fromkeys(one["how"] for one in found)
-        lines.append(f"| {family} | {'; harder: '.join(hows)} | {found[0]['script']} |")
+        how = "; harder: ".join(hows)
+        lines.append(f"| {task_name(f'popgym/{family}')} | {how} | {found[0]['script']} |")
     return "\n".join(lines) + "\n"
 
 
