@@ -163,12 +163,11 @@ def test_it_says_what_it_takes_and_where():
     """24,576 bytes a step are pictures, 11 are not. 16 updates, or 8 with rollouts of 16 steps, of
     16 windows of 64 pictures come in an iteration."""
     agent = pictures("host", 20_000)
-    updates = agent.config.updates_per_iteration
-    windows = updates * 16 * 64 * 12_288 / 2**30
+    # 12,288 bytes a picture, two a step; of 8 updates on 16 windows of 64 steps; and two seeds.
+    assert agent.config.updates_per_iteration == 8
     assert agent.training_notes(2) == [
-        f"replay buffer: 40,000 steps, {40_000 * 24_576 / 2**30:.2f} GiB on the host, "
-        f"{40_000 * 11 / 2**30:.2f} GiB on the device, and {2 * windows:.2f} GiB there for the "
-        "windows of an iteration"
+        "replay buffer: 40,000 steps, 938 MiB on the host, 430 KiB on the device, and 192 MiB there "
+        "for the windows of an iteration"
     ]
     hosted = agent.storage_shapes()
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(hosted)) == 20_000 * 24_576
@@ -178,11 +177,11 @@ def test_what_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     agent = pictures("host")
     monkeypatch.setattr(dreamer, "device_memory", lambda: 16 * 2**30)
     monkeypatch.setattr(dreamer, "host_memory", lambda: 46 * 2**30)
-    assert "22.89 GiB on the host" in agent.training_notes(1)[0]
+    assert "22.9 GiB on the host" in agent.training_notes(1)[0]
     monkeypatch.setattr(dreamer, "host_memory", lambda: 45 * 2**30)
     message = (
-        r"^agent\.replay_capacity=1000000 takes 22\.89 GiB of the host's memory, and as much again "
-        r"while a checkpoint is written; it has 45\.00 GiB; set agent\.replay_capacity=655360$"
+        r"^agent\.replay_capacity=1000000 takes 22\.9 GiB of the host's memory, and as much again "
+        r"while a checkpoint is written; it has 45 GiB; set agent\.replay_capacity=655360$"
     )
     with pytest.raises(ValueError, match=message):
         agent.training_notes(1)
@@ -191,7 +190,7 @@ def test_what_does_not_fit_is_refused_before_it_is_made(monkeypatch):
         agent.training_notes(1)
     # The device has no room for the windows.
     monkeypatch.setattr(dreamer, "device_memory", lambda: 2**20)
-    with pytest.raises(ValueError, match=r"takes 0\.01 GiB and 0\.\d\d GiB for the windows of an"):
+    with pytest.raises(ValueError, match=r"takes 10\.5 MiB and 96 MiB for the windows of an"):
         agent.training_notes(1)
 
 
