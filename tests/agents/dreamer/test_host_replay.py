@@ -166,8 +166,8 @@ def test_it_says_what_it_takes_and_where():
     # 12,288 bytes a picture, two a step; of 8 updates on 16 windows of 64 steps; and two seeds.
     assert agent.config.updates_per_iteration == 8
     assert agent.training_notes(2) == [
-        "replay buffer: 40,000 steps, 938 MiB on the host, 430 KiB on the device, and 192 MiB there "
-        "for the windows of an iteration"
+        "replay buffer: 40,000 steps, 938 MiB on the host, 430 KiB on the device, "
+        "and 192 MiB there for the windows of an iteration"
     ]
     hosted = agent.storage_shapes()
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(hosted)) == 20_000 * 24_576
