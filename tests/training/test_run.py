@@ -551,6 +551,11 @@ def settings(**changes) -> dict:
         ({"init_from": None, "init_parts": []}, []),
         ({"memory": {"name": "s5", "remat": 0}}, []),
         ({"memory": {"name": "s5", "remat": 2}}, [("memory.remat", 0, 2)]),
+        ({"agent": {"name": "ppo", "replay_storage": "device"}}, []),
+        (
+            {"agent": {"name": "ppo", "replay_storage": "host"}},
+            [("agent.replay_storage", "device", "host")],
+        ),
         ({"env": {"name": "popgym/x", "flicker": 0.0, "observe": None, "action_delay": 0}}, []),
         ({"env": {"name": "popgym/x", "flicker": 0.5}}, [("env.flicker", 0.0, 0.5)]),
         (

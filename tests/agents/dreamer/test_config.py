@@ -44,6 +44,7 @@ BAD = [
     ("horizon", 1, "above 1"),
     ("bins", 254, "odd and at least 3"),
     ("bounded_actions", "tanh", "one of squashed, clipped"),
+    ("replay_storage", "disk", "one of device, host"),
     ("min_std", 2.0, "positive, at most max_std"),
 ]
 
