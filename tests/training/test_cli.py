@@ -18,6 +18,7 @@ from ssmrl.training.cli import compose_training, evaluate_command, run_command, 
 from ssmrl.training.cli.check import check_arguments
 from ssmrl.training.cli.compose import Composer
 from ssmrl.training.config import TrainConfig
+from ssmrl.training.errors import UsageError
 from ssmrl.training.plotting import find_runs
 from ssmrl.training.run import read_metrics
 from ssmrl.training.signals import REQUEUE
@@ -80,6 +81,29 @@ def test_a_mistake_is_answered_in_a_line_or_two(argument, capsys):
     assert out == ""
     # Nothing was begun.
     assert not Path("runs").exists()
+
+
+def composed(monkeypatch, *arguments):
+    """How often a command line is composed to check it, and the line that it is refused with."""
+    composer = Composer(STUB, CONFIGS, "train", TrainConfig)
+    compose, count = composer.compose, []
+    monkeypatch.setattr(composer, "compose", lambda x: count.append(x) or compose(x))
+    try:
+        check_arguments(composer, arguments)
+    except UsageError as error:
+        return len(count), str(error)
+    return len(count), ""
+
+
+def test_a_command_line_is_composed_once_and_one_by_one_where_it_is_wrong(monkeypatch):
+    """Composing takes longer than all else in starting: not once for every setting."""
+    settings = [f"total_steps={100 * i}" for i in range(1, 9)]
+    assert composed(monkeypatch, *settings) == (2, "")
+    assert composed(monkeypatch) == (1, "")
+    # The first of two mistakes is named, wherever it stands.
+    for at in (0, 4, 8):
+        line = composed(monkeypatch, *settings[:at], "seed=x", *settings[at:], "seeds=y")[1]
+        assert line.startswith("seed=x: ")
 
 
 @pytest.mark.parametrize("argument", ["memory=tape,tapee", "memory.layers=1,x", "seed=0,-1"])

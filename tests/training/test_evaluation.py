@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rliable import metrics
 
 from ssmrl.envs import make_vector
 from ssmrl.training.config import EnvConfig
@@ -19,6 +20,7 @@ from ssmrl.training.evaluation import (
     default_max_steps,
     evaluate,
     info_means,
+    interquartile_mean,
     summarise,
 )
 from ssmrl.training.loading import build_agent
@@ -199,6 +201,16 @@ def test_resampling_stays_within_each_seed():
     # Two seeds of certain and very different returns: nothing is left to be uncertain about.
     scores = np.stack([np.zeros(50), np.ones(50)], axis=1)
     assert bootstrap(scores)["mean_interval"] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("runs", range(1, 10))
+def test_the_interquartile_mean_is_rliable_s(runs):
+    """To the last bit: the same numbers are added up in the same order."""
+    for tasks in (1, 3):
+        scores = np.random.default_rng([runs, tasks]).normal(size=(runs, tasks))
+        assert interquartile_mean(scores) == metrics.aggregate_iqm(scores)
+    scores[0, 0] = np.nan
+    assert np.isnan([interquartile_mean(scores), metrics.aggregate_iqm(scores)]).all()
 
 
 def test_one_run_has_no_interval():

@@ -206,14 +206,21 @@ def _check_job(composer: Composer, parsed: Sequence[Override], job: Sequence[str
     for override in parsed:
         if override.key_or_group not in composer.groups:
             _check_key(base, override, composer.groups)
-    for i in range(len(values)):
-        # One more at a time, so that the message names the override that is wrong.
+    try:
+        config = composer.compose([*chosen, *values]) if values else base
+    except (HydraException, OmegaConfBaseException):
+        _name_the_wrong_one(composer, chosen, values)
+        raise
+    composer.build(config)
+
+
+def _name_the_wrong_one(composer: Composer, chosen: list[str], values: list[str]) -> None:
+    """UsageError for the first of the values that cannot be composed: one more at a time."""
+    for i, value in enumerate(values):
         try:
-            config = composer.compose([*chosen, *values[: i + 1]])
+            composer.compose([*chosen, *values[: i + 1]])
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(f"{values[i].lstrip('+')}: {composition_error(error)}") from None
-        base = config
-    composer.build(base)
+            raise UsageError(f"{value.lstrip('+')}: {composition_error(error)}") from None
 
 
 def _check_key(base: DictConfig, override: Override, groups: Sequence[str]) -> None:
