@@ -464,7 +464,7 @@ def test_process_0_alone_has_a_logger(make_config, monkeypatch):
         monkeypatch.setattr(hosts, "_watch", SimpleNamespace(index=index, count=2))
         run = RunFolder("run")
         run.path.mkdir(exist_ok=True)
-        logger = run_training_module._start_logger(make_config(), run)
+        logger = run_training_module._start_logger(make_config(), run, None)
         assert isinstance(logger, NullLogger) and (logger is own) is (index == 0)
 
 
