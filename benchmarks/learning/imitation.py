@@ -29,6 +29,7 @@ from ssmrl.agents.ppo import PPO
 from ssmrl.envs import make
 from ssmrl.envs.popgym._deck import DealingGame, DeckState
 from ssmrl.experiment import COMPONENTS
+from ssmrl.training import streams
 from ssmrl.training.cli import compose_training
 from ssmrl.training.loading import build_agent
 
@@ -78,10 +79,10 @@ def learn(env: str, memory: str, arguments: argparse.Namespace) -> dict[str, Any
     game, params = make(f"popgym/{env}")
     updates = arguments.steps // (game.num_steps(params) * config.agent.num_envs)
     start = time.perf_counter()
-    trained, loss = train(agent, updates, jax.random.key(arguments.seed))
-    keys = jax.random.split(jax.random.key(arguments.seed + 1), 16)
+    key_train, key_play = jax.random.split(streams.benchmark_key(arguments.seed))
+    trained, loss = train(agent, updates, key_train)
     play = jax.jit(jax.vmap(partial(episodes, agent, trained, greedy=True)))
-    _, answers, actions, rewards = play(keys)  # [16, T, B]
+    _, answers, actions, rewards = play(jax.random.split(key_play, 16))  # [16, T, B]
     returns = rewards.sum(1).ravel()
     right = (answers == actions)[:, answers[0, :, 0] >= 0].swapaxes(0, 1)
     return {

@@ -74,7 +74,7 @@ def test_benchmarks_of_learning_have_a_stream_of_their_own():
     # Scripted players meet no training; probes and minibatches are drawn, and nothing is played.
     own = [name for name, text in sorted(texts.items()) if "random.key(" in text]
     assert own == ["diagnosis.py", "popgym_optimum.py", "probing.py"]
-    assert sum("benchmark_key(" in text for text in texts.values()) == 4
+    assert sum("benchmark_key(" in text for text in texts.values()) == 5
 
 
 # --------------------------------------------------------------------------------- the wiring
