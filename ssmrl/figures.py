@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -91,8 +92,12 @@ _DIRECT = 4  # Labels beside the ends of more lines than these would run into ea
 
 
 def styled(function: Any) -> Any:
-    """A decorator: what the function draws is in the style, and nothing else is."""
-    return matplotlib.rc_context(STYLE)(function)
+    """A decorator: what the function draws is in the style, and nothing else is.
+
+    What the style does not name is matplotlib's default, whatever the user's settings, or those of
+    a package that has been imported, are.
+    """
+    return matplotlib.style.context(["default", STYLE])(function)
 
 
 def memory_line(name: str) -> tuple[str, str] | None:

@@ -128,3 +128,15 @@ def test_a_figure_is_written_twice_in_the_style_and_leaves_no_trace(tmp_path):
 def test_pyplot_is_left_alone():
     code = "import ssmrl.figures, sys; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_settings_around_it_do_not_change_the_style():
+    """As seaborn's theme does once it is imported and set: what is not named is the default."""
+
+    @figures.styled
+    def inside():
+        return matplotlib.rcParams["axes.labelpad"], matplotlib.rcParams["axes.labelsize"]
+
+    with matplotlib.rc_context({"axes.labelpad": 30.0, "axes.labelsize": 20}):
+        assert inside() == (matplotlib.rcParamsDefault["axes.labelpad"], 8)
+        assert matplotlib.rcParams["axes.labelpad"] == 30.0
