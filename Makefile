@@ -54,10 +54,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(TESTS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -m slow -n $(TEST_WORKERS) $(TESTS)
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(PIP_INSTALL) ".[docs]"

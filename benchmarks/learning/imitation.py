@@ -38,9 +38,7 @@ MEMORIES = {
     "s5, normalised": "memory=s5 memory.normalized=true",
     "s5, 256 states": "memory=s5 memory.state_size=256",
     "s5, normalised, 256 states": "memory=s5 memory.normalized=true memory.state_size=256",
-    "lru": "memory=lru",
     "gru": "memory=gru",
-    "gru, 256": "memory=gru memory.features=256",
     "none": "memory=none",
 }
 IDS = ("autoencode_easy",)
