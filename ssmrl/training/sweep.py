@@ -7,14 +7,18 @@ share is the sweep's folder.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import json
 import math
+import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +27,15 @@ import numpy as np
 
 from ssmrl.training.errors import RunError
 from ssmrl.training.run import RUNS, make_folder, write_atomically
+from ssmrl.training.signals import Stopping, requeue_at_once
 
 SWEEPS = RUNS / "sweeps"
 JOBS, SWEEP = "jobs", "sweep.json"
 TABLE, FIGURE, BEST = "table.csv", "returns.png", "best.txt"
+STOP = "stop"
+"""While this file is in a sweep's folder, its jobs stop, wherever they run, and none begins."""
+
+_LOOK = 0.5  # Seconds between two looks for it.
 
 _ELSEWHERE = ("resume", "run_dir")
 """Settings that say where a job is and whether it goes on, and not what it is."""
@@ -77,6 +86,7 @@ class SweepFolder:
                 raise RunError(f"{self.path} holds another sweep, of {' '.join(there)}")
             (self.path / JOBS).mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / SWEEP, json.dumps({"overrides": overrides}) + "\n")
+            (self.path / STOP).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
@@ -95,6 +105,14 @@ class SweepFolder:
         """Keep what is known of a job."""
         write_atomically(self._file(job.overrides), json.dumps(dataclasses.asdict(job)) + "\n")
 
+    def stop(self) -> None:
+        """Have its jobs stop, until it is gone on with."""
+        (self.path / STOP).touch()
+
+    def is_stopped(self) -> bool:
+        """Whether `stop` has been called, by whatever process."""
+        return (self.path / STOP).exists()
+
     def jobs(self) -> list[Job]:
         """All jobs that have begun, by their overrides."""
         jobs = [_read(path) for path in sorted((self.path / JOBS).glob("*.json"))]
@@ -103,6 +121,47 @@ class SweepFolder:
     def _file(self, overrides: Sequence[str]) -> Path:
         text = json.dumps(sorted(job_overrides(overrides)))
         return self.path / JOBS / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+class SweepSignals(Stopping):
+    """A sweep whose jobs a launcher starts is stopped by the signals that stop a training.
+
+    Which processes those are the launcher knows, and they may be on other machines: they look into
+    the sweep's folder, see `heeding`. The launcher returns when all of them have.
+    """
+
+    def __init__(self, folder: SweepFolder):
+        self._folder = folder
+
+    def tell(self) -> None:
+        self._folder.stop()
+
+
+@contextlib.contextmanager
+def heeding(folder: SweepFolder) -> Iterator[None]:
+    """Around a job that a launcher has started: when its sweep is stopped, it gets a SIGTERM.
+
+    Where it came before a training had begun, SystemExit with `REQUEUE` leaves this context.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python could not handle it.
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK):
+            if folder.is_stopped():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    watcher = threading.Thread(target=watch, name="sweep", daemon=True)
+    with requeue_at_once():
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
 
 
 def _read(path: Path) -> Job | None:

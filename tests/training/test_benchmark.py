@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
-import subprocess
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -161,16 +164,46 @@ def test_the_last_line_of_a_log(tmp_path, text, expected):
     assert benchmark._last_line(tmp_path / "log") == expected
 
 
+def test_a_signal_stops_the_runs_under_way_and_begins_no_other(tmp_path, train, capfd):
+    """Two of three are under way; the same command goes on with them."""
+    Path(train[1]).write_text(
+        TRAIN
+        + "import signal, time\n"
+        + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        + "(run / 'ready').touch(); time.sleep(0 if (run / 'again').exists() else 60)\n"
+    )
+    jobs = benchmark.jobs_of(config(tmp_path), ENVS)
+
+    def send():
+        while not all((job.run / "ready").exists() for job in jobs[:2]):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender, said = threading.Thread(target=send), []
+    sender.start()
+    with pytest.raises(SystemExit) as left:
+        benchmark.run_all(jobs, train, 2, said.append)
+    sender.join()
+    # Both have ended by themselves: killed they would have left another code.
+    assert left.value.code == 75 and said == ["3 runs to do"] and not jobs[2].run.exists()
+    assert not any(job.result.exists() for job in jobs)
+    assert "SIGTERM: what is under way writes a checkpoint" in capfd.readouterr().err
+    for job in jobs:
+        job.run.mkdir(exist_ok=True)
+        (job.run / "again").touch()
+    assert benchmark.run_all(jobs, train, 2, said.append) == []
+
+
 def test_runs_side_by_side_have_a_core_each(tmp_path, train, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--mine")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     environments = []
 
-    def run(command, stdout, stderr, env):
+    def run(self, command, stdout, stderr, env):
         environments.append((env["XLA_FLAGS"], env.get("OMP_NUM_THREADS"), command[-1]))
-        return subprocess.CompletedProcess(command, 1)
+        return 1
 
-    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    monkeypatch.setattr(benchmark.Children, "run", run)
     (job,) = benchmark.jobs_of(config(tmp_path), ENVS[:1])
     for parallel in (1, 2):
         benchmark.run_all([job], train, parallel, lambda text: None)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import signal
 import subprocess
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +28,7 @@ from ssmrl.training.chaos import (
 from ssmrl.training.config import ChaosConfig
 from ssmrl.training.errors import RunError
 from ssmrl.training.run import RunFolder, last_metrics
+from ssmrl.training.signals import Children
 from tests.training.stub import STUB
 
 
@@ -99,12 +104,35 @@ def test_every_process_goes_on_in_its_folder_and_keeps_what_it_compiled():
         "print(os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
         "print(os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'], file=sys.stderr)\n"
     )
-    start = chaos._Starter(script, ["seed=3"], Path("c"))
-    for _ in range(2):
-        process, log = start(Path("cut0"))
-        assert process.wait() == 0 and log == Path("cut0.log")
+    with Children() as children:
+        start = chaos._Starter(script, ["seed=3"], Path("c"), children)
+        for _ in range(2):
+            process, log = start(Path("cut0"))
+            assert process.wait() == 0 and log == Path("cut0.log")
     said = ["seed=3 resume=auto run_dir=cut0", str(Path("c/cache").resolve()), "0"]
     assert sorted(log.read_text().splitlines()) == sorted(said * 2)
+
+
+def test_a_signal_stops_it_with_the_training_under_way(make_config):
+    """Which has a checkpoint to write, and whose exit code is then no error."""
+    Path("train.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open('kept', 'w'), sys.exit(75)))\n"
+        "open('ready', 'w')\n"
+        "time.sleep(60)\n"
+    )
+
+    def send():
+        while not Path("ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(SystemExit) as left:
+        run_chaos(ChaosConfig(chaos_dir="c"), make_config(), [], Path("train.py"), STUB)
+    sender.join()
+    assert left.value.code == 75 and Path("kept").exists()
 
 
 @pytest.fixture
@@ -228,7 +256,7 @@ def test_runs_are_begun_until_all_kills_are_made(monkeypatch, make_config):
     started, due = [], []
 
     class Scripted:
-        def __init__(self, train, settings, folder):
+        def __init__(self, train, settings, folder, children):
             assert (train, settings, folder) == (Path("train.py"), ["seed=1"], Path("c"))
 
         def __call__(self, run_dir):

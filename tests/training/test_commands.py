@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ssmrl.training.chaos import Outcome as Kills
-from ssmrl.training.cli import chaos_command, commands, diagnose_command
+from ssmrl.training.cli import benchmark_command, chaos_command, commands, diagnose_command
 from ssmrl.training.cli.check import quote, unquote
 from ssmrl.training.cli.compose import Composer
 from ssmrl.training.cli.help import field_helps, help_text
@@ -340,3 +341,15 @@ def test_what_a_run_says_last(result, says, record, make_config):
     end = TrainResult(**{**usual, "stopped_by": None, "nonfinite": 0, **result})
     _say_goodbye(RunFolder("r"), config, end, record)
     assert record.messages == says
+
+
+@pytest.mark.parametrize(
+    ("command", "inside"), [(benchmark_command, "_benchmark"), (chaos_command, "_chaos")]
+)
+def test_a_signal_before_anything_is_under_way_has_the_code_to_requeue_on(
+    command, inside, monkeypatch, capfd
+):
+    monkeypatch.setattr(commands, inside, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as left:
+        command([], STUB, CONFIGS, Path("train.py") if command is chaos_command else ("train",))
+    assert left.value.code == 75 and "SIGTERM: nothing is under way" in capfd.readouterr().err

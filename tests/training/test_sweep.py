@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ssmrl.training.cli import train_command
-from ssmrl.training.run import read_metrics
-from ssmrl.training.sweep import Job, SweepFolder, best_job, draw, swept_keys, write_table
+from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.training.sweep import (
+    Job,
+    SweepFolder,
+    SweepSignals,
+    best_job,
+    draw,
+    heeding,
+    swept_keys,
+    write_table,
+)
 from tests.training.stub import STUB
 from tests.training.stub_train import CONFIGS, ROOT
 
@@ -182,3 +193,93 @@ def test_hydra_s_launchers_and_sweeper(name):
             *(("0", "0", "0"), ("0", "3", "1"), ("1", "0", "0"), ("1", "3", "1")),
         ]
         assert "2 of 4 jobs failed:" in done.stderr
+
+
+LAUNCHED = {
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_a_sweep_in_processes_stops_with_the_jobs_under_way(name):
+    """A SIGTERM to the first process alone: all jobs that train write a checkpoint and end.
+
+    If nobody told them, they would end by themselves after some minutes.
+    """
+    pytest.importorskip(f"hydra_plugins.hydra_{name}_launcher")
+    script = Path(__file__).parent / "stub_train.py"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    long = ["total_steps=40_000", "checkpoint_every=0", "agent.slow=0.1", "resume=auto"]
+    seeds = "seed=0,1,2" if name == "joblib" else "seed=0,1"  # submitit starts all of them
+    command = [sys.executable, str(script), *long, "-m", *LAUNCHED[name], seeds]
+    with Path("out").open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        while process.poll() is None:
+            if len([m for m in Path("runs").glob("*/metrics.jsonl") if m.stat().st_size]) == 2:
+                process.terminate()
+                break
+            time.sleep(0.1)
+        code = process.wait()
+    said = Path("out").read_text()
+    assert code == 75, said
+    assert "2 of 2 jobs were stopped; resume=auto goes on with them" in said
+    assert "Traceback" not in said and "failed" not in said
+    assert [(row["code"], row["error"]) for row in table(the_sweep())] == [("75", "")] * 2
+    for row in table(the_sweep()):
+        assert RunFolder(row["run"]).checkpoint_steps()  # and nobody is left who holds its lock:
+        with RunFolder(row["run"]).lock():
+            pass
+
+
+def test_a_sweep_that_is_gone_on_with_is_stopped_no_more(tmp_path):
+    folder = SweepFolder(tmp_path)
+    folder.create(["a=1,2"])
+    assert not folder.is_stopped()
+    folder.stop()
+    assert folder.is_stopped()
+    folder.create(["a=1,2"])
+    assert not folder.is_stopped()
+
+
+def test_in_a_sweep_that_is_stopped_no_job_begins(monkeypatch):
+    """Whoever stops it: here another process, while the first of two jobs trains."""
+    from ssmrl.training import run_training as module
+
+    run = module.run_training
+
+    def run_training(*arguments, **options):
+        SweepFolder(the_sweep()).stop()
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(module, "run_training", run_training)
+    assert train("seed=0,1", "resume=auto") == 0
+    assert len(list(Path("runs").glob("*/config.yaml"))) == 1
+    assert train("seed=0,1", "resume=auto") == 0
+    assert len(list(Path("runs").glob("*/config.yaml"))) == 2
+
+
+def test_a_job_is_told_of_the_end_of_its_sweep(tmp_path):
+    """Before its training has begun it ends with the code to requeue on; after it, it stays."""
+    folder = SweepFolder(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    with heeding(folder):
+        pass
+    with pytest.raises(SystemExit) as left, heeding(folder):
+        folder.stop()
+        time.sleep(60)
+    assert left.value.code == 75 and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_first_signal_stops_a_sweep_and_a_second_ctrl_c_ends_it(tmp_path, capfd):
+    folder = SweepFolder(tmp_path)
+    with SweepSignals(folder) as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert folder.is_stopped() and signals.received == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signals.received == signal.SIGINT
+    assert capfd.readouterr().err.splitlines() == [
+        "SIGINT: what is under way writes a checkpoint, then this stops"
+    ]

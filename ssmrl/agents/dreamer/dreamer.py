@@ -40,7 +40,6 @@ from ssmrl.agents.dreamer.replay import (
     ReplayState,
     Step,
     Windows,
-    bytes_of,
     bytes_per_step,
     exchange,
 )
@@ -72,7 +71,7 @@ from ssmrl.training.devices import (
     split_batch,
     split_environments,
 )
-from ssmrl.training.fit import format_bytes
+from ssmrl.training.fit import bytes_of, format_bytes
 
 Metrics = dict[str, Array]
 
