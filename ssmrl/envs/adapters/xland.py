@@ -1,4 +1,4 @@
-"""XLand-MiniGrid's grid worlds (Nikulin et al., 2023) as ours, with rule sets as tasks.
+"""XLand-MiniGrid's grid worlds (Nikulin et al., 2023), with rule sets as tasks.
 
 In a world of ``R1`` to ``R9``, one room to nine, a task is a rule set: the objects that lie about,
 what becomes of objects that meet, and the goal, none of which is shown. The reward is

@@ -1,4 +1,4 @@
-"""Random tabular MDPs, those of RL² (Duan et al. 2016): what is best is computed for each.
+"""Random tabular MDPs, those of RL² (Duan et al., 2016); the optimum of each is computed.
 
 A task draws the transitions from each state and action from a flat Dirichlet distribution over all
 states, and the mean rewards from N(1, 1); a reward has a deviation of 1 around its mean. A trial
