@@ -1,4 +1,4 @@
-"""Films every environment's picture under random actions: python docs/gallery.py [name ... | --page]
+"""Films environments under random actions: python docs/gallery.py [name ... | --page]
 
 Each environment under random actions: on the left what the agent sees, on the right the hidden
 state.
