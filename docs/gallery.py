@@ -1,8 +1,10 @@
-"""Films every environment's picture under random actions: python docs/gallery.py [name ...]
+"""Films environments under random actions: python docs/gallery.py [name ... | --page]
 
-Random actions. On the left of each picture is what the agent sees, on the right the hidden state.
+Each environment under random actions: on the left what the agent sees, on the right the hidden
+state.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ PICTURES = HERE / "gallery"
 STEPS, SIDE = 24, 320
 # The others are these with other numbers, environments that are here already, or several in one.
 META = ("bernoulli_bandit", "switching_bandit", "random_mdp", "dark_room", "cartpole")
+XLAND = ("r4_13x13", "memory_s8")  # a world whose tasks are rule sets, and one of MiniGrid's
 
 
 def filmed() -> list[str]:
@@ -27,7 +30,18 @@ def filmed() -> list[str]:
     bsuite = [name for name in names if name.startswith("bsuite/") and name.count("/") == 1]
     worlds = [name for name in names if name.startswith("worlds/")]
     meta = [f"meta/{id_}" for id_ in META]
-    return [*popgym, *bsuite, "memory_maze/9x9", *worlds, *meta]
+    xland = [f"xland/{id_}" for id_ in XLAND]
+    return [*popgym, *bsuite, "memory_maze/9x9", *worlds, *meta, *xland]
+
+
+def caption(name: str) -> str:
+    """What the environment is, from the first line of its module: "Name: what it is."."""
+    env = make(name)[0]
+    while hasattr(env, "env"):  # what is wrapped is what it is about
+        env = env.env
+    line = sys.modules[type(env).__module__].__doc__.splitlines()[0]
+    said = re.sub(r":class:`(\w+)`", r"\1", line.partition(": ")[2] or line)
+    return said[0].upper() + said[1:]
 
 
 def frames(name: str, steps: int = STEPS, seed: int = 0) -> np.ndarray:
@@ -62,16 +76,20 @@ def write_gif(pictures: np.ndarray, path: Path) -> None:
 
 
 def main() -> int:
-    """Write the films, all or those named, and the page that shows all; returns the exit code."""
+    """Write the films, all, those named or none (`--page`), and the page that shows all of them."""
+    unknown = set(sys.argv[1:]) - {"--page", *filmed()}
+    if unknown:
+        print(f"not in the gallery: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
     PICTURES.mkdir(exist_ok=True)
-    lines = ["# Gallery", "", __doc__.split("\n\n")[1].strip(), ""]
-    lines += ["`python docs/gallery.py` films them again.", ""]
+    lines = ["# Gallery", "", " ".join(__doc__.split("\n\n")[1].split()), ""]
+    lines += ["`python docs/gallery.py` films them again; `xland/` needs the extra `xland`.", ""]
     for name in filmed():
         file = f"{name.replace('/', '-')}.gif"
         if name in sys.argv[1:] or not sys.argv[1:]:
             write_gif(frames(name), PICTURES / file)
             print(name, (PICTURES / file).stat().st_size)
-        lines += [f"## {name}", "", f"![{name}](gallery/{file})", ""]
+        lines += [f"## {name}", "", caption(name), "", f"![{name}](gallery/{file})", ""]
     (HERE / "gallery.md").write_text("\n".join(lines))
     return 0
 

@@ -308,16 +308,17 @@ def test_every_bug_is_shown_in_two_lines_and_held_by_tests_that_exist():
             assert f"def {name}(" in (ROOT / file).read_text(), f"{title}: {file}::{name}"
 
 
-def generator():
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    return generate
+def program(name: str):
+    """One of the programs in docs/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_pages_of_the_memories_are_current():
     """`python docs/generate.py` writes them; whoever changes a docstring runs it."""
-    generate = generator()
+    generate = program("generate")
     pages = {path.stem: path.read_text() for path in generate.PAGES.glob("*.md")}
     assert pages.keys() == set(list_memories())
     for name, text in pages.items():
@@ -325,7 +326,7 @@ def test_the_pages_of_the_memories_are_current():
 
 
 def test_the_references_and_the_table_of_costs_are_current():
-    generate = generator()
+    generate = program("generate")
     assert generate.CONFIGURATION.read_text() == generate.configuration()
     assert generate.CHOOSING.read_text() == generate.choosing()
     assert generate.ZOO.read_text() == generate.zoo_page()
@@ -335,7 +336,7 @@ def test_the_references_and_the_table_of_costs_are_current():
 
 
 def test_the_reference_has_every_public_module():
-    generate = generator()
+    generate = program("generate")
     named = {
         line.removeprefix("::: ")
         for name in generate.REFERENCE
@@ -349,3 +350,15 @@ def test_the_reference_has_every_public_module():
         if path.read_text() and not re.search(r"/_(?!_init)", path.as_posix())
     }
     assert named == public - {"ssmrl"}
+
+
+def test_the_gallery_shows_and_explains_every_environment_that_is_filmed():
+    gallery = program("gallery")
+    page = (DOCS / "gallery.md").read_text()
+    shown = re.findall(r"^## (\S+)\n\n(.+)\n\n!\[\S+\]\((\S+)\)$", page, re.MULTILINE)
+    assert [name for name, *_ in shown] == gallery.filmed()
+    xland = importlib.util.find_spec("xminigrid") is not None  # an extra that the tests leave out
+    for name, said, film in shown:
+        assert (DOCS / film).exists(), name
+        if xland or not name.startswith("xland/"):
+            assert said == gallery.caption(name), "run python docs/gallery.py --page"

@@ -24,9 +24,10 @@ class Curve:
     """Accuracies over levels.
 
     Attributes:
-        levels: what was asked for, ascending.
-        accuracy: share of right answers, in [0, 1].
-        chance: of a guess.
+        levels: what was asked for, ascending, int `[L]`; :class:`~ssmrl.diagnostics.tasks.Task`
+            says in what unit.
+        accuracy: share of right answers at each, float `[L]` in [0, 1].
+        chance: the share that guessing gets right, in [0, 1].
     """
 
     levels: np.ndarray
@@ -37,7 +38,16 @@ class Curve:
 def gradient_reach(memory: Memory, lags: np.ndarray, seed: int = 0) -> np.ndarray:
     """The size of ∂y[T] / ∂x[T - lag], untrained, relative to that at lag 0.
 
-    The root mean square over random directions of y, over inputs and over a batch of normal inputs.
+    The root mean square over a batch of 8 sequences of normal inputs and the entries of the input,
+    of the gradient of y[T] along one random direction per sequence.
+
+    Args:
+        memory: with its width, which its inputs have too.
+        lags: in steps, integers from 0, `[L]`.
+        seed: of parameters, inputs and directions.
+
+    Returns:
+        Ratios, `[L]`: 1 at lag 0, and 0 where no gradient arrives.
     """
     length, width = int(lags.max()) + 1, memory.features
     keys = jax.random.split(jax.random.key(seed), 3)
@@ -56,7 +66,12 @@ def gradient_reach(memory: Memory, lags: np.ndarray, seed: int = 0) -> np.ndarra
 
 
 class Answerer(nn.Module):
-    """An embedding, a memory and a head: logits `[T, B, classes]`."""
+    """An embedding, a memory and a head, over whole episodes: `[T, B, K]` to `[T, B, classes]`.
+
+    Attributes:
+        memory: what is examined.
+        classes: number of answers, of which the outputs are the logits.
+    """
 
     memory: Memory
     classes: int
@@ -70,7 +85,17 @@ class Answerer(nn.Module):
 
 
 def accuracy_on(memory: Memory, task: Task, steps: int, seed: int = 0) -> Curve:
-    """Train on `task` for `steps` updates, then score every level on new sequences."""
+    """Train on a task, then score every level on new sequences.
+
+    Adam with a learning rate that falls from .003 to 0 along a cosine, batches of 64 sequences of
+    `task.train_length`; scored on 1,024 of `task.test_length`.
+
+    Args:
+        memory: width and layers as they will be used; its own parameters are trained.
+        task: one of :data:`~ssmrl.diagnostics.tasks.TASKS`, or another.
+        steps: updates.
+        seed: of parameters and data.
+    """
     model = Answerer(memory, task.classes)
     right, level = _train_and_test(model, task, steps, jax.random.key(seed))
     right, level = np.asarray(right).ravel(), np.asarray(level).ravel()
@@ -108,7 +133,16 @@ def _train_and_test(model: Answerer, task: Task, steps: int, key: Array):
 
 
 def eigenvalues(memory: Memory, seed: int = 0) -> np.ndarray | None:
-    """The decays of every layer's states, untrained; None where they depend on the input."""
+    """The decays of every layer's states, untrained, for one step of time.
+
+    Args:
+        memory: of any number of layers.
+        seed: of its parameters.
+
+    Returns:
+        One number per state of all layers, `[N]`, complex where states are (a conjugate pair counts
+        once); None where decays depend on the input, or the memory has none.
+    """
     found: list[Any] = []
 
     def listen(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -136,7 +170,10 @@ def examine(memory: Memory, steps: int, seed: int = 0, report: Callable = print)
         memory: width and layers as they will be used.
         steps: updates of training on each task.
         seed: of parameters and data.
-        report: called with a line after every task.
+        report: called with a line of text after every task.
+
+    Returns:
+        What :mod:`ssmrl.diagnostics.report` draws and writes.
     """
     lags = np.unique(np.geomspace(1, 1024, 32).astype(int) - 1)
     results: dict[str, Any] = {"reach": (lags, gradient_reach(memory, lags, seed)), "tasks": {}}
@@ -149,8 +186,8 @@ def examine(memory: Memory, steps: int, seed: int = 0, report: Callable = print)
 
 
 def summary(task: Task, curve: Curve) -> str:
-    """One line: the highest level up to which nine of ten answers (above chance) are right."""
+    """One line: up to which level the accuracy stays nine tenths of the way from chance to 1."""
     good = curve.accuracy >= 1 - 0.1 * (1 - curve.chance)
     reached = curve.levels[np.cumprod(good).astype(bool)]
-    until = f"up to {reached[-1]} {task.unit}" if reached.size else "at no level"
+    until = f"{task.unit} up to {reached[-1]}" if reached.size else f"{task.unit}: none"
     return f"{until:24s} mean accuracy {curve.accuracy.mean():.2f} (chance {curve.chance:.2f})"

@@ -7,12 +7,22 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ssmrl.diagnostics.tasks import TASKS
+from ssmrl.diagnostics.measure import Curve
+from ssmrl.diagnostics.tasks import TASKS, Task
 from ssmrl.figures import panels, save, styled
 
 
 def write_report(results: dict[str, Any], title: str, path: Path) -> Path:
-    """Writes the picture at `path`, also as a PDF, and the numbers as JSON; returns the latter."""
+    """Write the picture at `path`, and beside it the same as a PDF and the numbers as JSON.
+
+    Args:
+        results: of :func:`~ssmrl.diagnostics.measure.examine`.
+        title: above the picture.
+        path: ends in .png; its folder is made if need be.
+
+    Returns:
+        The path of the JSON.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(results, title, path)
     data = path.with_suffix(".json")
@@ -22,7 +32,7 @@ def write_report(results: dict[str, Any], title: str, path: Path) -> Path:
 
 @styled
 def draw(results: dict[str, Any], title: str, path: Path) -> None:
-    """Reach and decays on the left, the tasks beside them."""
+    """The picture of `write_report`: reach and decays on the left, the tasks beside them."""
     figure, axes = panels(8, columns=4)
     figure.suptitle(title)
     draw_reach(axes[0], *results["reach"])
@@ -33,14 +43,14 @@ def draw(results: dict[str, Any], title: str, path: Path) -> None:
 
 
 def draw_reach(axis: Axes, lags: np.ndarray, sizes: np.ndarray) -> None:
-    """The gradient over lags."""
+    """The gradient over lags, both `[L]`, on logarithmic scales."""
     axis.loglog(lags + 1, np.maximum(sizes, 1e-12))
     axis.set(title="gradient reach, untrained", xlabel="lag + 1", ylabel="|dy[T]/dx[T - lag]|")
     axis.set_ylim(1e-8, None)
 
 
 def draw_eigenvalues(axis: Axes, values: np.ndarray | None) -> None:
-    """Decays in the complex plane, or why there are none."""
+    """Decays, `[N]`, in the complex plane beside the unit circle, or why there are none."""
     axis.set_title("decays, untrained")
     if values is None:
         axis.text(0.5, 0.5, "depend on the input,\nor there are none", ha="center", va="center")
@@ -52,8 +62,9 @@ def draw_eigenvalues(axis: Axes, values: np.ndarray | None) -> None:
     axis.set_aspect("equal")
 
 
-def draw_curve(axis: Axes, task: Any, curve: Any) -> None:
-    """Accuracy over levels; where testing goes on beyond training, a line marks the end of it."""
+def draw_curve(axis: Axes, task: Task, curve: Curve) -> None:
+    """Accuracy over levels; a dashed line ends the lengths that it was trained on, if it was tested
+    on longer ones, and a dotted one is chance."""
     axis.plot(curve.levels, curve.accuracy, marker="." if curve.levels.size < 20 else None)
     axis.axhline(curve.chance, color="0.7", linestyle=":")
     if task.test_length > task.train_length:
@@ -63,7 +74,7 @@ def draw_curve(axis: Axes, task: Any, curve: Any) -> None:
 
 
 def as_data(results: dict[str, Any]) -> dict[str, Any]:
-    """What can be written as JSON."""
+    """The results of `examine` with lists in place of arrays, for JSON; decays as two lists."""
     lags, sizes = results["reach"]
     values = results["eigenvalues"]
     return {

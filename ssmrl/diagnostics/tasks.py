@@ -2,6 +2,13 @@
 
 A task draws batches of symbols, answers and levels: how far back or how much the answer asks for.
 Steps without a question have level 0. Everything is one episode from its first step on.
+
+Each follows from a question in the literature: copying from Arjovsky, Shah and Bengio (2016),
+associative recall from Ba et al. (2016) and Arora et al. (2023), parity from Grazzi et al. (2024),
+and permutations from Merrill, Petty and Sabharwal (2024), whose hard case is that of five things.
+
+Every function takes a key, the length T in steps and the batch size B, and returns a
+:class:`Batch`. :func:`associative_recall` and :func:`copy` exist at a length of 16 only.
 """
 
 from collections.abc import Callable
@@ -24,7 +31,7 @@ class Batch:
     """Sequences with questions.
 
     Attributes:
-        x: one-hot inputs `[T, B, K]`.
+        x: one-hot inputs, parts of them side by side, `[T, B, K]`.
         answer: `[T, B]`, below `Task.classes`.
         level: of the question at each step, `[T, B]`; 0 where nothing is asked.
     """
@@ -160,5 +167,6 @@ def _index(permutation: np.ndarray) -> int:
 
 
 def _fit(batch: Batch, length: int) -> Batch:
-    assert batch.x.shape[0] == length, "these tasks have one length"
+    if batch.x.shape[0] != length:
+        raise ValueError(f"the task has sequences of {batch.x.shape[0]} steps, not of {length}")
     return batch

@@ -5,9 +5,10 @@ batch with auto-reset, which is what agents take; ``list_envs()`` lists the name
 
 - ``popgym/…``: POPGym in JAX, rule for rule;
 - ``bsuite/…``: bsuite's memory and credit assignment experiments in JAX;
+- ``memory_maze/…``: Memory Maze in JAX, and its variants;
 - ``meta/…``: episodes of several trials in one task, for in-context reinforcement learning;
 - ``worlds/…``: small worlds for world models that must remember;
-- ``gymnax/…`` and ``brax/…``: the environments of those packages;
+- ``gymnax/…``, ``brax/…`` and ``xland/…`` (XLand-MiniGrid): the environments of those packages;
 - ``gymnasium/<id>``, ``popgym_original/…`` and ``memory_maze_original/…``: Python environments,
   stepped on the host.
 

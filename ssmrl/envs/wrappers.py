@@ -206,7 +206,11 @@ def find_extras(venv: VectorEnv) -> ObservationExtras | None:
 
 
 def with_none(space: spaces.Space) -> spaces.Space:
-    """``space`` with room for :func:`none_action`."""
+    """``space`` with room for :func:`none_action`.
+
+    Raises:
+        ValueError: for a space that is none of ours.
+    """
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(space.n + 1)
     if isinstance(space, spaces.MultiDiscrete):
@@ -222,7 +226,11 @@ def with_none(space: spaces.Space) -> spaces.Space:
 
 
 def none_action(space: spaces.Space) -> Any:
-    """What stands for "no action yet": one past the last value if discrete, zeros if not."""
+    """What stands for "no action yet": one past the last value if discrete, zeros if not.
+
+    Raises:
+        ValueError: for a space that is none of ours.
+    """
     if isinstance(space, spaces.Discrete):
         return jnp.asarray(space.n, space.dtype)
     if isinstance(space, spaces.MultiDiscrete):

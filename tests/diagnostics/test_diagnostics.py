@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssmrl.diagnostics import tasks
-from ssmrl.diagnostics.measure import accuracy_on, eigenvalues, gradient_reach
+from ssmrl.diagnostics.measure import Curve, accuracy_on, eigenvalues, gradient_reach, summary
 from ssmrl.diagnostics.theory import STATE_TRACKING, state_tracking
 from ssmrl.memory import list_memories, make_memory
 
@@ -89,6 +89,23 @@ def test_permutations_are_composed_in_order():
         for t in range(moves.shape[0]):
             state = state @ matrices[moves[t, b]]
             np.testing.assert_array_equal(state, matrices[batch["answer"][t, b]])
+
+
+@pytest.mark.parametrize("name", ["associative recall", "copy"])
+def test_a_task_of_one_length_says_which(name):
+    with pytest.raises(ValueError, match="has sequences of 16 steps, not of 12"):
+        by_name(name).draw(jax.random.key(0), 12, BATCH)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [([1, 0.93, 0.92, 1], "pairs up to 2 "), ([0.92, 1, 1, 1], "pairs: none "), ([1] * 4, "to 8 ")],
+)
+def test_the_summary_goes_up_to_the_last_level_that_is_kept(accuracy, said):
+    """Nine tenths of the way from chance, .25, to 1 is .925."""
+    curve = Curve(np.array(tasks.LOADS), np.array(accuracy), 0.25)
+    line = summary(by_name("associative recall"), curve)
+    assert said in line and line.endswith(f"mean accuracy {np.mean(accuracy):.2f} (chance 0.25)")
 
 
 def test_nothing_reaches_a_memory_that_is_none():

@@ -168,7 +168,10 @@ def _as_gymnasium(space: Space, spaces: Any) -> Any:
 
 
 class MemoryMazeOriginal(HostVectorEnv):
-    """``num_envs`` of the package's environments. See :func:`make_memory_maze_original`."""
+    """``num_envs`` of the package's environments, shared out over processes.
+
+    :func:`make_memory_maze_original` makes it, and says what is raised.
+    """
 
     def __init__(
         self,

@@ -133,7 +133,11 @@ class Original:
         return self._observation(self._env.reset())
 
     def step(self, action: int) -> tuple[Any, float, bool]:
-        """Observation, the sum of rewards, and whether time is up, be it while the action lasts."""
+        """Observation, the sum of rewards, and whether time is up, be it while the action lasts.
+
+        Raises:
+            RuntimeError: if an episode ends otherwise.
+        """
         reward, over = 0.0, False
         for _ in range(self._repeat):
             timestep = self._env.step(action)

@@ -1,4 +1,4 @@
-"""XLand-MiniGrid's grid worlds (Nikulin et al., 2023) as ours, with rule sets as tasks.
+"""XLand-MiniGrid's grid worlds (Nikulin et al., 2023), with rule sets as tasks.
 
 In a world of ``R1`` to ``R9``, one room to nine, a task is a rule set: the objects that lie about,
 what becomes of objects that meet, and the goal, none of which is shown. The reward is
@@ -119,7 +119,15 @@ def _source(package: Any, rulesets: str, objects: int) -> Callable[[PRNGKeyArray
 
 def draw_ruleset(key: PRNGKeyArray, objects: int) -> Any:
     """A task without rules: to hold one of the objects, to stand beside it, or to put it beside
-    another; each is as likely. Objects are different ones of 6 shapes and 10 colours."""
+    another, each with probability 1/3.
+
+    Args:
+        key: for the task.
+        objects: how many lie about; all differ: one of 6 shapes in one of 11 colours each.
+
+    Returns:
+        The package's ``RuleSet``.
+    """
     types = require("xminigrid.types", "xland")
     goals = require("xminigrid.core.goals", "xland")
     constants = require("xminigrid.core.constants", "xland")
@@ -141,9 +149,9 @@ def draw_ruleset(key: PRNGKeyArray, objects: int) -> Any:
 
 
 class XLand(TaskEnvironment[XLandState, XLandParams]):
-    """Observation: shape and colour of what is in the square before the agent, the agent at its
-    lower edge, ``MultiDiscrete[V, V, 2]``. Actions: forward, turn right or left, pick up, put down,
-    toggle.
+    """Observation: shape and colour of each cell in a square of V = ``view_size`` cells, with the
+    agent in the middle of its lower edge, ``MultiDiscrete`` of shape ``[V, V, 2]``. Actions:
+    forward, turn right, turn left, pick up, put down, toggle.
 
     Args:
         env: the package's environment.

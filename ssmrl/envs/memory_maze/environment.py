@@ -2,8 +2,8 @@
 
 A maze holds a coloured ball in each of some of its rooms. The frame of the picture has the colour
 of the one to be touched next, which pays 1; then another is asked for, drawn uniformly among those
-not being touched. Nothing else pays, and only time ends an episode. Who remembers where the balls
-are finds them the sooner.
+not being touched. Nothing else pays, and only time ends an episode. An agent that remembers where
+the balls are finds them sooner.
 
 The original runs in MuJoCo. This is a model of it in JAX, held to recordings of it: motion,
 layouts and pictures each have their own module and tests.
@@ -104,7 +104,9 @@ class EnvState:
 
 
 class MemoryMaze(Environment[EnvState, EnvParams]):
-    """Observation: a picture. Actions: nothing, forward, left, right, forward and left, … right.
+    """Observation: a picture, uint8 ``[picture_size, picture_size, 3]``, or a dict that has it as
+    ``image`` (``extra_observations``). Actions: nothing, forward, left, right, forward and left,
+    forward and right.
 
     Args:
         size: of the maze, in cells a side, the outer wall not counted.

@@ -265,7 +265,7 @@ def play_one_good_arm(
     episodes: int,
     seed: int = 0,
 ) -> np.ndarray:
-    """Payouts ``[episodes, pulls]`` of who pulls the arm that is likeliest to be good.
+    """Payouts ``[episodes, pulls]`` of pulling the arm that is likeliest to be good.
 
     Args:
         arms, pulls, good, bad, hazard: of the bandit.

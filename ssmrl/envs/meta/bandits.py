@@ -108,8 +108,8 @@ class BernoulliBandit(Bandit[BernoulliParams]):
     def references(
         self, params: BernoulliParams, trials: int, *, hazard: float, episodes: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """The best arm's, known or not: Gittins indices of the horizon, Thompson sampling, UCB1;
-        for few arms and pulls the Bayes-optimal policy as well. All for no hazard."""
+        """The best arm, known beforehand; Gittins indices of the horizon, Thompson sampling, UCB1;
+        for few arms and pulls the Bayes-optimal policy as well. Nothing with a hazard."""
         if hazard:
             return {}
         arms, simulate = params.arms, policies.play_bernoulli
@@ -155,7 +155,7 @@ class GaussianBandit(Bandit[GaussianParams]):
     def references(
         self, params: GaussianParams, trials: int, *, hazard: float, episodes: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """The best arm's, Thompson sampling, and Bayes-UCB. All for no hazard."""
+        """The best arm, known beforehand; Thompson sampling; Bayes-UCB. Nothing with a hazard."""
         if hazard:
             return {}
         sigma = float(params.mean_deviation), float(params.reward_deviation)
@@ -202,8 +202,8 @@ class OneGoodArm(Bandit[OneGoodArmParams]):
     def references(
         self, params: OneGoodArmParams, trials: int, *, hazard: float, episodes: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """The likeliest arm's by exact filtering with the hazard rate; the optimum of two arms; and
-        who believes that nothing ever switches."""
+        """The arm likeliest to be good, by exact filtering with the hazard rate, and by filtering
+        as if nothing ever switched; with two arms the optimum as well."""
         play = policies.play_one_good_arm
         rule = (params.arms, trials, float(params.good), float(params.bad))
         found = {

@@ -4,7 +4,7 @@ The rules are those of gymnasium's CartPole: a trial terminates when the cart le
 pole ±12°, and is truncated after ``horizon`` steps. Every step pays ``1 / horizon``, so that the
 best return of a trial is 1. The masses of cart and pole, the pole's length and the force are drawn
 log-uniformly within a factor of ``spread`` around the usual ones, and a coin says whether action 1
-pushes to the right or to the left: who cannot find out drops the pole half the time.
+pushes to the right or to the left: a policy that cannot find out drops the pole half the time.
 
 Equations of motion: :mod:`ssmrl.envs.popgym._cartpole`.
 """
@@ -48,7 +48,8 @@ class CartPoleState:
 
 
 class MetaCartPole(TaskEnvironment[CartPoleState, CartPoleParams]):
-    """Observation: [x, ẋ, θ, θ̇], in SI units and radians. Action: push one way or the other."""
+    """Observation: float32 [x, ẋ, θ, θ̇], in m, m/s, rad, rad/s. Action: push one way (0) or the
+    other (1)."""
 
     @property
     def default_params(self) -> CartPoleParams:

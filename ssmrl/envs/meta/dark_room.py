@@ -47,7 +47,8 @@ class DarkRoomState:
 
 
 class DarkRoom(TaskEnvironment[DarkRoomState, DarkRoomParams]):
-    """Observation: row and column. Actions: stay, up, down, left, right; walls stop them."""
+    """Observation: row and column, ``MultiDiscrete([size, size])``. Actions: stay, up, down, left,
+    right; walls stop them."""
 
     @property
     def default_params(self) -> DarkRoomParams:
@@ -93,7 +94,7 @@ class DarkRoom(TaskEnvironment[DarkRoomState, DarkRoomParams]):
     def references(
         self, params: DarkRoomParams, trials: int, *, hazard: float, episodes: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """Who knows the goal, and who searches without going anywhere twice, then knows it."""
+        """Knowing the goal beforehand, and searching for it without going anywhere twice."""
         size, horizon, once = params.size, params.horizon, params.once
         if hazard:
             return {"informed": np.full((1, trials), informed_return(size, horizon, once))}

@@ -160,7 +160,12 @@ class Joined(TaskEnvironment[JoinedState, tuple]):
         return self._params
 
     def make_params(self, **overrides: Any) -> tuple[Any, ...]:
-        """The parameters of a single environment with some replaced; of several, none can be."""
+        """The parameters of a single environment, with some replaced.
+
+        Raises:
+            ValueError: if several environments are joined and anything is to be replaced; for what
+                that environment refuses.
+        """
         if not overrides:
             return self._params
         if len(self.envs) > 1:

@@ -1,4 +1,4 @@
-"""Random tabular MDPs, those of RL² (Duan et al. 2016): what is best is computed for each.
+"""Random tabular MDPs, those of RL² (Duan et al., 2016); the optimum of each is computed.
 
 A task draws the transitions from each state and action from a flat Dirichlet distribution over all
 states, and the mean rewards from N(1, 1); a reward has a deviation of 1 around its mean. A trial
@@ -49,7 +49,7 @@ class MDPState:
 
 
 class RandomMDP(TaskEnvironment[MDPState, MDPParams]):
-    """Observation: the state. Actions have no meaning but in their task."""
+    """Observation: the state, ``Discrete(states)``. What an action does, only the task says."""
 
     @property
     def default_params(self) -> MDPParams:
@@ -103,7 +103,7 @@ class RandomMDP(TaskEnvironment[MDPState, MDPParams]):
     def references(
         self, params: MDPParams, trials: int, *, hazard: float, episodes: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """Who knows the MDP, and posterior sampling. Both for no hazard."""
+        """Knowing the MDP beforehand, and posterior sampling. Nothing with a hazard."""
         if hazard:
             return {}
         informed, sampling = play_mdps(
@@ -147,8 +147,8 @@ def plan(
 def play_mdps(
     states: int, actions: int, horizon: int, trials: int, episodes: int, seed: int = 0
 ) -> tuple[Float[np.ndarray, "E trials"], Float[np.ndarray, "E trials"]]:
-    """Returns by trial in ``episodes`` random MDPs: expected ones of who knows them, and those of
-    posterior sampling.
+    """Returns by trial in ``episodes`` random MDPs: expected ones of a policy that knows them, and
+    those of posterior sampling.
 
     Posterior sampling (Strens 2000; Osband, Russo, Van Roy 2013) plans each trial for an MDP drawn
     from what is believed: Dirichlet counts of transitions, and normal means of rewards.
