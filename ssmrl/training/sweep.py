@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmrl.training.errors import RunError
+from ssmrl.training.errors import RunError, writing
 from ssmrl.training.run import RUNS, make_folder, write_atomically
 
 SWEEPS = RUNS / "sweeps"
@@ -71,14 +71,12 @@ class SweepFolder:
             RunError: it holds another sweep, or cannot be written.
         """
         overrides = list(_identity(overrides))
-        try:
-            there = self.overrides()
-            if there is not None and there != overrides:
-                raise RunError(f"{self.path} holds another sweep, of {' '.join(there)}")
+        there = self.overrides()
+        if there is not None and there != overrides:
+            raise RunError(f"{self.path} holds another sweep, of {' '.join(there)}")
+        with writing(f"to {self.path}"):
             (self.path / JOBS).mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / SWEEP, json.dumps({"overrides": overrides}) + "\n")
-        except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     def overrides(self) -> list[str] | None:
         """Of the whole sweep; None where there is none."""
