@@ -322,6 +322,7 @@ def test_an_evaluation_that_has_ended_is_not_under_way(monkeypatch):
         ('{"step": 1', {}),
         ('{"step": 1}\n', {"step": 1}),
         ('{"step": 1}\n{"step": 2}\n', {"step": 2}),
+        ('{"step": 1}\n{"step": 2}\n{"step": 3}\n', {"step": 3}),
         ('{"step": 1}\n{"step": 2', {"step": 1}),
         ('{"step": 1\n', {}),
         ("x" * 2**17 + '\n{"step": 3}\n', {"step": 3}),
