@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import math
+import operator
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,10 +163,11 @@ def swept_keys(jobs: Sequence[Job]) -> list[str]:
 
 def best_job(jobs: Sequence[Job], metric: str) -> Job | None:
     """The job with the greatest value, or of a loss the least; None where no job has one."""
-    valued = [job for job in jobs if job.code == 0 and job.value is not None]
-    valued = [job for job in valued if math.isfinite(job.value or 0.0)]
-    sign = -1 if metric.startswith("loss") else 1
-    return max(valued, key=lambda job: sign * (job.value or 0.0), default=None)
+    valued = [
+        job for job in jobs if job.code == 0 and job.value is not None and math.isfinite(job.value)
+    ]
+    pick = min if metric.startswith("loss") else max
+    return pick(valued, key=operator.attrgetter("value"), default=None)
 
 
 def write_table(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path:
@@ -186,21 +188,25 @@ def write_table(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path:
 
 def draw(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path | None:
     """One panel for each swept setting: the value of every job over it. None without any value."""
-    from matplotlib.figure import Figure
+    from ssmrl import figures
 
     jobs = [job for job in jobs if job.code == 0 and job.value is not None]
     keys = swept_keys(jobs)
     if not keys:
         return None
-    figure = Figure(figsize=(3.6 * len(keys), 3.2), layout="constrained")
-    for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        texts = [job.settings.get(key, "") for job in jobs]
-        axis.plot(_places(axis, texts), [job.value for job in jobs], "o", alpha=0.7)
-        axis.set_xlabel(key)
-        axis.grid(alpha=0.3)
-    figure.supylabel(metric.replace("_", " "))
     path = folder.path / FIGURE
-    figure.savefig(path, dpi=120)
+
+    @figures.styled
+    def picture() -> None:
+        figure, axes = figures.panels(len(keys))
+        for axis, key in zip(axes, keys, strict=True):
+            texts = [job.settings.get(key, "") for job in jobs]
+            axis.plot(_places(axis, texts), [job.value for job in jobs], "o")
+            axis.set_xlabel(key)
+        figure.supylabel(metric.replace("_", " "))
+        figures.save(figure, path, pdf=False)
+
+    picture()
     return path
 
 
