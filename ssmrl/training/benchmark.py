@@ -143,7 +143,7 @@ def _is_done(job: Job) -> bool:
         # Older results name the folder that they were trained in as well.
         overrides = [o for o in result["overrides"] if not o.startswith("run_dir=")]
         return result["steps"] >= job.steps and tuple(overrides) == job.overrides
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{job.result} is not a result of this script: {error}") from error
 
 

@@ -284,7 +284,7 @@ def compare(whole: RunFolder, cut: RunFolder, components: Components) -> tuple[b
     one, other = (load_run(run.path, components) for run in (whole, cut))
     if one.step != other.step:
         return True, f"it ended at step {other.step:,}, not {one.step:,}"
-    if getattr(one.venv, "is_host", False):
+    if one.venv.is_host:
         steps = [sorted({line["step"] for line in read_metrics(r.metrics)}) for r in (whole, cut)]
         return False, "" if steps[0] == steps[1] else "its metrics have gaps"
     for name in ("metrics", "episodes"):

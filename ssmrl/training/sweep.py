@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import operator
 import os
 import signal
 import threading
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmrl.training.errors import RunError
+from ssmrl.training.errors import RunError, writing
 from ssmrl.training.run import RUNS, make_folder, write_atomically
 from ssmrl.training.signals import Stopping, requeue_at_once
 
@@ -80,15 +81,13 @@ class SweepFolder:
             RunError: it holds another sweep, or cannot be written.
         """
         overrides = list(_identity(overrides))
-        try:
-            there = self.overrides()
-            if there is not None and there != overrides:
-                raise RunError(f"{self.path} holds another sweep, of {' '.join(there)}")
+        there = self.overrides()
+        if there is not None and there != overrides:
+            raise RunError(f"{self.path} holds another sweep, of {' '.join(there)}")
+        with writing(f"to {self.path}"):
             (self.path / JOBS).mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / SWEEP, json.dumps({"overrides": overrides}) + "\n")
             (self.path / STOP).unlink(missing_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     def overrides(self) -> list[str] | None:
         """Of the whole sweep; None where there is none."""
@@ -223,10 +222,11 @@ def swept_keys(jobs: Sequence[Job]) -> list[str]:
 
 def best_job(jobs: Sequence[Job], metric: str) -> Job | None:
     """The job with the greatest value, or of a loss the least; None where no job has one."""
-    valued = [job for job in jobs if job.code == 0 and job.value is not None]
-    valued = [job for job in valued if math.isfinite(job.value or 0.0)]
-    sign = -1 if metric.startswith("loss") else 1
-    return max(valued, key=lambda job: sign * (job.value or 0.0), default=None)
+    valued = [
+        job for job in jobs if job.code == 0 and job.value is not None and math.isfinite(job.value)
+    ]
+    pick = min if metric.startswith("loss") else max
+    return pick(valued, key=operator.attrgetter("value"), default=None)
 
 
 def write_table(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path:
@@ -247,21 +247,26 @@ def write_table(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path:
 
 def draw(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path | None:
     """One panel for each swept setting: the value of every job over it. None without any value."""
-    from matplotlib.figure import Figure
+    from ssmrl import figures
 
     jobs = [job for job in jobs if job.code == 0 and job.value is not None]
+    values = [job.value for job in jobs if job.value is not None]
     keys = swept_keys(jobs)
     if not keys:
         return None
-    figure = Figure(figsize=(3.6 * len(keys), 3.2), layout="constrained")
-    for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        texts = [job.settings.get(key, "") for job in jobs]
-        axis.plot(_places(axis, texts), [job.value for job in jobs], "o", alpha=0.7)
-        axis.set_xlabel(key)
-        axis.grid(alpha=0.3)
-    figure.supylabel(metric.replace("_", " "))
     path = folder.path / FIGURE
-    figure.savefig(path, dpi=120)
+
+    @figures.styled
+    def picture() -> None:
+        figure, axes = figures.panels(len(keys))
+        for axis, key in zip(axes, keys, strict=True):
+            texts = [job.settings.get(key, "") for job in jobs]
+            axis.plot(_places(axis, texts), values, "o")
+            axis.set_xlabel(key)
+        figure.supylabel(metric.replace("_", " "))
+        figures.save(figure, path, pdf=False)
+
+    picture()
     return path
 
 

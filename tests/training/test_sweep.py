@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 import os
 import signal
 import subprocess
@@ -11,8 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from ssmrl import figures
+from ssmrl.training import sweep
 from ssmrl.training.cli import train_command
+from ssmrl.training.errors import RunError
 from ssmrl.training.run import RunFolder, read_metrics
 from ssmrl.training.sweep import (
     Job,
@@ -20,7 +26,9 @@ from ssmrl.training.sweep import (
     SweepSignals,
     best_job,
     draw,
+    find_sweep,
     heeding,
+    sweep_value,
     swept_keys,
     write_table,
 )
@@ -139,6 +147,117 @@ def test_the_table_and_the_best(tmp_path):
     ]
     assert draw(SweepFolder(tmp_path), JOBS, "eval/return").stat().st_size > 1000
     assert draw(SweepFolder(tmp_path), JOBS[2:], "eval/return") is None
+
+
+def test_the_best_is_a_number_of_a_job_that_ended_well(tmp_path):
+    def jobs(*values, code=0):
+        return [Job((f"a={i}",), "r", code, "", value) for i, value in enumerate(values)]
+
+    for values, greatest, least in (
+        ((0.0, 0.5, -0.5), 0.5, -0.5),
+        ((-0.5, 0.0), 0.0, -0.5),
+        ((0.5, 0.0), 0.5, 0.0),
+        ((math.inf, 1.0, math.nan, 2.0, -math.inf), 2.0, 1.0),
+    ):
+        assert best_job(jobs(*values), "training_return").value == greatest
+        assert best_job(jobs(*values), "loss/total").value == least
+    assert best_job(jobs(1.0, code=1), "training_return") is None
+    assert best_job(jobs(math.nan), "training_return") is None
+
+
+def test_seconds_are_told_to_a_tenth_and_what_is_not_set_is_left_out(tmp_path):
+    jobs = [Job(("a=1", "+b=2"), None, 0, "", None, 3.26), Job(("a=2",), "r", seconds=0.05)]
+    path = write_table(SweepFolder(tmp_path), jobs, "x")
+    assert path.read_text() == "a,b,x,code,error,seconds,run\n1,2,,0,,3.3,\n2,,,,,0.1,r\n"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures and where they would have been saved."""
+    saved = []
+
+    def save(figure, path, *, pdf):
+        assert not pdf
+        saved.append((figure, path))
+
+    monkeypatch.setattr(figures, "save", save)
+    return saved
+
+
+def test_each_swept_setting_has_a_panel(tmp_path, drawn):
+    assert draw(SweepFolder(tmp_path), JOBS[:2], "eval/mean_return") == tmp_path / "returns.png"
+    ((figure, path),) = drawn
+    assert path == tmp_path / "returns.png" and figure.dpi == figures.STYLE["figure.dpi"]
+    assert figure.get_supylabel() == "eval/mean return"
+    lr, net = figure.axes
+    assert (lr.get_xlabel(), net.get_xlabel()) == ("lr", "net")
+    assert [list(line.get_xydata().T.ravel()) for line in (lr.lines[0], net.lines[0])] == [
+        [1e-3, 1e-1, 1.0, 2.0],
+        [0.0, 1.0, 1.0, 2.0],
+    ]
+    assert (lr.lines[0].get_marker(), lr.lines[0].get_linestyle()) == ("o", "None")
+    assert (lr.get_xscale(), net.get_xscale()) == ("log", "linear")
+    labels = net.get_xticklabels()
+    assert [(label.get_text(), label.get_rotation()) for label in labels] == [("a", 20), ("b", 20)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "places", "scale"),
+    [
+        (["1", "20"], [1, 20], "log"),
+        (["1", "19"], [1, 19], "linear"),
+        (["0", "20"], [0, 20], "linear"),
+        (["-1", "20"], [-1, 20], "linear"),
+        (["0.5", "10"], [0.5, 10], "log"),
+        (["b", "1", "b"], [1, 0, 1], "linear"),
+    ],
+)
+def test_numbers_far_apart_are_on_a_logarithmic_axis(texts, places, scale):
+    axis = Figure().subplots()
+    assert sweep._places(axis, texts) == places and axis.get_xscale() == scale
+
+
+def test_the_newest_sweep_of_the_same_jobs_is_found(tmp_path):
+    assert find_sweep(tmp_path, ["a=1"]) is None
+    for name, when in (("1", 30), ("2", 50), ("3", 40)):
+        SweepFolder(tmp_path / name).create(["a=1,2", "hydra.x=1"])
+        os.utime(tmp_path / name / "sweep.json", (when, when))
+    SweepFolder(tmp_path / "4").create(["a=1,3"])
+    assert find_sweep(tmp_path, ["resume=auto", "a=1,2"]) == tmp_path / "2"
+    for text in ("a", "{}", "3", '{"overrides": 3}'):
+        (tmp_path / "2" / "sweep.json").write_text(text)
+        assert SweepFolder(tmp_path / "2").overrides() is None
+        assert find_sweep(tmp_path, ["a=1,2"]) == tmp_path / "3"
+    assert SweepFolder(tmp_path / "none").overrides() is None
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    SweepFolder(tmp_path / "deep" / "er").create(["a=1"])
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="^cannot write to .*/file: (Not a directory|File exists)$"):
+        SweepFolder(tmp_path / "file").create(["a=1"])
+
+
+@pytest.mark.parametrize("text", ["a", "3", "{}", '{"overrides": 3}', '{"overrides": [], "b": 1}'])
+def test_a_record_of_a_job_that_cannot_be_read_is_none(tmp_path, text):
+    folder = SweepFolder(tmp_path)
+    folder.create(["a=1,2"])
+    for job in (Job(("b=1",)), Job(("a=2",)), Job(("a=1",))):
+        folder.write(job)
+    assert [job.overrides for job in folder.jobs()] == [("a=1",), ("a=2",), ("b=1",)]
+    # By this name it is found again, by other versions too.
+    (tmp_path / "jobs" / "b9a996b9a5060d85.json").write_text(text)
+    assert folder.read(["a=1"]) is None
+    assert [job.overrides for job in folder.jobs()] == [("a=2",), ("b=1",)]
+
+
+def test_a_job_is_worth_what_its_seeds_have_learnt_in_the_end(tmp_path):
+    run = RunFolder(tmp_path)
+    run.create({name: {"name": "x"} for name in ("agent", "memory", "env")})
+    lines = [{"step": 10, "x": [9.0, 9.0]}, {"step": 100, "x": [1.0, 2.0]}]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert sweep_value(tmp_path, "x") == 1.5
+    assert sweep_value(tmp_path, "y") is None
 
 
 def test_the_metric_can_be_another_one():

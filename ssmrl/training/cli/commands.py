@@ -540,8 +540,9 @@ def _default_picture(runs: Sequence[Path], metric: str) -> Path:
     suffix = "" if metric == RETURN else f"-{metric.replace('/', '-')}"
     if len(runs) > 1:
         return Path("runs") / f"comparison{suffix}.png"
-    name = Path(CURVE).stem if RunFolder(runs[0]).exists() else "comparison"
-    return runs[0] / f"{name}{suffix}.png"
+    (path,) = runs
+    name = Path(CURVE).stem if RunFolder(path).exists() else "comparison"
+    return path / f"{name}{suffix}.png"
 
 
 def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:
