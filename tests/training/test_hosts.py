@@ -734,7 +734,7 @@ def test_process_0_says_what_is_best(place):
     assert not any(Path("best").glob("[0-9]*"))
 
 
-def test_all_go_on_from_the_checkpoint_that_process_0_finds_whole(place):
+def test_all_go_on_from_the_checkpoint_that_process_0_finds_whole(place, monkeypatch):
     """Process 1 does not look for itself: the newest may be damaged, and there for it alone."""
     checkpoints = checkpoint.Checkpointer("c")
     for step in (8, 16):
@@ -742,8 +742,37 @@ def test_all_go_on_from_the_checkpoint_that_process_0_finds_whole(place):
     checkpoints.wait()
     store = place(1)
     store.values["ssmrl/first/0"] = "8"
-    assert checkpoints.restore({"x": np.zeros(2, int)})[1] == 8
+    like = {"x": np.zeros(2, int)}
+    assert checkpoints.restore(like)[1] == 8
+    store.values.clear()
+    place(0)
+    assert checkpoints.restore(like)[1] == 16 and store.values["ssmrl/first/0"] == "16"
+    # Who reads what others write is not one of them, and asks nobody.
+    store.values.clear()
+    reader = checkpoint.Checkpointer("c", read_only=True)
+    assert reader.restore(like)[1] == 16 and not store.values
+    with reader._reading() as own, checkpoints._reading() as alone:
+        assert own is reader._manager and alone is not checkpoints._manager
+        assert alone._options.read_only
+    monkeypatch.setattr(hosts, "_watch", None)
+    with checkpoints._reading() as own:
+        assert own is checkpoints._manager
     checkpoints.close()
+    reader.close()
+
+
+def test_who_takes_part_in_writing_and_reading(place, monkeypatch):
+    names = []
+    processes = checkpoint._processes
+    monkeypatch.setattr(checkpoint, "_processes", lambda x: names.append(x) or processes(None))
+    checkpoint.Checkpointer("c").close()
+    checkpoint.Checkpointer("c", read_only=True).close()
+    assert names == ["c", None]
+    assert processes("c").active_processes is None
+    place(1)
+    assert processes("c").active_processes == {0, 1}
+    assert processes("c").barrier_sync_key_prefix == "ssmrl-c"
+    assert processes(None).active_processes == {0}  # JAX knows of this one alone.
 
 
 def test_parts_of_an_array_are_checked_each(tmp_path):
