@@ -65,6 +65,15 @@ def test_updates_per_iteration():
     config = DreamerConfig(num_envs=8, rollout_length=32, batch_size=4, batch_length=16)
     assert config.steps_per_iteration == 256
     assert config.updates_per_iteration == 256 * 32 // (4 * 16)
+    rare = DreamerConfig(num_envs=64, rollout_length=32, train_ratio=0.5)
+    assert rare.updates_per_iteration == 1
+
+
+def test_what_is_not_published_changes_only_on_purpose():
+    config = DreamerConfig()
+    assert config.replay_capacity == 200_000
+    assert config.discount == pytest.approx(332 / 333)
+    assert config.loss_weight("continue") == config.loss_weight("policy") == 1
 
 
 def test_iterations_of_large_sizes_hold_one_update():
