@@ -409,7 +409,7 @@ def _arrays(leaves: list[Any], packed: list[int]) -> dict[str, Any]:
 def _unpack(arrays: dict[str, Any], like: list[np.ndarray], packed: list[int]) -> list[np.ndarray]:
     """The leaves again, of the shapes and dtypes of ``like``."""
     leaves = [np.asarray(arrays.get(f"{i:06d}", empty)) for i, empty in enumerate(like)]
-    rest = arrays.get(_PACK)
+    rest: Any = arrays.get(_PACK)
     for i in packed:
         own, rest = np.split(rest, [like[i].nbytes])
         leaves[i] = own.view(like[i].dtype).reshape(like[i].shape)

@@ -47,7 +47,9 @@ class Diary:
         return jax.ShapeDtypeStruct((2,), number.dtype)
 
     def after_exchange(self, state, carried, block):
-        return state | {"page": carried["page"] + 1, "sum": block.sum() / 2}, {"twice": jnp.asarray(block)}
+        return state | {"page": carried["page"] + 1, "sum": block.sum() / 2}, {
+            "twice": jnp.asarray(block)
+        }
 
 
 def begin(seeds):

@@ -244,6 +244,22 @@ def test_the_replay_buffer_says_what_it_takes(monkeypatch):
         make(config).training_notes(1)
 
 
+def test_where_the_replay_buffer_begins_to_be_too_large(monkeypatch):
+    """679 bytes a step, of two seeds; and what is proposed is no less than a buffer can be."""
+
+    def notes(available, **options):
+        monkeypatch.setattr(dreamer, "device_memory", lambda: available)
+        config = DreamerV3Config(size="nano", replay_capacity=16_000, **options)
+        return make(config).training_notes(2)
+
+    assert notes(2 * 16_000 * 679) and notes(None)
+    for half, way in ((1024, "agent.replay_capacity=1024 or "), (1023, "")):
+        with pytest.raises(ValueError, match=rf"; set {way}agent\.replay_context=false$"):
+            notes(2 * 2 * half * 679)
+    with pytest.raises(ValueError, match="; set agent.replay_capacity=7999 or"):
+        notes(2 * 16_000 * 679 - 1)
+
+
 def test_a_replay_of_pictures_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     """A million steps of Memory Maze, 24,587 bytes each, on 16 GiB."""
     env = make_vector("memory_maze/9x9", 16)
