@@ -98,9 +98,10 @@ def out_of_memory() -> Iterator[None]:
 def format_bytes(size: int | float) -> str:
     """``1.9 GiB``, ``320 PiB``."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-    power = next((i for i in range(len(units)) if size < 1000 * 1024**i), len(units) - 1)
+    # 999.5 and what is above would be rounded to 1e+03.
+    power = next((i for i in range(len(units)) if size < 999.5 * 1024**i), len(units) - 1)
     scaled = size / 1024**power
-    return f"{scaled:.3g} {units[power]}" if scaled < 1000 else f"{scaled:,.0f} {units[power]}"
+    return f"{scaled:.3g} {units[power]}" if scaled < 999.5 else f"{scaled:,.0f} {units[power]}"
 
 
 def bytes_of(tree: Any) -> int:

@@ -592,7 +592,7 @@ class _Rate:
     """
 
     def __init__(self) -> None:
-        self.value = 0.0
+        self.value = math.nan
         self._learning: bool | None = None
 
     def update(self, rate: float, learning: bool) -> float:

@@ -117,7 +117,7 @@ class StopSignals:
                 if not announced and byte[0] in _STOPPING:
                     announced = True
                     announce(signal.Signals(byte[0]))
-                if self._previous_fd >= 0:
+                if self._previous_fd != -1:
                     os.write(self._previous_fd, byte)
 
         self._watcher = threading.Thread(target=watch, name="signals", daemon=True)
