@@ -251,6 +251,6 @@ def test_a_shipped_agent_is_as_good_as_it_says(row, tmp_path, monkeypatch):
     low, high = row["interval"]
     result = ssmrl.load(f"zoo:{row['name']}").evaluate(episodes=32, seed=1)
     margin = 3 * (high - low) * (row["episodes"] / 32) ** 0.5 + 1e-3
-    if low == high:  # No episode of the table's went wrong, which says no more than 1 in 80: one may.
+    if low == high:  # No episode went wrong for the table: fewer than 1 in 80 do, so that one may.
         margin += 2 / 32  # from 1 to -1
     assert low - margin <= result["mean"] <= high + margin
