@@ -159,5 +159,6 @@ def test_processes_are_told_of_each_other_and_one_that_it_is_alone():
 
 def test_a_process_that_ends_by_itself_is_told_with_its_last_line(tmp_path, monkeypatch):
     monkeypatch.setattr(hosts, "SETTINGS", ("agent=pppo",))
-    with hosts.Children() as children, pytest.raises(RuntimeError, match="available: dreamer, .*ppo"):
+    told = pytest.raises(RuntimeError, match="available: dreamer, .*ppo")
+    with hosts.Children() as children, told:
         hosts.measure(1, 1, tmp_path, children)
