@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.learning.devices import compare
-from benchmarks.speed import endurance, overhead, scaling
+from benchmarks.speed import endurance, hosts, overhead, scaling
 from benchmarks.speed.costs import Costs
 
 # ------------------------------------------------------------------------------------- endurance
@@ -134,3 +134,31 @@ def test_curves_are_compared_point_by_point():
     assert found["2"]["inside"] == 40  # the same seeds in another order
     assert found["4"]["inside"] == 0 and found["4"]["largest_difference"] == pytest.approx(5)
     assert compare({1: np.ones((3, 2)), 4: np.ones((3, 2))})["4"]["inside"] == 2
+
+
+# ----------------------------------------------------------------------------------------- hosts
+
+
+def test_an_iteration_over_several_processes_is_timed_between_two_marks():
+    """From 300 to 900 steps in 2 s, with 5 s of processor time; an iteration has 100."""
+    assert hosts.compare(2, 100, (300, 10.0, 7.0), (900, 12.0, 12.0)) == {
+        "processes": 2,
+        "iterations": 6,
+        "steps_per_second": 300.0,
+        "processor_seconds": pytest.approx(5 / 6),
+    }
+
+
+def test_processes_are_told_of_each_other_and_one_that_it_is_alone():
+    assert hosts.environments(1) == [{"JAX_NUM_PROCESSES": "1"}]
+    first, second = hosts.environments(2)
+    assert (first.pop("JAX_PROCESS_ID"), second.pop("JAX_PROCESS_ID")) == ("0", "1")
+    assert first == second and first["JAX_NUM_PROCESSES"] == "2"
+    assert first["JAX_COORDINATOR_ADDRESS"].startswith("127.0.0.1:")
+
+
+def test_a_process_that_ends_by_itself_is_told_with_its_last_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "SETTINGS", ("agent=pppo",))
+    told = pytest.raises(RuntimeError, match="available: dreamer, .*ppo")
+    with hosts.Children() as children, told:
+        hosts.measure(1, 1, tmp_path, children)

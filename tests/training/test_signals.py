@@ -27,6 +27,14 @@ def test_of_several_signals_the_first_that_stops_is_announced_and_no_other():
     assert heard == [signal.SIGTERM] and signals.received == signal.SIGTERM
 
 
+def test_the_first_signal_says_how_it_ends():
+    """A Ctrl-C at a terminal, and the SIGTERM of whoever was told as well."""
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.received == signal.SIGINT
+
+
 CHILD = """
 import signal, sys, time
 def stop(number, frame):
@@ -108,20 +116,21 @@ def test_a_second_signal_of_a_scheduler_changes_nothing():
 
 
 def test_one_that_starts_while_the_signal_comes_is_told_as_well(monkeypatch):
-    """In the middle of its start, before anybody knows of it."""
-    popen = subprocess.Popen
+    """In the middle of its start, before anybody knows of it; the context waits for it."""
+    popen, processes = subprocess.Popen, []
 
     def start(command):
         process = popen(command)
         while not Path("a.ready").exists():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
+        processes.append(process)
         return process
 
     monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises(SystemExit), Children() as children:
         children.start(child("a"))
-    assert told("a") == ["SIGTERM"]
+    assert processes[0].poll() == 75 and told("a") == ["SIGTERM"]
 
 
 def test_without_a_signal_children_end_as_they_do():
