@@ -1,10 +1,13 @@
 """The controls of benchmarks/learning/memory_maze.py."""
 
+import argparse
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.learning.memory_maze import ALWAYS, RANDOM, Controls, hours
+from benchmarks.learning.memory_maze import ALWAYS, RANDOM, Controls, earlier, hours
 from ssmrl.envs import spaces
 
 
@@ -49,3 +52,17 @@ def test_hours_are_steps_by_their_speed():
         {"step": 10_800, "time/steps_per_second": 4.0},
     ]
     assert hours(lines) == 1.5
+
+
+def test_rows_of_earlier_runs_are_kept_if_of_the_same_study(tmp_path):
+    output = tmp_path / "rows.json"
+    arguments = argparse.Namespace(
+        experiment="memory_maze_ppo", set=["seed=1"], forget_every=[50], output=output
+    )
+    assert earlier(arguments) == {}
+    study = {"experiment": "memory_maze_ppo", "set": ["seed=1"], "forget_every": [50]}
+    output.write_text(json.dumps(study | {"rows": {"s5": {"final": 1.0}}}))
+    assert earlier(arguments) == {"s5": {"final": 1.0}}
+    for other in ({"experiment": "x"}, {"set": []}, {"forget_every": [10]}):
+        output.write_text(json.dumps(study | other | {"rows": {"s5": {"final": 1.0}}}))
+        assert earlier(arguments) == {}

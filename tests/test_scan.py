@@ -638,3 +638,38 @@ def test_an_operator_has_steps_to_merge(method):
 def test_blocks_have_steps(steps, block):
     with pytest.raises(ValueError, match=f"scan_in_blocks.*>= 1.*{steps} and {block}"):
         scan_in_blocks(running_sum, jnp.zeros(2), jnp.ones((steps, 2)), block)
+
+
+@pytest.mark.parametrize(
+    ("steps", "lengths"), [(1, {1}), (2, {2}), (3, {3}), (6, {3}), (7, {3, 1})]
+)
+def test_blocks_follow_each_other_and_what_remains_is_the_last(steps, lengths):
+    """The body sees no empty block, and lets the compiler see which sums are the same."""
+    seen = set()
+
+    def body(carry, x):
+        seen.add(len(x))
+        return running_sum(carry, x)
+
+    x, start = jnp.arange(1.0, 2 * steps + 1).reshape(steps, 2), jnp.array([100.0, 200.0])
+    last, y = scan_in_blocks(body, start, x, 3)
+    np.testing.assert_array_equal(y, np.cumsum(x, 0) + np.asarray(start))
+    np.testing.assert_array_equal(last, y[-1])
+    assert seen == lengths
+    program = str(jax.make_jaxpr(lambda *given: scan_in_blocks(running_sum, *given, 3))(start, x))
+    assert "prevent_cse=False" in program and "prevent_cse=True" not in program
+    # One block is no loop.
+    assert ("scan[" in program) is (steps > 5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "steps", "loops"), [("cuda", 2, 0), ("cuda", 8, 0), ("cpu", 8, 1)]
+)
+def test_an_operator_takes_the_form_of_the_platform(platform, steps, loops):
+    b, start = jnp.ones((steps, 3)), affine_identity((0.0, 0.0))
+    reset = jnp.zeros((steps, 3), bool)
+    traced = jax.jit(lambda *given: operator_scan(affine_combine, *given, start)).trace(
+        (b, b), (b[0], b[0]), reset
+    )
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.while") == loops

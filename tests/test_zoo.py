@@ -87,6 +87,8 @@ def test_its_record_says_how_it_was_made_and_no_place(run, own_zoo):
     record = RunFolder(own_zoo / NAME).record()
     config = record["config"]
     assert (config["seed"], config["seeds"], config["run_dir"]) == (1, 1, None)
+    # What was asked for stands first, and nothing is gone on with.
+    assert next(iter(record)) == "config" and config["resume"] is False
     assert record["command"] == ["ssmrl", "train", *record["overrides"]]
     assert "memory='gru'" in record["overrides"] or "memory=gru" in record["overrides"]
     for file in ("config.yaml", "eval.json"):
@@ -147,7 +149,7 @@ def test_an_unknown_agent_is_told_its_near_match(own_zoo, capsys):
     assert f"available: {NAME}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", ["another width", "no file", "absent"])
+@pytest.mark.parametrize("how", ["another width", "no file", "absent", "code"])
 def test_a_file_that_does_not_fit_is_one_line(own_zoo, tmp_path, how):
     folder = tmp_path / "damaged"
     shutil.copytree(own_zoo / NAME, folder)
@@ -160,6 +162,9 @@ def test_a_file_that_does_not_fit_is_one_line(own_zoo, tmp_path, how):
     elif how == "absent":
         np.savez(file, **{key: value for key, value in arrays.items() if key != name})
         expected = f"{name} is absent there"
+    elif how == "code":
+        np.savez(file, **{**arrays, name: np.array([Path], object)})  # A pickle, which may be any.
+        expected = "cannot be read: .*allow_pickle=False"
     else:
         file.write_text("no zip file")
         expected = "cannot be read"

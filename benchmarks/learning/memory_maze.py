@@ -5,8 +5,8 @@
 
 Every training is one run folder below --runs; one that is finished is not repeated and one that was
 interrupted goes on, so the study can be stopped at any time. Behind each the figure and the JSON
-are written anew; `--only-report` writes them of the newest checkpoints, those of trainings under
-way included.
+are written anew, with the rows of other memories that the JSON has of the same study;
+`--only-report` writes them of the newest checkpoints, those of trainings under way included.
 
 Policies are evaluated on fresh mazes as they acted in training, by draws: as trained, and with the
 memory's carry reset every `--forget-every` steps. What those lose is what the policy gets from
@@ -154,10 +154,10 @@ def hours(lines: list[dict[str, Any]]) -> float:
 
 def report(paths: dict[str, Path], arguments: argparse.Namespace) -> None:
     """The figure, the data and a table, of what there is so far."""
-    rows = {}
+    rows = earlier(arguments)
     for memory, path in paths.items():
         try:
-            rows[memory] = training(path)
+            rows[memory] = training(path) | {"machine": machine_info()}
             if arguments.evaluate is None or memory in arguments.evaluate:
                 rows[memory]["evaluation"] = evaluated(path, arguments)
             elif (path / KEPT).exists():
@@ -166,8 +166,8 @@ def report(paths: dict[str, Path], arguments: argparse.Namespace) -> None:
             print(f"left out: {error}")
     if not rows:
         return
-    record = {"machine": machine_info(), "experiment": arguments.experiment}
-    record |= {"set": arguments.set, "note": arguments.note, "seeds": 1}
+    record = {"experiment": arguments.experiment, "set": arguments.set}
+    record |= {"note": arguments.note, "seeds": 1}
     record |= {"forget_every": arguments.forget_every, "rows": rows}
     write_json(arguments.output, record)
     draw(rows, arguments)
@@ -176,6 +176,17 @@ def report(paths: dict[str, Path], arguments: argparse.Namespace) -> None:
         for name, result in policies_of(row):
             low, high = result["mean_interval"]
             print(f"  {name:20} {result['mean']:6.2f} [{low:.2f}, {high:.2f}]")
+
+
+def earlier(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The rows that the output has of the same study: their runs need not be here any more."""
+    if not arguments.output.exists():
+        return {}
+    record = json.loads(arguments.output.read_text())
+    same = ("experiment", "set", "forget_every")
+    if any(record[name] != getattr(arguments, name) for name in same):
+        return {}
+    return record["rows"]
 
 
 def policies_of(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

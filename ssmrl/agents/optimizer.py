@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax import Array
 
 from ssmrl.memory import Memory
 
 SCHEDULES = ("constant", "linear", "cosine")
+
+
+EVERY = int(np.iinfo(np.int32).max)
+"""Of updates that are not finite, however many come one after the other."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def make_optimizer(
         optax.multi_transform(groups, lambda params: label_ssm_parameters(params, names)),
     )
     if skip_nonfinite:
-        optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=2**31 - 1)
+        optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=EVERY)
     return optimizer
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ from ssmrl.training.errors import RunError
 from ssmrl.training.plotting import read_curves
 from ssmrl.training.returns import RETURN
 from ssmrl.training.run import RunFolder, library_versions, read_metrics, write_atomically
+from ssmrl.training.signals import Children
 
 POINTS = 100
 """Of a learning curve that are kept in its result."""
@@ -111,6 +111,9 @@ def run_all(
 
     Results that are there already are announced, with the folder that they are read from. At the
     end a line says of each run that failed why it did; those are returned.
+
+    Raises:
+        SystemExit: a signal has stopped it, and the runs under way with it; see `Children`.
     """
     done = [job for job in jobs if _is_done(job)]
     todo = [job for job in jobs if job not in done]
@@ -120,8 +123,8 @@ def run_all(
             "used again; for new ones give another run_dir (and out)"
         )
     report(f"{len(todo)} runs to do")
-    with ThreadPoolExecutor(parallel) as pool:
-        reasons = list(pool.map(lambda job: _run(job, train, parallel, report), todo))
+    with Children() as children, ThreadPoolExecutor(parallel) as pool:
+        reasons = list(pool.map(lambda job: _run(job, train, parallel, report, children), todo))
     failed = [(job, why) for job, why in zip(todo, reasons, strict=True) if why]
     if failed:
         report(f"{len(failed)} of {len(todo)} runs failed:")
@@ -140,12 +143,16 @@ def _is_done(job: Job) -> bool:
         # Older results name the folder that they were trained in as well.
         overrides = [o for o in result["overrides"] if not o.startswith("run_dir=")]
         return result["steps"] >= job.steps and tuple(overrides) == job.overrides
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{job.result} is not a result of this script: {error}") from error
 
 
 def _run(
-    job: Job, train: Sequence[str], parallel: int, report: Callable[[str], None]
+    job: Job,
+    train: Sequence[str],
+    parallel: int,
+    report: Callable[[str], None],
+    children: Children,
 ) -> str | None:
     """Train one run and write its result; returns why it failed, or None."""
     resume = ["resume=true"] if RunFolder(job.run).exists() else []
@@ -159,7 +166,7 @@ def _run(
     path = job.run.with_suffix(".log")
     with path.open("a") as log:
         command = [*train, *job.overrides, f"run_dir={job.run}", *resume]
-        code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
+        code = children.run(command, stdout=log, stderr=log, env=environment)
     why = f"failed with {code}, see {path}{_last_line(path)}" if code else None
     if why is None:
         try:

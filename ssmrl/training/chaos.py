@@ -36,6 +36,7 @@ from ssmrl.training.errors import RunError
 from ssmrl.training.loading import build_agent, load_run
 from ssmrl.training.loop import crosses
 from ssmrl.training.run import RunFolder, last_metrics, read_metrics
+from ssmrl.training.signals import Children
 
 ANYWHERE, CHECKPOINT, COMPILATION, EVALUATION = (
     "at a random moment",
@@ -93,12 +94,25 @@ def run_chaos(
 
     Raises:
         RunError: a process ended with an error of its own; the line names its output.
+        SystemExit: a signal has stopped this, and the training under way with it; see `Children`.
     """
     folder = Path(chaos.chaos_dir)
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty: choose another chaos_dir")
     folder.mkdir(parents=True, exist_ok=True)
-    start = _Starter(train, settings, folder)
+    with Children() as children:
+        start = _Starter(train, settings, folder, children)
+        return _run_chaos(chaos, config, start, folder, components, say)
+
+
+def _run_chaos(
+    chaos: ChaosConfig,
+    config: TrainConfig,
+    start: _Starter,
+    folder: Path,
+    components: Components,
+    say: Callable[[str], Any],
+) -> Outcome:
     began = time.monotonic()
     _must_end_well(*start(folder / "whole"))
     seconds = time.monotonic() - began
@@ -132,7 +146,8 @@ def _aims(kills: int, evaluates: bool, draw: random.Random) -> list[str]:
 class _Starter:
     """Starts the training in a process of its own; compiled programs are kept between them."""
 
-    def __init__(self, train: Path, settings: Sequence[str], folder: Path):
+    def __init__(self, train: Path, settings: Sequence[str], folder: Path, children: Children):
+        self._children = children
         self._command = [sys.executable, str(train), *settings, "resume=auto"]
         self._environment = {
             **os.environ,
@@ -143,7 +158,7 @@ class _Starter:
     def __call__(self, run_dir: Path) -> tuple[subprocess.Popen, Path]:
         log = run_dir.with_suffix(".log")
         with log.open("a") as output:
-            process = subprocess.Popen(
+            process = self._children.start(
                 [*self._command, f"run_dir={run_dir}"],
                 stdout=output,
                 stderr=output,
@@ -269,7 +284,7 @@ def compare(whole: RunFolder, cut: RunFolder, components: Components) -> tuple[b
     one, other = (load_run(run.path, components) for run in (whole, cut))
     if one.step != other.step:
         return True, f"it ended at step {other.step:,}, not {one.step:,}"
-    if getattr(one.venv, "is_host", False):
+    if one.venv.is_host:
         steps = [sorted({line["step"] for line in read_metrics(r.metrics)}) for r in (whole, cut)]
         return False, "" if steps[0] == steps[1] else "its metrics have gaps"
     for name in ("metrics", "episodes"):

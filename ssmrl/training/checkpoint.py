@@ -190,8 +190,9 @@ class Checkpointer:
         Raises:
             CheckpointError: it failed; the message names the last checkpoint that is whole.
         """
-        if self._manager is None or self._writing is None:
+        if self._writing is None:
             return
+        assert self._manager is not None
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -229,7 +230,7 @@ class Checkpointer:
             CheckpointMismatchError: it was written by an agent of another architecture.
             CheckpointError: there is none, or none is whole.
         """
-        if self._read_only or hosts.count() == 1:
+        if self._read_only:
             return self._restore(like, step, warn)
         found = self._restore(like, step, warn) if hosts.is_first() else None
         chosen = hosts.from_first(lambda: found and found[1])
@@ -408,7 +409,7 @@ def _arrays(leaves: list[Any], packed: list[int]) -> dict[str, Any]:
 def _unpack(arrays: dict[str, Any], like: list[np.ndarray], packed: list[int]) -> list[np.ndarray]:
     """The leaves again, of the shapes and dtypes of ``like``."""
     leaves = [np.asarray(arrays.get(f"{i:06d}", empty)) for i, empty in enumerate(like)]
-    rest = arrays.get(_PACK, np.empty(0, np.uint8))
+    rest: Any = arrays.get(_PACK)
     for i in packed:
         own, rest = np.split(rest, [like[i].nbytes])
         leaves[i] = own.view(like[i].dtype).reshape(like[i].shape)

@@ -14,4 +14,4 @@ def checksum(array: np.ndarray) -> int:
 
 def as_bytes(array: np.ndarray) -> np.ndarray:
     """An array's bytes ``[nbytes]``, uint8, in its order of elements; a view where that is one."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(array).ravel().view(np.uint8)

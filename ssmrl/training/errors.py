@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class RunError(Exception):
     """A run cannot start, continue or be loaded; the message says why and what to do."""
@@ -25,6 +28,19 @@ class UsageError(RunError, ValueError):
 
 class StopTraining(Exception):
     """Raised by a callback of `ssmrl.train`: enough, keep what there is and return."""
+
+
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Make an error of the operating system one line: ``cannot write <what>: <the reason>``.
+
+    Raises:
+        RunError: in the place of an `OSError` within.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {what}: {error.strerror or error}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -45,7 +45,7 @@ class HasTrials(Protocol):
     """How many."""
 
     def references(
-        self, params: Any, *, episodes: int = 1000, seed: int = 0
+        self, params: Any, *, episodes: int = ..., seed: int = ...
     ) -> dict[str, np.ndarray]:
         """Returns by trial ``[E, trials]`` of policies that are known to be good, by name."""
         ...
@@ -286,10 +286,10 @@ class Evaluator:
             missing = np.asarray(play["count"]) < self.quota
             if not missing.any():
                 return EvaluationResult(
-                    np.asarray(play["returns"], np.float64).reshape(-1),
-                    np.asarray(play["lengths"]).reshape(-1),
-                    np.asarray(play["finished"]).reshape(-1),
-                    {name: values.reshape(-1) for name, values in info.items()},
+                    np.asarray(play["returns"], np.float64).ravel(),
+                    np.asarray(play["lengths"]).ravel(),
+                    np.asarray(play["finished"]).ravel(),
+                    {name: values.ravel() for name, values in info.items()},
                     self._by_trial(play),
                 )
             if should_stop():

@@ -6,6 +6,7 @@ Everything is found out from shapes, before a folder is made or a number compute
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,7 @@ def check_size(state: Any, *, devices: int = 1) -> None:
         devices: how many there are.
     """
     sizes = {
-        jax.tree_util.keystr(path): (leaf, _bytes(leaf))
+        jax.tree_util.keystr(path): (leaf, bytes_of(leaf))
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
         if not isinstance(leaf, np.ndarray)
     }
@@ -97,15 +98,20 @@ def out_of_memory() -> Iterator[None]:
 def format_bytes(size: int | float) -> str:
     """``1.9 GiB``, ``320 PiB``."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-    power = next((i for i in range(len(units)) if size < 1000 * 1024**i), len(units) - 1)
+    # 999.5 and what is above would be rounded to 1e+03.
+    power = next((i for i in range(len(units)) if size < 999.5 * 1024**i), len(units) - 1)
     scaled = size / 1024**power
-    return f"{scaled:.3g} {units[power]}" if scaled < 1000 else f"{scaled:,.0f} {units[power]}"
+    return f"{scaled:.3g} {units[power]}" if scaled < 999.5 else f"{scaled:,.0f} {units[power]}"
 
 
-def _bytes(leaf: Any) -> int:
+def bytes_of(tree: Any) -> int:
+    """Of all leaves together: arrays, their shapes, or spaces."""
+    return sum(math.prod(leaf.shape) * _item_bytes(leaf.dtype) for leaf in jax.tree.leaves(tree))
+
+
+def _item_bytes(dtype: Any) -> int:
     # A key's dtype has no bytes of its own; keys are few.
-    size = 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-    return int(leaf.size) * int(size)
+    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else int(dtype.itemsize)
 
 
 def _room(error: BaseException) -> str | None:

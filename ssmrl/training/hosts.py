@@ -66,12 +66,11 @@ def place_from_environment() -> Place | None:
         UsageError: some of the three are missing, or are no numbers.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    if _number(names[1]) == 1:
+    if os.environ.get(names[1]) == "1":
         return None
     address = os.environ.get(names[0])
     if names[1] not in os.environ and all(f"SLURM_{name}" in os.environ for name in _SLURM):
         count, index = _number("SLURM_NTASKS"), _number("SLURM_PROCID")
-        assert count is not None and index is not None
         return None if count == 1 else Place(count, index, address)
     missing = [name for name in names if not os.environ.get(name)]
     if len(missing) == len(names):
@@ -82,17 +81,15 @@ def place_from_environment() -> Place | None:
             "a run over several processes needs all three in each of them"
         )
     count, index = _number(names[1]), _number(names[2])
-    if count is None or index is None or not 0 <= index < count:
+    if index >= count:
         raise UsageError(f"JAX_PROCESS_ID={index}: must be from 0 to JAX_NUM_PROCESSES={count} - 1")
     if ":" not in str(address):
         raise UsageError(f"{names[0]}={address}: expected host:port, of process 0's machine")
     return Place(count, index, address)
 
 
-def _number(name: str) -> int | None:
-    text = os.environ.get(name)
-    if text is None:
-        return None
+def _number(name: str) -> int:
+    text = os.environ[name]
     if not text.isdecimal():
         raise UsageError(f"{name}={text}: must be a whole number")
     return int(text)
@@ -151,7 +148,7 @@ def _all_devices_of_a_node(jax: Any) -> Iterator[None]:
 
     That also holds where Slurm shows each task no accelerator but its own.
     """
-    nodes, tasks = _number("SLURM_STEP_NUM_NODES"), _number("SLURM_NTASKS")
+    nodes, tasks = (os.environ.get(f"SLURM_{name}") for name in ("STEP_NUM_NODES", "NTASKS"))
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     yield
     if "JAX_LOCAL_DEVICE_IDS" in os.environ:
@@ -413,7 +410,7 @@ class _Watch:
         """End this process from within the watch, as its main thread waits in a program."""
         again = "; the same command continues from the last checkpoint" if code == REQUEUE else ""
         with contextlib.suppress(OSError, ValueError):
-            print(f"error: {line}{again}", file=sys.stderr, flush=True)
+            print(f"error: {line}{again}", file=sys.stderr)
         self._ended = (code, line)
         self._exit(code)
 
@@ -433,7 +430,7 @@ class _Watch:
         atexit.register(self._exit, code)
         if self.index == 0:
             return False
-        return _wait(lambda: (self._news.get(0, {}).get("ended") or [0, ""])[1] == message, 3.0)
+        return _wait(lambda: (self._news.get(0, {}).get("ended") or [None, ""])[1] == message, 3.0)
 
     def _exit(self, code: int) -> None:
         """Exit when the others can know why; process 0, through which they hear it, behind them."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ssmrl.training.config import LoggerConfig, TensorboardConfig, WandbConfig
-from ssmrl.training.errors import RunError, first_line
+from ssmrl.training.errors import RunError, first_line, writing
 from ssmrl.training.run import write_atomically
 
 
@@ -137,10 +137,8 @@ def _wandb_id(run_path: Path) -> str:
         return path.read_text().strip()
     # Runs from before ids were drawn go by their folder's name.
     name = run_path.name if (run_path / "wandb").is_dir() else uuid.uuid4().hex[:12]
-    try:
+    with writing(path):
         write_atomically(path, f"{name}\n")
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     return name
 
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ssmrl.training import hosts, streams
+from ssmrl.training import heap, hosts, streams
 from ssmrl.training.agent import Agent, RestartableAgent
 from ssmrl.training.best import BestCheckpoint
 from ssmrl.training.checkpoint import Checkpointer
@@ -300,6 +300,7 @@ class _Loop:
             return TrainResult(state, step, 0.0, 0.0, None, 0)
         self.reporter.message("compiling: seconds to minutes, in which nothing is shown")
         iteration, state, compile_seconds = self._compile(state)
+        heap.give_back()
         self._announce_start(step)
         first_step = step
         try:
@@ -496,6 +497,7 @@ class _Loop:
             self.gave_up_evaluation = True
             self.reporter.message(f"step {step:,}: evaluation given up; it is made up on a resume")
             return None
+        heap.give_back()  # The first one has been compiled.
         self._write(step, line)
         self._keep_if_best(step, state, line)
         self._mark = time.monotonic()
@@ -519,6 +521,7 @@ class _Loop:
         if self.best is not None:
             self.best.wait()
         self.checkpoints.save(step, state)
+        heap.give_back()
 
     def _is_owed_evaluation(self, step: int, own: list[dict[str, Any]]) -> bool:
         """Whether the evaluation at the step of a resume was due, and is not in its metrics.
@@ -589,7 +592,7 @@ class _Rate:
     """
 
     def __init__(self) -> None:
-        self.value = 0.0
+        self.value = math.nan
         self._learning: bool | None = None
 
     def update(self, rate: float, learning: bool) -> float:

@@ -27,7 +27,7 @@ from ssmrl.figures import (
     styled,
     task_name,
 )
-from ssmrl.training.errors import RunError
+from ssmrl.training.errors import RunError, writing
 from ssmrl.training.evaluation import bootstrap
 from ssmrl.training.returns import RETURN, read_points, window_means
 from ssmrl.training.run import CONFIG, RunFolder, flatten, read_evaluations, read_metrics
@@ -262,7 +262,6 @@ def plot_curves(
     lines = dict(zip(memories, lines_of(list(memories.values())), strict=True))
     figure, axes = panels(len(envs))
     for axis, env in zip(axes, envs, strict=True):
-        last = 0.0
         for group in (g for g in groups if g.env == env):
             steps, mean, low, high = mean_curve(group.curves)
             label = label_of(group, groups)
@@ -270,14 +269,11 @@ def plot_curves(
             name = f"{label} ({len(group.curves)})" if several else label
             axis.plot(steps, mean, color=colour, linestyle=line, label=name)
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-            last = max(last, steps[-1])
         axis.set(title=task_name(env), ylabel=ylabel)
-        steps_axis(axis, last)
+        steps_axis(axis, axis.dataLim.x1)
         label_lines(axis, title="seeds in brackets" if several else None)
-    try:
+    with writing(path):
         save(figure, path, pdf=pdf)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 
@@ -331,10 +327,8 @@ def plot_trials(curves_of: dict[str, dict[str, dict[str, Any]]], path: Path) -> 
         axis.set(title=title, xlabel="trial", ylabel="return of the trial")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_below(axis, lines, resets=any(label.endswith(_RESET) for label in curves))
-    try:
+    with writing(path):
         save(figure, path, pdf=False)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 
@@ -491,14 +485,12 @@ def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
     Raises:
         RunError: they cannot be written.
     """
-    try:
+    with writing(path):
         with path.with_suffix(".csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
         path.with_suffix(".json").write_text(json.dumps(list(rows), indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def format_value(row: dict[str, Any], name: str) -> str:

@@ -50,12 +50,12 @@ def record_prediction(
     """
     assert isinstance(agent, PredictingAgent)
     observation, action = play_episode(agent, state, venv, key, max_steps)
-    length = len(jax.tree.leaves(observation)[0])
+    (length,) = {len(leaf) for leaf in jax.tree.leaves(observation)}
     context = min(context, length - 1)
     predict = jax.jit(agent.open_loop, static_argnames="context")
     pairs = jax.device_get(predict(state, observation, action, context=context))
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [pair for pair in pairs if pair[0].ndim == 4]
+    pictures = [(truth, predicted) for truth, predicted in pairs if truth.ndim == 4]
     if pictures:
         frames = [_frame(pictures[0], t, seen=t < context) for t in range(length)]
         return write_gif(path.with_name(f"{path.name}.gif"), frames, frame_seconds)
@@ -79,11 +79,11 @@ def play_episode(agent: Any, state: Any, venv: Any, key: jax.Array, max_steps: i
         reset = info["episode"]["done"]
         observations.append(info["final_observation"])
         actions.append(action)
-        if bool(reset[0]):
+        if reset.item():
             break
 
     def join(*rows):
-        return jnp.stack([row[0] for row in rows])
+        return jnp.concatenate(rows)
 
     return jax.tree.map(join, *observations), jax.tree.map(join, actions[0], *actions)
 
@@ -92,7 +92,7 @@ def _frame(pair: tuple[np.ndarray, np.ndarray], t: int, *, seen: bool) -> np.nda
     """Truth, prediction and error side by side, uint8 ``[H, W, 3]``; grey is no error."""
     truth, predicted = (np.asarray(x[t], np.float32) for x in pair)
     row = np.concatenate([truth, predicted, (predicted - truth + 1) / 2], axis=1)
-    if row.shape[-1] not in (1, 3):
+    if row.shape[-1] != 3:
         row = row.mean(-1, keepdims=True)
     row = np.broadcast_to(row, (*row.shape[:2], 3))
     row = (255 * row.clip(0, 1)).astype(np.uint8)

@@ -133,7 +133,8 @@ class PlainReporter:
     """A line at the start, the end, and every ``interval`` seconds between."""
 
     def __init__(self, interval: float = 5.0):
-        self._interval, self._last, self._total = interval, -float("inf"), 0
+        self._interval, self._last = interval, -float("inf")
+        self._total: int  # from `start`
         self._pending: tuple[int, float] | None = None
         self._time_left: tuple[int, dict[str, Any], float] | None = None
         self._return, self._loss = _NewestReturn(), float("nan")
@@ -190,9 +191,11 @@ class LiveReporter:
         self._bar = Progress(
             BarColumn(bar_width=None), TextColumn("{task.percentage:>5.1f}%"), expand=True
         )
-        self._task = self._bar.add_task("", total=1)
+        self._task = self._bar.add_task("", total=None)
         self._live: Live | None = None
-        self._title, self._total, self._step, self._rate = "", 1, 0, 0.0
+        self._title: str
+        self._total: int  # both from `start`
+        self._step, self._rate = 0, 0.0
         self._shown: dict[str, float] = {}
         self._eta, self._return = "?", _NewestReturn()
 

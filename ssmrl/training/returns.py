@@ -158,7 +158,7 @@ class TrainingReturns:
         try:
             self._begin(lines)
             self.is_whole |= bool(lines and lines[-1]["step"] == step)
-        except (LookupError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError):
             self._begin(())
 
     def _begin(self, lines: Sequence[dict[str, Any]]) -> None:
@@ -276,7 +276,7 @@ def window_means(points: Sequence[Point], steps: int) -> np.ndarray:
     if not points:
         return np.zeros(0)
     length = points[0].until - points[0].start
-    per_window = max(1, math.ceil(window_length(steps) / length))
+    per_window = math.ceil(window_length(steps) / length)
     windows: dict[int, list[Point]] = defaultdict(list)
     for point in points:
         windows[point.start // length // per_window].append(point)

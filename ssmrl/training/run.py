@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import yaml
 
-from ssmrl.training.errors import RunError
+from ssmrl.training.errors import RunError, first_line, writing
 
 try:
     import fcntl
@@ -142,14 +142,13 @@ class RunFolder:
             "versions": library_versions(),
             "git": git_commit(),
         }
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # Of two processes that begin in one folder at the same moment, one comes first.
-            write_new(self.config, yaml.safe_dump(record, sort_keys=False))
-        except FileExistsError as error:
-            raise RunError(f"{self.path} has just been taken by another run") from error
-        except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        with writing(f"to {self.path}"):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                # Of two processes that begin in one folder at the same moment, one comes first.
+                write_new(self.config, yaml.safe_dump(record, sort_keys=False))
+            except FileExistsError as error:
+                raise RunError(f"{self.path} has just been taken by another run") from error
 
     def _is_vacant(self) -> bool:
         """Whether nothing is in the folder but what a process killed in `create` may leave."""
@@ -176,10 +175,8 @@ class RunFolder:
             yield
             return
         path = self.path / LOCK
-        try:
+        with writing(path):
             file = path.open("a+")
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror or error}") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,7 +212,7 @@ class RunFolder:
             return _checked_record(yaml.safe_load(self.config.read_text()))
         # Deep nesting, and dates that are none, are refused by Python rather than by the parser.
         except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise RunError(f"{self.config} is not a run's configuration: {reason}") from error
 
     def check_resumable(self, config: dict[str, Any]) -> None:
@@ -293,17 +290,13 @@ def make_folder(root: Path, stem: str) -> Path:
     Raises:
         RunError: it cannot be made.
     """
-    for count in itertools.count(1):
-        path = root / (stem if count == 1 else f"{stem}-{count}")
-        try:
+    names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
+    while True:
+        path = root / next(names)
+        with writing(f"to {path}"), contextlib.suppress(FileExistsError):
             # Made, not only looked for: jobs on several machines may begin within one second.
             path.mkdir(parents=True)
             return path
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
-    raise AssertionError("unreachable")
 
 
 def find_resumable(root: Path, config: dict[str, Any], *, strict: bool = True) -> Path | None:
@@ -332,7 +325,7 @@ def _label_of(path: Path) -> str | None:
     """The label of the run in a folder; None where its configuration cannot be read."""
     try:
         return run_label(RunFolder(path).record()["config"])
-    except (RunError, KeyError, TypeError, AttributeError):
+    except RunError:
         return None
 
 
@@ -354,11 +347,9 @@ class MetricsFile:
     def __init__(self, path: Path, *, keep_until: int = 0):
         self.path = path
         self.kept = [line for line in read_metrics(path) if line["step"] <= keep_until]
-        try:
+        with writing(path):
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.kept))
-            self._file: IO[str] = path.open("a", buffering=1)
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+            self._file: IO[str] = path.open("a")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append a line. NaN and infinite numbers, which JSON does not have, become null.
@@ -367,11 +358,9 @@ class MetricsFile:
             RunError: the disk is full or the file has gone.
         """
         line = {"step": step, **{name: _json_value(value) for name, value in values.items()}}
-        try:
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        with writing(self.path):
+            self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         self._file.close()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ssmrl.training import streams
 from ssmrl.training.agent import PredictingAgent
 from ssmrl.training.components import Components
 from ssmrl.training.config import EnvConfig, EvaluateConfig, check_ranges, obscuring
-from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.errors import UsageError, writing
 from ssmrl.training.evaluation import (
     EvaluationResult,
     Evaluator,
@@ -182,17 +181,9 @@ def _append_record(path: Path, record: dict[str, Any], *, instead: bool = False)
         instead: it takes the place of the last one.
     """
     records = read_evaluations(path)
-    with _writing(path):
+    with writing(path):
         kept = records[:-1] if instead else records
         write_atomically(path, json.dumps([*kept, record], indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _record_videos(

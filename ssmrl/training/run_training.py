@@ -94,7 +94,7 @@ def run_training(
     if hosts.count() > 1:
         hosts.check_same(_what_must_agree(config))
     agent, venv = build_agent(components, config)
-    is_host = bool(getattr(venv, "is_host", False))
+    is_host = venv.is_host
     # Before the folder is made: a run that cannot start leaves nothing behind.
     notes = _training_notes(agent, config)
     _check_can_start(config, agent, is_host=is_host)
@@ -193,7 +193,7 @@ def _training_evaluation_venv(config: TrainConfig, components: Components, train
     """
     venv = make_venv(components, config.env, min(config.eval_episodes, config.agent.num_envs))
     inside, of_training = (getattr(v, "unwrapped", v) for v in (venv, training))
-    if inside is of_training and getattr(venv, "is_host", False):
+    if inside is of_training and venv.is_host:
         raise UsageError(
             f"eval_every={config.eval_every}: evaluations would step the very environments that "
             "training is in the middle of; hand over a function of the number of environments, "
@@ -316,7 +316,7 @@ def _training_evaluation(
         own = [info_means(r.info) for r in results]
         for name in sorted({name for means in own for name in means}):
             metrics[f"eval/info/{name}"] = [means.get(name, math.nan) for means in own]
-        return metrics if config.seeds > 1 else {name: v[0] for name, v in metrics.items()}
+        return metrics if config.seeds > 1 else {name: v for name, (v,) in metrics.items()}
 
     return evaluate
 

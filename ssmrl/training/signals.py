@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -36,12 +37,19 @@ def requeue_at_once() -> Iterator[None]:
     Where a program has a handler of its own for SIGUSR1, it keeps it. Outside the main thread,
     where Python allows no handlers, it does nothing.
     """
+    with _handling(_PREEMPTING, _end_at_once):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(
+    numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handle those signals that are ours; outside the main thread none, as Python allows none."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous: dict[int, Any] = {
-        n: signal.signal(n, _end_at_once) for n in _PREEMPTING if _is_ours_to_handle(n)
-    }
+    previous: dict[int, Any] = {n: signal.signal(n, handler) for n in numbers if _is_ours(n)}
     try:
         yield
     finally:
@@ -55,7 +63,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
     raise SystemExit(REQUEUE)
 
 
-def _is_ours_to_handle(number: int) -> bool:
+def _is_ours(number: int) -> bool:
     """SIGINT and SIGTERM always; SIGUSR1 means nothing by itself, and may be somebody else's."""
     free = (signal.SIG_DFL, signal.SIG_IGN, _end_at_once)
     return number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) in free
@@ -93,7 +101,7 @@ class StopSignals:
             return self
         if self._announce is not None:
             self._watch(self._announce)
-        for number in filter(_is_ours_to_handle, _STOPPING):
+        for number in filter(_is_ours, _STOPPING):
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -109,7 +117,7 @@ class StopSignals:
                 if not announced and byte[0] in _STOPPING:
                     announced = True
                     announce(signal.Signals(byte[0]))
-                if self._previous_fd >= 0:
+                if self._previous_fd != -1:
                     os.write(self._previous_fd, byte)
 
         self._watcher = threading.Thread(target=watch, name="signals", daemon=True)
@@ -118,7 +126,7 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        self.received = self.received or signal.Signals(number)
 
     def __exit__(self, *exception: object) -> None:
         _restore(self._previous)
@@ -128,3 +136,108 @@ class StopSignals:
             self._watcher.join()
             os.close(self._read)
             os.close(self._write)
+
+
+class Stopping:
+    """What trains elsewhere is told to stop when this process is.
+
+    The first SIGINT, SIGTERM or SIGUSR1 is answered with a line and remembered, and `tell` called.
+    A second SIGINT interrupts at once. Outside the main thread, where Python allows no handlers,
+    it does nothing.
+    """
+
+    received: signal.Signals | None = None
+
+    def __enter__(self) -> Stopping:
+        self._handlers = _handling(_STOPPING, self._handle)
+        self._handlers.__enter__()
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            if number == signal.SIGINT:
+                self.interrupt()
+            return
+        self.received = signal.Signals(number)
+        # Not print: the signal may have come in the middle of one.
+        text = f"{self.received.name}: what is under way writes a checkpoint, then this stops\n"
+        os.write(2, text.encode())
+        self.tell()
+
+    def tell(self) -> None:
+        """Have what is under way stop; called in a handler, in the midst of anything."""
+
+    def interrupt(self) -> None:
+        """The second SIGINT."""
+        raise KeyboardInterrupt
+
+    def __exit__(self, *exception: Any) -> None:
+        self._handlers.__exit__(*exception)
+
+
+class Children(Stopping):
+    """Processes that train for this one, and are told to stop when it is, with a SIGTERM.
+
+    Upon that a training writes a checkpoint and ends. No further process is started, and once the
+    last one has ended this one exits: leaving the context raises SystemExit with `exit_code`.
+
+    They stay in the process group of this one. A terminal therefore sends them its Ctrl-C as well,
+    and a second signal that is no second Ctrl-C changes nothing.
+    """
+
+    def __init__(self) -> None:
+        # Reentrant: a handler runs in the main thread, wherever that is.
+        self._lock, self._processes = threading.RLock(), list[subprocess.Popen]()
+
+    def __enter__(self) -> Children:
+        super().__enter__()
+        return self
+
+    def tell(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def interrupt(self) -> None:
+        self._send(signal.SIGINT)
+
+    def _send(self, number: signal.Signals) -> None:
+        with self._lock:
+            for process in self._processes:
+                process.send_signal(number)  # To one that has ended, nothing.
+
+    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen:
+        """Start a process; may be called from any thread.
+
+        Args:
+            command: and its arguments.
+            options: of `subprocess.Popen`.
+
+        Raises:
+            SystemExit: this process has been told to stop.
+        """
+        with self._lock:
+            self._exit_if_stopped()
+            process = subprocess.Popen(command, **options)
+            self._processes = [p for p in self._processes if p.poll() is None] + [process]
+            if self.received is not None:  # It came in the meantime.
+                process.send_signal(signal.SIGTERM)
+        return process
+
+    def run(self, command: Sequence[str], **options: Any) -> int:
+        """`start` a process and wait for its exit code.
+
+        Raises:
+            SystemExit: this process has been told to stop, and the other was not done.
+        """
+        if code := self.start(command, **options).wait():
+            self._exit_if_stopped()
+        return code
+
+    def _exit_if_stopped(self) -> None:
+        if self.received is not None:
+            raise SystemExit(exit_code(self.received))
+
+    def __exit__(self, *exception: Any) -> None:
+        for process in self._processes:
+            process.wait()
+        super().__exit__(*exception)
+        self._exit_if_stopped()

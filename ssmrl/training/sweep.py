@@ -7,26 +7,36 @@ share is the sweep's folder.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import json
 import math
+import operator
+import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssmrl.training.errors import RunError
+from ssmrl.training.errors import RunError, writing
 from ssmrl.training.run import RUNS, make_folder, write_atomically
+from ssmrl.training.signals import Stopping, requeue_at_once
 
 SWEEPS = RUNS / "sweeps"
 JOBS, SWEEP = "jobs", "sweep.json"
 TABLE, FIGURE, BEST = "table.csv", "returns.png", "best.txt"
+STOP = "stop"
+"""While this file is in a sweep's folder, its jobs stop, wherever they run, and none begins."""
+
+_LOOK = 0.5  # Seconds between two looks for it.
 
 _ELSEWHERE = ("resume", "run_dir")
 """Settings that say where a job is and whether it goes on, and not what it is."""
@@ -71,14 +81,13 @@ class SweepFolder:
             RunError: it holds another sweep, or cannot be written.
         """
         overrides = list(_identity(overrides))
-        try:
-            there = self.overrides()
-            if there is not None and there != overrides:
-                raise RunError(f"{self.path} holds another sweep, of {' '.join(there)}")
+        there = self.overrides()
+        if there is not None and there != overrides:
+            raise RunError(f"{self.path} holds another sweep, of {' '.join(there)}")
+        with writing(f"to {self.path}"):
             (self.path / JOBS).mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / SWEEP, json.dumps({"overrides": overrides}) + "\n")
-        except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+            (self.path / STOP).unlink(missing_ok=True)
 
     def overrides(self) -> list[str] | None:
         """Of the whole sweep; None where there is none."""
@@ -95,6 +104,14 @@ class SweepFolder:
         """Keep what is known of a job."""
         write_atomically(self._file(job.overrides), json.dumps(dataclasses.asdict(job)) + "\n")
 
+    def stop(self) -> None:
+        """Have its jobs stop, until it is gone on with."""
+        (self.path / STOP).touch()
+
+    def is_stopped(self) -> bool:
+        """Whether `stop` has been called, by whatever process."""
+        return (self.path / STOP).exists()
+
     def jobs(self) -> list[Job]:
         """All jobs that have begun, by their overrides."""
         jobs = [_read(path) for path in sorted((self.path / JOBS).glob("*.json"))]
@@ -103,6 +120,47 @@ class SweepFolder:
     def _file(self, overrides: Sequence[str]) -> Path:
         text = json.dumps(sorted(job_overrides(overrides)))
         return self.path / JOBS / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+class SweepSignals(Stopping):
+    """A sweep whose jobs a launcher starts is stopped by the signals that stop a training.
+
+    Which processes those are the launcher knows, and they may be on other machines: they look into
+    the sweep's folder, see `heeding`. The launcher returns when all of them have.
+    """
+
+    def __init__(self, folder: SweepFolder):
+        self._folder = folder
+
+    def tell(self) -> None:
+        self._folder.stop()
+
+
+@contextlib.contextmanager
+def heeding(folder: SweepFolder) -> Iterator[None]:
+    """Around a job that a launcher has started: when its sweep is stopped, it gets a SIGTERM.
+
+    Where it came before a training had begun, SystemExit with `REQUEUE` leaves this context.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python could not handle it.
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK):
+            if folder.is_stopped():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    watcher = threading.Thread(target=watch, name="sweep", daemon=True)
+    with requeue_at_once():
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
 
 
 def _read(path: Path) -> Job | None:
@@ -164,10 +222,11 @@ def swept_keys(jobs: Sequence[Job]) -> list[str]:
 
 def best_job(jobs: Sequence[Job], metric: str) -> Job | None:
     """The job with the greatest value, or of a loss the least; None where no job has one."""
-    valued = [job for job in jobs if job.code == 0 and job.value is not None]
-    valued = [job for job in valued if math.isfinite(job.value or 0.0)]
-    sign = -1 if metric.startswith("loss") else 1
-    return max(valued, key=lambda job: sign * (job.value or 0.0), default=None)
+    valued = [
+        job for job in jobs if job.code == 0 and job.value is not None and math.isfinite(job.value)
+    ]
+    pick = min if metric.startswith("loss") else max
+    return pick(valued, key=operator.attrgetter("value"), default=None)
 
 
 def write_table(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path:
@@ -188,21 +247,26 @@ def write_table(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path:
 
 def draw(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path | None:
     """One panel for each swept setting: the value of every job over it. None without any value."""
-    from matplotlib.figure import Figure
+    from ssmrl import figures
 
     jobs = [job for job in jobs if job.code == 0 and job.value is not None]
+    values = [job.value for job in jobs if job.value is not None]
     keys = swept_keys(jobs)
     if not keys:
         return None
-    figure = Figure(figsize=(3.6 * len(keys), 3.2), layout="constrained")
-    for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        texts = [job.settings.get(key, "") for job in jobs]
-        axis.plot(_places(axis, texts), [job.value for job in jobs], "o", alpha=0.7)
-        axis.set_xlabel(key)
-        axis.grid(alpha=0.3)
-    figure.supylabel(metric.replace("_", " "))
     path = folder.path / FIGURE
-    figure.savefig(path, dpi=120)
+
+    @figures.styled
+    def picture() -> None:
+        figure, axes = figures.panels(len(keys))
+        for axis, key in zip(axes, keys, strict=True):
+            texts = [job.settings.get(key, "") for job in jobs]
+            axis.plot(_places(axis, texts), values, "o")
+            axis.set_xlabel(key)
+        figure.supylabel(metric.replace("_", " "))
+        figures.save(figure, path, pdf=False)
+
+    picture()
     return path
 
 

@@ -80,7 +80,7 @@ class RandomAgent:
     def act(
         self, state: Any, carry: Any, observation: Any, reset: Any, key: Any, *, greedy: bool
     ) -> tuple[Any, Any]:
-        return carry, jax.vmap(self._space.sample)(jax.random.split(key, reset.shape[0]))
+        return carry, jax.vmap(self._space.sample)(jax.random.split(key, len(reset)))
 
 
 # ------------------------------------------------------------------------------------ the record

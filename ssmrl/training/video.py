@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 
 import jax
@@ -95,21 +96,21 @@ def _play(
         carry, action = act(state, carry, observation, reset, act_key, greedy=greedy)
         seen = describe(observation)
         observation, env_state, reward, _, _, info = step(env_state, action)
-        total += float(reward[0])
+        total += reward.item()
         lines.append(
             f"{time:>5}  sees {seen}  does {describe(action)}  "
-            f"reward {float(reward[0]):+.4f}  return {total:+.4f}"
+            f"reward {reward.item():+.4f}  return {total:+.4f}"
         )
         reset = info["episode"]["done"]
-        if bool(reset[0]):
+        if reset.item():
             # The environment has moved on to its next episode; its state is no longer this one's.
             return
 
 
 def describe(value: Any) -> str:
     """The one environment's value (leaves ``[1, ...]``) on one line."""
-    leaves = [np.asarray(leaf)[0] for leaf in jax.tree.leaves(value)]
-    return " ".join(np.array2string(leaf, precision=3, max_line_width=10_000) for leaf in leaves)
+    leaves = [leaf for (leaf,) in map(np.asarray, jax.tree.leaves(value))]
+    return " ".join(np.array2string(leaf, precision=3, max_line_width=maxsize) for leaf in leaves)
 
 
 def write_gif(path: Path, frames: list[np.ndarray], frame_seconds: float) -> Path:

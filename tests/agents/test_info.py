@@ -63,6 +63,9 @@ def test_episodes_of_which_nothing_is_said_do_not_count():
         "info/never": jnp.full((2, 3), jnp.inf),
     }
     metrics = fetch_metrics(episode_metrics(episode))
+    with jax.debug_nans(True):  # No division of nothing by nothing, whatever is chosen behind it.
+        nothing = jax.jit(episode_metrics)(episode | {"done": jnp.zeros((2, 3), bool)})
+    assert nothing["episode_return"] == 0 and nothing["info/success"] == np.inf
     assert metrics["episodes"] == 4
     np.testing.assert_allclose(metrics["info/success"], 2 / 3)
     assert np.isnan(metrics["info/never"])

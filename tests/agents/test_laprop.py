@@ -39,6 +39,15 @@ def test_two_steps_by_hand():
     np.testing.assert_allclose(second, expected, rtol=1e-6)
 
 
+def test_epsilon_is_added_and_no_gradient_is_no_update_without_it():
+    transform = scale_by_laprop(0.5, 0.75, 1.0)
+    update, _ = transform.update(jnp.float32(3.0), transform.init(jnp.zeros(())))
+    np.testing.assert_allclose(update, 3 / (3 + 1), rtol=1e-6)
+    transform = scale_by_laprop(0.5, 0.75, 0.0)
+    update, _ = transform.update(jnp.float32(0.0), transform.init(jnp.zeros(())))
+    assert update == 0
+
+
 def test_momentum_is_over_normalised_gradients():
     """Whatever a gradient was, it counts at most once: updates stay below 1."""
     transform = scale_by_laprop(0.9, 0.999, 1e-20)

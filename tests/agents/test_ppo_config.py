@@ -9,7 +9,9 @@ import pytest
 
 from ssmrl.agents import _AGENTS, UnknownAgentError, agent_config, list_agents, make_agent, register
 from ssmrl.agents.dreamer import DreamerConfig, DreamerV3Config, R2IConfig
+from ssmrl.agents.dreamer.dreamer import Dreamer
 from ssmrl.agents.optimizer import OptimizerConfig
+from ssmrl.agents.ppo import PPO as Agent
 from ssmrl.agents.ppo import PPOConfig
 from ssmrl.agents.pqn import PQNConfig
 from ssmrl.agents.rollout import check_memory
@@ -211,6 +213,31 @@ def test_a_name_is_given_to_one_agent_alone():
         assert "mine" in list_agents() and agent_config("mine") is PPOConfig
     finally:
         _AGENTS.pop("mine", None)
+
+
+def test_updates_are_left_out_only_if_asked():
+    env = EpisodeStatistics(no_ends())
+    config = PPOConfig(num_envs=4, rollout_length=16, minibatches=1)
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssmrl.agents.ppo.make_ppo", lambda *_, **options: asked.append(options))
+        for options in ({}, {"skip_nonfinite": True}):
+            make_agent(config, memory_config("none")(), env, total_steps=1, **options)
+    assert [options["skip_nonfinite"] for options in asked] == [False, True]
+
+
+def test_agents_made_by_hand_leave_no_update_out(monkeypatch):
+    asked = []
+    for module, name in (
+        ("rollout_agent", "make_optimizer"),
+        ("dreamer.dreamer", "make_dreamer_optimizer"),
+    ):
+        monkeypatch.setattr(f"ssmrl.agents.{module}.{name}", lambda *_, **how: asked.append(how))
+    env, memory = EpisodeStatistics(no_ends()), make_memory("none", features=8)
+    Agent(PPOConfig(num_envs=4, minibatches=1), memory, env, total_steps=1)
+    config = DreamerConfig(size="pico", num_envs=4)
+    Dreamer(config, memory, env)
+    assert asked == [{"skip_nonfinite": False}] * 2
 
 
 @pytest.mark.parametrize("total_steps", [1, 64, 65, 128])

@@ -409,6 +409,18 @@ def test_windows_are_contiguous_time_of_one_environment():
     np.testing.assert_array_equal(picked, windows.observation["flat"][0][chosen])
 
 
+def test_minibatches_are_split_over_devices_by_their_windows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        rollout_agent, "split_batch", lambda tree, axis: asked.append((tree, axis)) or tree
+    )
+    whole = jnp.zeros((4, 9))
+    windows = rollout_agent.Window(carry=jnp.zeros((9, 2)), observation=whole, reset=whole)
+    taken = rollout_agent.take_windows(windows, jnp.array([7, 0, 4]))
+    shapes = {axis: jax.tree.leaves(tree)[0].shape for tree, axis in asked}
+    assert shapes == {1: (4, 3), 0: (3, 2)} and taken.carry.shape == (3, 2)
+
+
 def test_every_window_is_used_once_per_epoch(monkeypatch):
     seen = []
     take = rollout_agent.take_windows

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from ssmrl.agents.ppo import ppo
-from ssmrl.agents.rollout_agent import real_leaves, standardize
+from ssmrl.agents.ppo import PPOConfig, ppo
+from ssmrl.agents.rollout_agent import make_encoder, real_leaves, standardize
 from ssmrl.envs import JaxVectorEnv, spaces
 from ssmrl.networks.mlp import MLP
 from ssmrl.networks.statistics import RunningStatistics
@@ -338,6 +338,14 @@ def test_what_bounds_scale_is_not_normalised():
     }
     for name in expected:
         np.testing.assert_allclose(seen[name], expected[name], rtol=1e-6)
+
+
+def test_what_is_far_away_is_cut_at_ten_deviations():
+    space = spaces.Box(-np.inf, np.inf, (3,))
+    statistics = RunningStatistics(jnp.float32(4), [jnp.full(3, 5.0)], [jnp.full(3, 4 * 2.0**2)])
+    seen = standardize(space, jnp.array([[5.0, 1e3, -1e3], [24.0, -14.0, 7.0]]), statistics)
+    np.testing.assert_allclose(seen, [[0, 10, -10], [9.5, -9.5, 1]], rtol=1e-6)
+    assert make_encoder(PPOConfig(), space).layer_norm is False
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():

@@ -126,6 +126,13 @@ def test_replacing_in_blocks_branches_under_vmap_and_draws_no_more_than_it_must(
     assert np.max(drawn) < 9  # what fills up a block is an index, too
 
 
+def test_a_block_that_holds_all_is_no_loop():
+    x, keys = jnp.ones(7), jax.random.split(jax.random.key(9), 7)
+    for block_size, loops in ((6, True), (7, False), (8, False)):
+        program = jax.make_jaxpr(in_blocks(block_size))(x, keys)
+        assert ("while" in primitives(program.jaxpr)) is loops
+
+
 def test_gradients_pass_the_entries_that_are_kept():
     f = lambda x: (replace_in_blocks(x < 0, lambda i: 10.0 * i, x, 2) ** 2).sum()  # noqa: E731
     x = jnp.array([1.0, -2.0, 3.0, -4.0, -5.0])

@@ -1,5 +1,7 @@
 """Auto-reset over a batch, and the wrappers, against tables worked by hand."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import ssmrl.envs
 from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, ObservationExtras, spaces
 from ssmrl.envs.vector import VectorEnv, VectorState
+from ssmrl.envs.wrappers import EpisodeStatisticsState
 from tests.envs.counting import Counting, Params
 from tests.envs.test_batching import primitives
 
@@ -147,6 +150,11 @@ def test_the_first_environment_is_the_one_that_is_drawn():
     venv = JaxVectorEnv(Drawn(), None, 2)
     state = VectorState(env=jnp.array([3, 5]), key=None, time=None)
     assert venv.render(state)[0, 0, 0] == 3 and venv.render(state, 1)[0, 0, 0] == 5
+    extras = ObservationExtras(venv, first_flag=True)
+    assert extras.render(state)[0, 0, 0] == 3
+    counted = EpisodeStatisticsState(inner=state, episode_return=None, episode_length=None)
+    assert EpisodeStatistics(extras).render(counted)[0, 0, 0] == 3
+    assert inspect.signature(VectorEnv.render).parameters["index"].default == 0
 
 
 def test_bounds_of_continuous_actions_make_room_for_zero_and_nothing_else():

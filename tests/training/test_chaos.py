@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import signal
 import subprocess
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +28,7 @@ from ssmrl.training.chaos import (
 from ssmrl.training.config import ChaosConfig
 from ssmrl.training.errors import RunError
 from ssmrl.training.run import RunFolder, last_metrics
+from ssmrl.training.signals import Children
 from tests.training.stub import STUB
 
 
@@ -99,12 +104,35 @@ def test_every_process_goes_on_in_its_folder_and_keeps_what_it_compiled():
         "print(os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
         "print(os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'], file=sys.stderr)\n"
     )
-    start = chaos._Starter(script, ["seed=3"], Path("c"))
-    for _ in range(2):
-        process, log = start(Path("cut0"))
-        assert process.wait() == 0 and log == Path("cut0.log")
+    with Children() as children:
+        start = chaos._Starter(script, ["seed=3"], Path("c"), children)
+        for _ in range(2):
+            process, log = start(Path("cut0"))
+            assert process.wait() == 0 and log == Path("cut0.log")
     said = ["seed=3 resume=auto run_dir=cut0", str(Path("c/cache").resolve()), "0"]
     assert sorted(log.read_text().splitlines()) == sorted(said * 2)
+
+
+def test_a_signal_stops_it_with_the_training_under_way(make_config):
+    """Which has a checkpoint to write, and whose exit code is then no error."""
+    Path("train.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open('kept', 'w'), sys.exit(75)))\n"
+        "open('ready', 'w')\n"
+        "time.sleep(60)\n"
+    )
+
+    def send():
+        while not Path("ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(SystemExit) as left:
+        run_chaos(ChaosConfig(chaos_dir="c"), make_config(), [], Path("train.py"), STUB)
+    sender.join()
+    assert left.value.code == 75 and Path("kept").exists()
 
 
 @pytest.fixture
@@ -157,6 +185,7 @@ def test_kills_are_counted_with_the_steps_that_they_cost(kill):
     assert asked == [CHECKPOINT, COMPILATION, ANYWHERE] and aims == []
     # From the aim up to its spread; anywhere within a quarter of the whole run.
     assert slept == [(0, 0.02), (0, 2.0), (0, 2.0)]
+    assert kill([Process(), Process()], [EVALUATION], Outcome())[0] == [(0, 0.05)]
     assert outcome == Outcome(
         kills={CHECKPOINT: 1, COMPILATION: 1, ANYWHERE: 1},
         lost=[234, 234, 234],
@@ -203,6 +232,24 @@ def test_a_kill_before_anything_was_written_costs_nothing(kill):
     assert outcome.lost == [0] and outcome.kills == {EVALUATION: 1}
 
 
+def test_kills_before_the_first_checkpoint_begin_at_the_beginning(kill):
+    outcome = Outcome()
+    _, said, _ = kill([Process(), Process(), Process()], [COMPILATION, COMPILATION], outcome)
+    assert said == [f"killed {COMPILATION}, step 0; the last checkpoint is of step 0"] * 2
+    assert outcome.lost == [0, 0] and outcome.kills == {COMPILATION: 2}
+
+
+def test_no_process_stays_behind():
+    process = Process()
+    with pytest.raises(KeyError), chaos._ended(process):
+        raise KeyError
+    assert process.killed and process.waited
+    ended = Process(looks=0)
+    with chaos._ended(ended):
+        pass
+    assert not ended.killed and ended.waited
+
+
 def test_a_run_that_ends_before_its_kill_keeps_the_aim(kill):
     aims, outcome = [CHECKPOINT], Outcome()
     slept, said, _ = kill([Process(looks=0)], aims, outcome, reached=False)
@@ -225,10 +272,10 @@ def test_a_run_too_short_to_be_killed_is_named(kill):
 
 def test_runs_are_begun_until_all_kills_are_made(monkeypatch, make_config):
     """The first undisturbed, each of the others compared with it."""
-    started, due = [], []
+    started, due, steps = [], [], [*range(0, 201, 20)]
 
     class Scripted:
-        def __init__(self, train, settings, folder):
+        def __init__(self, train, settings, folder, children):
             assert (train, settings, folder) == (Path("train.py"), ["seed=1"], Path("c"))
 
         def __call__(self, run_dir):
@@ -238,7 +285,7 @@ def test_runs_are_begun_until_all_kills_are_made(monkeypatch, make_config):
 
     def kill_and_resume(start, run, is_due, aims, seconds, draw, outcome, say):
         started.append(run.path)
-        due.append([step for step in range(0, 201, 20) if is_due(step)])
+        due.append([step for step in steps if is_due(step)])
         del aims[-2:]
 
     def compare(whole, cut, components):
@@ -263,6 +310,20 @@ def test_runs_are_begun_until_all_kills_are_made(monkeypatch, make_config):
     # Iterations of 20 steps: the first to reach a multiple of 50 is followed by an evaluation.
     assert due == [[60, 100, 160, 200]] * 2
     assert run(1, make_config()).runs == 1 and due[-1] == []
+    # The first of all may be the first step, and not what was there before it.
+    steps[:] = [0, 1, 2]
+    run(1, make_config(eval_every=1, eval_episodes=4))
+    assert due[-1] == [1, 2]
+
+
+def test_a_folder_on_the_way_is_made(monkeypatch, make_config):
+    def refuse(*arguments):
+        raise RunError("no further")
+
+    monkeypatch.setattr(chaos, "_Starter", refuse)
+    for _ in range(2):  # an empty one that is there will do
+        with pytest.raises(RunError, match="^no further$"):
+            run_chaos(ChaosConfig(chaos_dir="a/b/c"), make_config(), [], Path("train.py"), STUB)
 
 
 def append(path: Path, text: str) -> None:
@@ -277,7 +338,8 @@ def test_each_aim_is_reached_when_its_files_say_so(aim, monkeypatch):
     run, log = RunFolder("cut"), Path("cut.log")
     log.write_text("of the process before\n")
     write_lines(run.metrics, {"step": 100})
-    monkeypatch.setattr(chaos.time, "sleep", lambda seconds: None)
+    slept: set[float] = set()
+    monkeypatch.setattr(chaos.time, "sleep", slept.add)
 
     def at_look(number):
         if number == 3:
@@ -291,6 +353,7 @@ def test_each_aim_is_reached_when_its_files_say_so(aim, monkeypatch):
     process = Process(at_look=at_look)
     assert chaos._reached(aim, process, run, log, lambda step: step == 200)
     assert process.number == (3 if aim == COMPILATION else 5)
+    assert slept == {0.002}
 
 
 @pytest.mark.parametrize("aim", [ANYWHERE, CHECKPOINT, COMPILATION, EVALUATION])
@@ -313,6 +376,12 @@ def test_an_evaluation_that_has_ended_is_not_under_way(monkeypatch):
     monkeypatch.setattr(chaos.time, "sleep", lambda seconds: None)
     process = Process(looks=3, at_look=lambda number: append(log, "says something\n"))
     assert not chaos._reached(EVALUATION, process, run, log, lambda step: step == 200)
+    # Nor is one before the first line.
+    run.metrics.unlink()
+    asked = []
+    process = Process(looks=3, at_look=lambda number: append(log, "says something\n"))
+    assert not chaos._reached(EVALUATION, process, run, log, lambda step: bool(asked.append(step)))
+    assert set(asked) == {0} and chaos._size(run.metrics) == 0
 
 
 @pytest.mark.parametrize(
@@ -322,6 +391,7 @@ def test_an_evaluation_that_has_ended_is_not_under_way(monkeypatch):
         ('{"step": 1', {}),
         ('{"step": 1}\n', {"step": 1}),
         ('{"step": 1}\n{"step": 2}\n', {"step": 2}),
+        ('{"step": 1}\n{"step": 2}\n{"step": 3}\n', {"step": 3}),
         ('{"step": 1}\n{"step": 2', {"step": 1}),
         ('{"step": 1\n', {}),
         ("x" * 2**17 + '\n{"step": 3}\n', {"step": 3}),

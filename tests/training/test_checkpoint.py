@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -39,6 +41,7 @@ def make_state(seed: int = 0, width: int = 4):
         "uint8": jnp.arange(6, dtype=jnp.uint8).reshape(2, 3),
         "empty": jnp.zeros((0, 3)),
         "scalar": jnp.int32(seed),
+        "flag": jnp.bool_(True),
         "none": None,
     }
 
@@ -107,12 +110,17 @@ def test_small_leaves_share_an_array_and_large_ones_are_copied_once_less(tmp_pat
         return jnp.arange(size // 4, dtype=jnp.int32)
 
     limit = checkpoint._PACKED_BELOW
+    assert limit == 2**20  # Copying as many takes less than an array of its own costs.
     state = {"a": make_state(1), "b": large(limit), "c": make_state(2), "d": large(limit - 4)}
     checkpoints = Checkpointer(tmp_path / "c")
     checkpoints.save(7, state)
     checkpoints.close()
     place = len(jax.tree.leaves(state["a"]))
     assert arrays_of(tmp_path / "c" / "7") == [f"{place:06d}", "packed"]
+    meta = Checkpointer(tmp_path / "c", read_only=True)._meta(7)
+    assert meta["format"] == 3
+    leaves = jax.tree.leaves(state)
+    assert meta["packed"] == [i for i, x in enumerate(leaves) if x.size and i != place]
     # What is packed is read from the checkpoint: a later version may draw the line elsewhere.
     monkeypatch.setattr(checkpoint, "_PACKED_BELOW", 0)
     assert bits(restore(tmp_path / "c", state)[0]) == bits(state)
@@ -147,6 +155,41 @@ def test_a_checkpoint_of_before_leaves_were_packed_is_read(tmp_path):
     checkpoints.close()
     assert restore(tmp_path / "c", expected, step=7)[1] == 7
     assert bits(restore(tmp_path / "c", expected)[0]) == bits(expected)
+
+
+def test_numpy_arrays_come_back_as_such_and_can_be_written_to(tmp_path):
+    written = np.arange(3)
+    assert checkpoint._from_host(written, written) is written
+    frozen = np.arange(3)
+    frozen.flags.writeable = False
+    assert checkpoint._from_host(frozen, written).flags.writeable
+
+
+def test_a_restored_array_is_no_view_of_what_was_read():
+    """The first iteration is given it to write to."""
+    room = np.zeros(4096 + 64, np.uint8)
+    begin = -room.ctypes.data % 64  # Where JAX would take it over as it is.
+    read = room[begin : begin + 4096].view(np.float32)
+    value = checkpoint._from_host(read, jax.ShapeDtypeStruct(read.shape, read.dtype))
+    read[:] = 1
+    assert not np.asarray(value).any()
+
+
+def test_parts_that_several_processes_have_are_copied_where_they_are(monkeypatch):
+    """A whole that all have to NumPy, as all else; on an accelerator orbax does it."""
+    leaf, key = jnp.arange(4.0), jax.random.key(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(leaf), "is_fully_addressable", False)
+        wholes = checkpoint._copy(leaf), checkpoint._copy(key)
+        patch.setattr(type(leaf), "is_fully_replicated", False)
+        part = checkpoint._copy(leaf)
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        assert checkpoint._copy(leaf) is leaf
+    assert isinstance(wholes[0], np.ndarray) and isinstance(part, jax.Array)
+    assert wholes[0].tolist() == part.tolist() == leaf.tolist()
+    assert wholes[1].tolist() == jax.random.key_data(key).tolist()
+    places = wholes[0].ctypes.data, part.unsafe_buffer_pointer(), leaf.unsafe_buffer_pointer()
+    assert len(set(places)) == 3
 
 
 def test_a_donated_buffer_cannot_change_a_checkpoint_being_written(tmp_path):
@@ -211,7 +254,7 @@ def test_arrays_that_changed_without_breaking_the_format_are_found_by_their_sum(
     checkpoints.close()
     shutil.rmtree(tmp_path / "c" / "1" / "state")
     shutil.copytree(tmp_path / "other" / "1" / "state", tmp_path / "c" / "1" / "state")
-    with pytest.raises(CheckpointError, match="does not match its checksum"):
+    with pytest.raises(CheckpointError, match=r"damaged: \['bfloat16'\] does not match its check"):
         restore(tmp_path / "c")
 
 
@@ -223,6 +266,47 @@ def test_when_all_are_damaged_one_line_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="holds no whole checkpoint: .*step 2.*step 1") as e:
         restore(tmp_path / "c")
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("whole", [1, None])
+def test_each_damaged_checkpoint_is_warned_of_before_the_next_is_tried(tmp_path, whole):
+    """None is tried behind the last one."""
+    for step in (1, 2, 3):
+        (tmp_path / "c" / str(step)).mkdir(parents=True)
+    checkpoints = Checkpointer(tmp_path / "c", read_only=True)
+
+    def read(step, like):
+        if step != whole:
+            raise ValueError(f"bad {step}")
+        return like, step, {}
+
+    checkpoints._read = read
+    checkpoints.steps = lambda: [1, 2, 3]
+    warnings: list[str] = []
+    if whole:
+        assert checkpoints.restore({}, warn=warnings.append)[1] == whole
+    else:
+        with pytest.raises(CheckpointError, match="step 3 .*bad 3; .*step 2 .*; .*step 1 .*bad 1$"):
+            checkpoints.restore({}, warn=warnings.append)
+    begin, end = "the checkpoint of step", "; trying the one before it"
+    assert warnings == [f"{begin} {i} is damaged: bad {i}{end}" for i in (3, 2)]
+
+
+@pytest.mark.parametrize("version", [0, 4])
+def test_a_format_of_another_version_is_no_damage(tmp_path, version):
+    save(tmp_path / "c", 1, 2)
+    (path,) = (tmp_path / "c" / "2" / "meta").glob("metadata")
+    meta = json.loads(path.read_text()) | {"format": version}
+    meta["sum"] = checkpoint._table_sum(meta)
+    path.write_text(json.dumps(meta))
+    with pytest.raises(CheckpointMismatchError, match=f"step 2 .* has format {version}, and this"):
+        restore(tmp_path / "c")
+
+
+def test_the_sum_of_a_table_knows_no_order_and_not_itself():
+    one, same = {"a": 1, "b": 2, "sum": 3}, {"b": 2, "a": 1}
+    assert checkpoint._table_sum(one) == checkpoint._table_sum(same)
+    assert checkpoint._table_sum(one) != checkpoint._table_sum({"a": 2, "b": 2})
 
 
 def test_a_damaged_table_is_no_other_architecture(tmp_path):
@@ -246,6 +330,27 @@ def test_no_checkpoint_at_all(tmp_path, directory):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         restore(tmp_path / directory)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty"]
+    with pytest.raises(CheckpointError, match="holds no checkpoint of step 3; it has none$"):
+        restore(tmp_path / directory, step=3)
+
+
+def test_newer_checkpoints_are_discarded(tmp_path, monkeypatch):
+    checkpoints = Checkpointer(tmp_path / "deep" / "c", keep=4)
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step, {"x": jnp.float32(step)})
+    checkpoints.wait()
+    checkpoints.discard_after(2)
+    assert checkpoints.steps() == [1, 2]
+    with pytest.raises(CheckpointError, match="holds no checkpoint of step 3; it has 1, 2$"):
+        checkpoints.restore({"x": jnp.float32(0)}, step=3)
+
+    def refuse(step):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(checkpoints._manager, "delete", refuse)
+    with pytest.raises(CheckpointError, match="^cannot delete .*/c/2: Read-only file system$"):
+        checkpoints.discard_after(1)
+    checkpoints.close()
 
 
 def test_a_half_written_checkpoint_is_not_one(tmp_path):
@@ -266,7 +371,9 @@ def test_another_architecture_is_told_by_its_first_difference(tmp_path):
     message = str(error.value)
     assert "step 5" in message
     assert "['pair'].first is float32[4, 3] there and float32[6, 3] here (and 1 more)" in message
-    with pytest.raises(CheckpointMismatchError, match=r"\['new'\] is absent there"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"\['new'\] is absent there and float32\[2\] here$"
+    ):
         restore(tmp_path / "c", {**make_state(), "new": jnp.zeros(2)})
     without = {name: leaf for name, leaf in make_state().items() if name != "scalar"}
     with pytest.raises(
@@ -280,23 +387,28 @@ def test_another_architecture_is_told_by_its_first_difference(tmp_path):
 
 
 def test_a_full_disk_names_the_step_and_the_last_whole_checkpoint(tmp_path, monkeypatch):
-    checkpoints = Checkpointer(tmp_path / "c")
-    checkpoints.save(1, make_state(1))
-    checkpoints.wait()
+    checkpoints = Checkpointer(tmp_path / "c", keep=3)
 
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(CheckpointError, match="; there is no earlier one$"):
+            checkpoints.save(1, make_state(1))
+    for step in (1, 2, 3):
+        checkpoints.save(step, make_state(step))
+    checkpoints.wait()
     monkeypatch.setattr(checkpoints._manager, "save", full)
     with pytest.raises(CheckpointError) as error:
-        checkpoints.save(2, make_state(2))
+        checkpoints.save(4, make_state(4))
     message = str(error.value)
-    assert "step 2" in message
+    assert "step 4" in message
     assert "No space left on device" in message
-    assert "the last whole one is of step 1" in message
+    assert "the last whole one is of step 3" in message
     assert "\n" not in message
     checkpoints.close()
-    assert restore(tmp_path / "c")[1] == 1
+    assert restore(tmp_path / "c")[1] == 3
 
 
 def test_a_failure_in_the_background_is_raised_by_wait(tmp_path, monkeypatch):
@@ -320,3 +432,36 @@ def test_a_file_in_place_of_the_directory(tmp_path):
     with pytest.raises(CheckpointError, match="cannot use .* for checkpoints"):
         Checkpointer(tmp_path / "c")
     assert (tmp_path / "c").read_text() == "not a directory"
+
+
+def test_a_folder_that_orbax_does_not_take(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ValueError("its layout is another's")
+
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", refuse)
+    with pytest.raises(CheckpointError, match="cannot use .* for checkpoints: its layout is anoth"):
+        Checkpointer(tmp_path / "c")
+
+
+def test_the_cause_of_an_error_in_one_line():
+    """The system's words, wherever they are; else the first line, as far as a screen shows it."""
+    full = os.strerror(errno.ENOSPC)
+    assert checkpoint._reason(RuntimeError(f"a page of C++\nDATA_LOSS: {full} [file=x]\n")) == full
+    assert checkpoint._reason(RuntimeError(f"\n{'a' * 300}\nmore\n")) == "a" * 200
+    assert checkpoint._reason(RuntimeError("short")) == "short"
+    assert checkpoint._reason(RuntimeError()) == "RuntimeError"
+    assert checkpoint._reason(OSError("no number")) == "no number"
+
+
+def test_what_orbax_leaves_behind_is_hushed_and_nothing_else(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    checkpoint._hush_closed_event_loops.cache_clear()
+    checkpoint._hush_closed_event_loops()
+    hook = sys.unraisablehook
+    checkpoint._hush_closed_event_loops()
+    assert sys.unraisablehook is hook  # Once for the process.
+    for text in ("Event loop is closed", "another"):
+        hook(SimpleNamespace(exc_value=RuntimeError(text)))
+    assert [str(each.exc_value) for each in shown] == ["another"]
+    checkpoint._hush_closed_event_loops.cache_clear()

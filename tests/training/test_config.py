@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from ssmrl import training
 from ssmrl.training.config import (
     BenchmarkConfig,
     ChaosConfig,
@@ -15,6 +18,7 @@ from ssmrl.training.config import (
     EnvConfig,
     EvaluateConfig,
     LoggerConfig,
+    TensorboardConfig,
     TrainConfig,
     WandbConfig,
     check_ranges,
@@ -167,3 +171,19 @@ def test_what_lies_outside_is_named(changes, message):
 def test_a_default_that_can_change_is_everybodys_own():
     TrainConfig().init_parts.append("memory")
     assert TrainConfig().init_parts == []
+
+
+# What is filled in bit by bit: on a command line, or by what comes of a training.
+OPEN = {f"config.{config.__name__}" for config in (*OPTIONS, TensorboardConfig)}
+OPEN |= {"chaos.Outcome", "returns._Ledger"}
+
+
+def test_what_was_worked_out_once_is_not_changed_by_those_it_is_handed_to():
+    frozen = {
+        f"{module.name}.{name}".removeprefix("ssmrl.training."): kind.__dataclass_params__.frozen
+        for module in pkgutil.walk_packages(training.__path__, "ssmrl.training.")
+        for name, kind in vars(importlib.import_module(module.name)).items()
+        if dataclasses.is_dataclass(kind) and kind.__module__ == module.name
+    }
+    assert {name for name, is_frozen in frozen.items() if not is_frozen} == OPEN
+    assert {"benchmark.Job", "sweep.Job", "plotting.Curve", "cli.check.CommandLine"} <= set(frozen)

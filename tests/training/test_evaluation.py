@@ -11,6 +11,7 @@ import pytest
 from rliable import metrics
 
 from ssmrl.envs import make_vector
+from ssmrl.training import evaluation
 from ssmrl.training.config import EnvConfig
 from ssmrl.training.evaluation import (
     EvaluationResult,
@@ -149,6 +150,7 @@ def test_the_default_limit_is_ten_times_the_longest_episode_known(agent):
     # As its specification says; a training that has only seen short ones knows no better.
     car = make_vector("gymnasium/MountainCarContinuous-v0", 1, max_episode_steps=27_000)
     assert default_max_steps(car, 1500.0) == 270_000
+    assert Evaluator(agent, venv, episodes=1, max_steps=1).limit(1500.0) == 1
     for wrong in ({"episodes": 0}, {"episodes": 1, "max_steps": 0}):
         with pytest.raises(ValueError, match="=0: must be at least 1"):
             Evaluator(agent, venv, **wrong)
@@ -169,7 +171,9 @@ def test_the_summary():
     # Standard error 1/20: the 95% interval is about 0.2 wide.
     assert low < returns.mean() < high
     assert 0.15 < high - low < 0.25
-    assert summary == summarise([EvaluationResult(returns, np.full(400, 7))])
+    results = [EvaluationResult(returns, np.full(400, 7))]
+    assert summary == summarise(results, confidence=0.95, reps=2000)
+    assert summary["unfinished"] == 0
 
 
 def test_the_summary_of_what_environments_say():
@@ -201,6 +205,44 @@ def test_resampling_stays_within_each_seed():
     # Two seeds of certain and very different returns: nothing is left to be uncertain about.
     scores = np.stack([np.zeros(50), np.ones(50)], axis=1)
     assert bootstrap(scores)["mean_interval"] == [0.5, 0.5]
+
+
+def test_each_interval_is_of_its_own_number():
+    """Every fifth score is far away from the others: of the mean alone."""
+    scores = (np.arange(100.0) + 1000 * (np.arange(100) % 5 == 0)).reshape(-1, 1)
+    summary = bootstrap(scores)
+    assert summary["iqm_interval"][1] < summary["mean_interval"][0]
+    for name in ("mean", "iqm"):
+        low, high = summary[f"{name}_interval"]
+        assert low < summary[name] < high
+    assert summary == bootstrap(scores, confidence=0.95, reps=2000, seed=0)
+    assert bootstrap(scores[:2], reps=10)["mean_interval"] is not None
+
+
+def test_policies_are_greedy_unless_told(agent, monkeypatch):
+    assert Evaluator(agent, StubVectorEnv(2), episodes=2).greedy is True
+    asked = []
+
+    def evaluator(agent, venv, **options):
+        asked.append(options)
+        return lambda state, key: EvaluationResult(np.zeros(2), np.ones(2))
+
+    monkeypatch.setattr(evaluation, "Evaluator", evaluator)
+    evaluate(agent, None, StubVectorEnv(2), episodes=2, key=jax.random.key(1))
+    assert asked == [{"episodes": 2, "greedy": True}]
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_every_seed_plays_episodes_of_its_own(make_config, seeds):
+    state = {"w": np.arange(seeds) if seeds > 1 else np.array([7, 8])}
+
+    def play(own, key):
+        return EvaluationResult(np.asarray(own["w"]), np.asarray(key))
+
+    results = evaluation.evaluate_seeds(play, make_config(seed=5, seeds=seeds), state, jnp.float32)
+    states = [result.returns.tolist() for result in results]
+    assert states == (list(range(seeds)) if seeds > 1 else [[7, 8]])
+    assert [float(result.lengths) for result in results] == [5 + i for i in range(seeds)]
 
 
 @pytest.mark.parametrize("runs", range(1, 10))

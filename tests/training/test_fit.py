@@ -56,12 +56,27 @@ def test_a_state_must_fit_into_the_devices(monkeypatch):
     with pytest.raises(RunError, match=expected):
         fit.check_size(state)
     fit.check_size(state, devices=2)
+    state["b"] = jax.ShapeDtypeStruct((121,), "int8")
+    expected = (
+        r"take 201 B, and the 2 devices have 200 B; the largest part is \['b'\], int8\[121\], 121"
+    )
+    with pytest.raises(RunError, match=expected):
+        fit.check_size(state, devices=2)
+    state["b"] = jax.ShapeDtypeStruct((120,), "int8")
+    fit.check_size(state, devices=2)
     monkeypatch.setattr(fit, "device_memory", lambda: None)
     fit.check_size(state)
 
 
-def test_keys_have_a_size():
-    fit.check_size(jax.eval_shape(lambda: jax.random.key(0)))
+def test_keys_have_a_size(monkeypatch):
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    monkeypatch.setattr(fit, "device_memory", lambda: 8)
+    fit.check_size(key)
+    monkeypatch.setattr(fit, "device_memory", lambda: 7)
+    with pytest.raises(
+        RunError, match=r"would take 8 B, .*; the largest part is , key<fry>\[\], 8 B:"
+    ):
+        fit.check_size(key)
 
 
 def test_memory_that_runs_out_while_training(monkeypatch):
@@ -70,16 +85,25 @@ def test_memory_that_runs_out_while_training(monkeypatch):
     with pytest.raises(RunError, match=expected), fit.out_of_memory():
         text = "RESOURCE_EXHAUSTED: Out of memory allocating 51200000000 bytes."
         raise jax.errors.JaxRuntimeError(text)
+    monkeypatch.setattr(fit, "device_memory", lambda: None)
+    with pytest.raises(RunError, match="^out of memory: choose fewer"), fit.out_of_memory():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no more")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), fit.out_of_memory():
         raise jax.errors.JaxRuntimeError("INTERNAL: another fault")
 
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (1023, "0.999 KiB"), (2048, "2 KiB"), (1.5 * 2**30, "1.5 GiB"), (2**60, "1,024")],
+    [
+        *[(0, "0 B"), (999, "999 B"), (1000, "0.977 KiB"), (1023, "0.999 KiB"), (2048, "2 KiB")],
+        # Where rounding would give a thousand, the next unit is taken, and there is none last.
+        *[(999.4 * 2**10, "999 KiB"), (999.6 * 2**10, "0.976 MiB"), (1.5 * 2**30, "1.5 GiB")],
+        *[(998 * 2**40, "998 TiB"), (1001 * 2**40, "0.978 PiB"), (999.4 * 2**50, "999 PiB")],
+        *[(999.6 * 2**50, "1,000 PiB"), (2**60, "1,024 PiB")],
+    ],
 )
 def test_sizes_are_readable(size, text):
-    assert fit.format_bytes(size).startswith(text)
+    assert fit.format_bytes(size) == text
 
 
 def test_refusals_name_the_part_that_refuses():

@@ -129,6 +129,20 @@ def test_where_the_others_are(environment):
     assert hosts.place_from_environment() == hosts.Place(4, 3, "host:99")
     environment(SLURM_NTASKS="1")
     assert hosts.place_from_environment() == hosts.Place(4, 3, "host:99")
+    environment(JAX_PROCESS_ID="1")
+    assert hosts.place_from_environment() == hosts.Place(4, 1, "host:99")
+    environment(JAX_PROCESS_ID="0")
+    assert hosts.place_from_environment() == hosts.Place(4, 0, "host:99")
+
+
+def test_where_slurm_s_coordinator_is_may_be_said(environment):
+    environment(**{f"SLURM_{name}": value for name, value in SLURM.items()})
+    environment(JAX_COORDINATOR_ADDRESS="host:99")
+    assert hosts.place_from_environment() == hosts.Place(2, 1, "host:99")
+    # But who counts the processes must also number them.
+    environment(JAX_NUM_PROCESSES="2")
+    with pytest.raises(UsageError, match="and JAX_PROCESS_ID not"):
+        hosts.place_from_environment()
 
 
 @pytest.mark.parametrize(
@@ -136,6 +150,8 @@ def test_where_the_others_are(environment):
     [
         (("host:99", None, None), "JAX_COORDINATOR_ADDRESS set, and JAX_NUM_PROCESSES, JAX_PROC"),
         (("host:99", "2", None), "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES set, and JAX_PROCESS"),
+        (("host:99", "0", "0"), "JAX_PROCESS_ID=0: must be from 0 to JAX_NUM_PROCESSES=0 - 1"),
+        (("host:99", "2", "-1"), "JAX_PROCESS_ID=-1: must be a whole number"),
         (("host:99", "2", "2"), "JAX_PROCESS_ID=2: must be from 0 to JAX_NUM_PROCESSES=2 - 1"),
         (("host:99", "two", "0"), "JAX_NUM_PROCESSES=two: must be a whole number"),
         (("host", "2", "0"), "JAX_COORDINATOR_ADDRESS=host: expected host:port"),
@@ -155,6 +171,98 @@ def test_one_task_of_slurm_is_one_process(environment):
     assert hosts.place_from_environment() is None
 
 
+# ------------------------------------------------------------------------------------- meeting
+
+
+@pytest.fixture
+def meet(environment, monkeypatch):
+    """Calls `join` where nobody is met in earnest; what was asked of JAX, and the watch, if any."""
+    asked = {}
+
+    def call(count=3, *, has_met=False, error=None):
+        def initialize(**options):
+            asked.update(options)
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(hosts, "_watch", None)
+        monkeypatch.setattr(hosts, "_Watch", lambda: SimpleNamespace(count=count))
+        monkeypatch.setattr(jax.config, "update", asked.__setitem__)
+        monkeypatch.setattr(jax.distributed, "initialize", initialize)
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: has_met)
+        asked.clear()
+        hosts.join()
+        return asked, hosts._watch
+
+    return call
+
+
+def test_the_processes_that_the_environment_names_are_met_once(meet, environment, monkeypatch):
+    assert meet() == ({}, None)
+    environment(**dict(zip(NAMES, ("host:99", "3", "2"), strict=True)))
+    asked, watch = meet()
+    assert asked == {
+        "jax_enable_preemption_service": False,
+        "coordinator_address": "host:99",
+        "num_processes": 3,
+        "process_id": 2,
+        "cluster_detection_method": "deactivate",
+        "initialization_timeout": 300,
+        "heartbeat_timeout_seconds": 60,  # Later than the watch's 30 s.
+        "shutdown_timeout_seconds": 60,
+    }
+    assert watch.count == 3
+    asked.clear()
+    hosts.join()
+    assert hosts._watch is watch and not asked
+
+
+def test_slurm_says_to_jax_itself_who_is_who(meet, environment):
+    environment(**{f"SLURM_{name}": value for name, value in SLURM.items()})
+    environment(SLURM_STEP_NUM_NODES="2")
+    asked, watch = meet()
+    assert asked["coordinator_address"] is None and "process_id" not in asked
+    assert asked["jax_cuda_visible_devices"] == "all" and watch is not None
+
+
+def test_a_program_that_has_met_others_itself_is_taken_as_it_is(meet):
+    for count in (1, 2, 3):
+        asked, watch = meet(count, has_met=True)
+        assert asked == {} and (watch is None) is (count == 1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_who_does_not_meet_the_others_says_where(meet, environment, error):
+    message = "\nDEADLINE_EXCEEDED: no answer\nmore\n"
+    environment(**dict(zip(NAMES, ("host:99", "3", "2"), strict=True)))
+    with pytest.raises(RunError) as raised:
+        meet(error=error(message))
+    assert str(raised.value) == (
+        "process 2 of 3 does not meet the others at host:99: DEADLINE_EXCEEDED: no answer; to "
+        "train each by itself, set JAX_NUM_PROCESSES=1"
+    )
+
+
+def test_who_does_not_meet_slurm_s_others_says_so(meet, environment):
+    environment(**{f"SLURM_{name}": value for name, value in SLURM.items()})
+    with pytest.raises(RunError, match="at the coordinator that Slurm's variables name: busy;"):
+        meet(error=RuntimeError("busy"))
+
+
+def test_how_many_there_are(monkeypatch):
+    monkeypatch.setattr(hosts, "_watch", None)
+    assert hosts.count() == 1
+    monkeypatch.setattr(hosts, "_watch", SimpleNamespace(count=3))
+    assert hosts.count() == 3
+
+
+def test_patience_with_others_changes_only_on_purpose():
+    """Of each other's signs of life, of a last word, of the first meeting, of an answer: a week."""
+    seconds = (hosts._BEAT, hosts.LOST_AFTER, hosts._LINGER, hosts.CONNECT_WITHIN)
+    assert seconds == (1, 30, 10, 300)
+    assert hosts._LONG == 604_800_000
+
+
 # --------------------------------------------------------------------------------------- watch
 
 
@@ -168,6 +276,8 @@ class Store:
     def key_value_set(self, key, value, allow_overwrite=False):
         if self.is_gone:
             raise RuntimeError("UNAVAILABLE: failed to connect")
+        if key in self.values and not allow_overwrite:
+            raise RuntimeError(f"ALREADY_EXISTS: key {key} already exists")
         self.values[key] = value
 
     def key_value_dir_get(self, prefix):
@@ -202,7 +312,7 @@ def watch(monkeypatch):
         clock[0] += 1
         for index in alive:
             key = f"ssmrl/alive/{index}"
-            sign = {"beat": clock[0], "host": f"host{index}", "ended": None}
+            sign = {"beat": 1000 + clock[0], "host": f"host{index}", "ended": None}
             watch.client.values[key] = json.dumps(sign)
         watch._talk()
         watch._look()
@@ -226,31 +336,72 @@ def test_a_process_that_gives_no_sign_of_life(watch, capsys):
 
 def test_a_process_that_has_ended_well_or_with_an_error(watch, capsys):
     watch.second(0, 2)
-    done = {"beat": 2, "host": "host2", "ended": [0, ""]}
-    watch.client.values["ssmrl/alive/2"] = json.dumps(done)
-    for _ in range(100):
-        watch.second(0)
+    done = {"beat": 2, "host": "host2"}
+    for said in ("", "SystemExit"):
+        watch.client.values["ssmrl/alive/2"] = json.dumps(done | {"ended": [0, said]})
+        for _ in range(100):
+            watch.second(0)
     failed = done | {"ended": [1, "No space left on device"]}
     watch.client.values["ssmrl/alive/2"] = json.dumps(failed)
     with pytest.raises(Left, match="1"):
         watch.second(0)
     line = "error: process 2 (host2) has ended: No space left on device\n"
     assert capsys.readouterr().err == line
+    watch._ended = (1, "an error of its own")  # Its end is under way.
+    watch.second(0)
 
 
-@pytest.mark.parametrize("refuses", [True, False])
-def test_a_coordinator_that_refuses_or_does_not_answer(watch, capsys, refuses, monkeypatch):
+def test_every_sign_of_life_is_a_new_one(watch):
+    beats = []
+    for _ in range(3):
+        watch.second(0, 2)
+        beats.append(json.loads(watch.client.values["ssmrl/alive/1"])["beat"])
+    assert len(set(beats)) == 3
+
+
+@pytest.mark.parametrize(("count", "started"), [(1, []), (2, ["_talk", "_look"])])
+def test_only_who_has_others_watches_them(monkeypatch, count, started):
+    threads, exits, aborts = [], [], []
+    monkeypatch.setattr(hosts.threading.Thread, "start", lambda self: threads.append(self))
+    monkeypatch.setattr(hosts, "_delay_aborts", lambda: aborts.append(True))
+    monkeypatch.setattr(hosts.atexit, "register", exits.append)
+    state = jax._src.distributed.global_state
+    for name, value in (("client", Store()), ("process_id", 0), ("num_processes", count)):
+        monkeypatch.setattr(state, name, value)
+    watch = hosts._Watch()
+    assert [thread._args[0].__name__ for thread in threads] == started
+    assert all(thread.daemon for thread in threads)  # They must not keep the process alive.
+    assert exits == [watch._close] * bool(started) and len(aborts) == len(exits)
+
+
+def test_the_watch_looks_until_all_is_done(watch):
+    done, beats = iter([False, False, True]), []
+    watch._stopped = SimpleNamespace(wait=lambda seconds: beats.append(seconds) or next(done))
+    looks = []
+    watch._repeat(lambda: looks.append(True))
+    assert len(looks) == 2 and beats == [hosts._BEAT] * 3
+
+
+@pytest.mark.parametrize(
+    ("refuses", "beat", "seconds", "times"),
+    [(True, 1.0, 3, 1), (False, 1.0, 33, 30), (False, 0.5, 62, 60)],
+)
+def test_a_coordinator_that_refuses_or_does_not_answer(
+    watch, capsys, monkeypatch, refuses, beat, seconds, times
+):
     """Before JAX aborts, six seconds after it has lost it; or when a host is as silent."""
     asked = []
     monkeypatch.setattr(hosts, "_refuses", lambda address: asked.append(address) or refuses)
+    monkeypatch.setattr(hosts, "_BEAT", beat)
     for _ in range(10):
         watch.second(0, 2)
     watch.client.is_gone = True
     assert asked == []
+    for _ in range(seconds - 1):
+        watch.second()
     with pytest.raises(Left, match="75"):
-        for _ in range(3 if refuses else 33):
-            watch.second()
-    assert len(asked) == (1 if refuses else 30)
+        watch.second()
+    assert len(asked) == times and watch._is_coordinator_gone
     assert capsys.readouterr().err.startswith("error: process 0 (host0) is gone; the same command")
 
 
@@ -261,6 +412,47 @@ def test_a_port_where_nobody_listens():
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         assert not hosts._refuses(address)
     assert hosts._refuses(address)
+
+
+def test_a_host_that_does_not_answer_refuses_nothing(monkeypatch):
+    asked = []
+
+    def connect(address, timeout):
+        asked.append((address, timeout))
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert not hosts._refuses("[::1]:99") and asked == [(("::1", 99), 1.0)]
+
+
+def test_an_abort_waits_for_the_watch_to_speak(monkeypatch):
+    """C's handler of SIGABRT becomes C's `sleep`."""
+    calls = []
+    libc = SimpleNamespace(sleep=object())
+    monkeypatch.setattr(hosts.ctypes, "CDLL", lambda name: libc)
+    monkeypatch.setattr(hosts.ctypes, "cast", lambda function, kind: function)
+
+    def put(number, handler):
+        calls.append((number, handler))
+
+    libc.signal = put
+    hosts._delay_aborts()
+    assert calls == [(signal.SIGABRT, libc.sleep)]
+
+
+def test_what_is_waited_for_is_looked_for_every_tenth_of_a_beat(monkeypatch):
+    clock, sleeps = [5.0], []
+
+    def sleep(seconds):
+        sleeps.append(seconds)
+        clock[0] += 0.25
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert hosts._wait(lambda: True, 1.0) is True and sleeps == []
+    assert hosts._wait(lambda: False, 1.0) is False
+    assert sleeps == [hosts._BEAT / 10] * 4
+    assert hosts._wait(lambda: len(sleeps) > 5, 1.0) is True and len(sleeps) == 6
 
 
 @pytest.fixture
@@ -285,12 +477,29 @@ def test_an_error_is_told_to_the_others(watch, at_once, monkeypatch, said):
     watch._news = {0: {"ended": said}}
     is_said = watch.announce(1, "No space left on device")
     assert is_said is (said == [1, "No space left on device"])
+    assert at_once == [(3.0, is_said)]
     assert exits == [(watch._exit, 1)]
     watch._talk()
     sign = json.loads(watch.client.values["ssmrl/alive/1"])
     assert sign["ended"] == [1, "No space left on device"] and not sign["left"]
     # What comes behind the first error is none of its own.
     assert watch.announce(2, "and another") is False and len(exits) == 1
+
+
+def test_process_0_waits_for_nobody_to_have_said_it_before(watch, at_once):
+    watch.index = 0
+    watch._news = {0: {"ended": [1, "No space left on device"]}}
+    assert watch.announce(1, "No space left on device") is False and at_once == []
+
+
+def test_who_is_done_says_so_and_stops_looking(watch, at_once):
+    watch._close()
+    assert watch._ended == (0, "") and at_once == [(3.0, False)] and watch._stopped.is_set()
+    watch._talk()
+    assert json.loads(watch.client.values["ssmrl/alive/1"])["ended"] == [0, ""]
+    watch._ended = (1, "No space left on device")  # It has been told already.
+    watch._close()
+    assert watch._ended[0] == 1 and len(at_once) == 1
 
 
 def test_process_0_is_the_last_to_exit(watch, at_once, monkeypatch):
@@ -306,19 +515,26 @@ def test_process_0_is_the_last_to_exit(watch, at_once, monkeypatch):
     watch._talk()
     assert json.loads(watch.client.values["ssmrl/alive/1"])["left"]
     watch.index = 0
-    for others, is_done in (({1: True, 2: False}, False), ({1: True, 2: True}, True)):
+    lines = ({1: True, 2: False}, False), ({1: False, 2: True}, False), ({1: True, 2: True}, True)
+    for others, is_done in lines:
         watch._news = {index: {"left": left} for index, left in others.items()}
         at_once.clear()
         with pytest.raises(Left, match="75"):
             hosts._Watch._exit(watch, REQUEUE)
         assert at_once == [(3.0, True), (hosts._LINGER, is_done), (hosts._BEAT / 2, None)]
+    watch._is_coordinator_gone = True  # There is nobody to hear it.
+    at_once.clear()
+    with pytest.raises(Left, match="75"):
+        hosts._Watch._exit(watch, REQUEUE)
+    assert (3.0, True) not in at_once
 
 
-def test_an_error_of_a_collective_waits_for_the_news_of_who_is_gone(watch, at_once):
+def test_an_error_of_a_collective_waits_for_the_news_of_who_is_gone(watch, at_once, monkeypatch):
+    monkeypatch.setattr(hosts, "_BEAT", 2.0)
     watch.wait_for_news(ValueError("shapes differ"))
     assert at_once == []
     watch.wait_for_news(ValueError("Gloo all-reduce failed: Connection closed by peer"))
-    assert at_once == [(hosts.LOST_AFTER + 5 * hosts._BEAT, None)]
+    assert at_once == [(hosts.LOST_AFTER + 10.0, None)]
 
 
 @pytest.mark.parametrize(
@@ -385,6 +601,7 @@ def test_values_are_exchanged_and_forgotten_when_all_have_read_them(place):
     assert hosts.exchange("c") == ["c", "d"]
     assert sorted(store.values) == ["ssmrl/each/1/0", "ssmrl/each/1/1", "ssmrl/each/10/1"]
     place(1)
+    del store.values["ssmrl/each/1/1"]  # Its own, which it has yet to say.
     store.values |= {"ssmrl/each/0/0": '"a"', "ssmrl/each/1/0": '"c"'}
     assert [hosts.exchange("b"), hosts.exchange("d")] == [["a", "b"], ["c", "d"]]
     assert len(store.values) == 5
@@ -419,9 +636,17 @@ def test_a_file_that_is_shown_late_is_waited_for_and_one_that_is_not_is_refused(
     monkeypatch.setattr(time, "sleep", lambda seconds: path.write_text("new"))
     hosts.check_shared(path)
     path.write_text("old")
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    clock, sleeps = [7.0], []
+
+    def sleep(seconds):
+        sleeps.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(RunError, match="^process 1 .* does not see config.yaml as process 0 wrote"):
-        hosts.check_shared(path, within=0.01)
+        hosts.check_shared(path)
+    assert sleeps == [0.5] * 120
 
 
 def test_wishes_are_heard_at_once_or_an_iteration_later():
@@ -509,7 +734,7 @@ def test_process_0_says_what_is_best(place):
     assert not any(Path("best").glob("[0-9]*"))
 
 
-def test_all_go_on_from_the_checkpoint_that_process_0_finds_whole(place):
+def test_all_go_on_from_the_checkpoint_that_process_0_finds_whole(place, monkeypatch):
     """Process 1 does not look for itself: the newest may be damaged, and there for it alone."""
     checkpoints = checkpoint.Checkpointer("c")
     for step in (8, 16):
@@ -517,8 +742,37 @@ def test_all_go_on_from_the_checkpoint_that_process_0_finds_whole(place):
     checkpoints.wait()
     store = place(1)
     store.values["ssmrl/first/0"] = "8"
-    assert checkpoints.restore({"x": np.zeros(2, int)})[1] == 8
+    like = {"x": np.zeros(2, int)}
+    assert checkpoints.restore(like)[1] == 8
+    store.values.clear()
+    place(0)
+    assert checkpoints.restore(like)[1] == 16 and store.values["ssmrl/first/0"] == "16"
+    # Who reads what others write is not one of them, and asks nobody.
+    store.values.clear()
+    reader = checkpoint.Checkpointer("c", read_only=True)
+    assert reader.restore(like)[1] == 16 and not store.values
+    with reader._reading() as own, checkpoints._reading() as alone:
+        assert own is reader._manager and alone is not checkpoints._manager
+        assert alone._options.read_only
+    monkeypatch.setattr(hosts, "_watch", None)
+    with checkpoints._reading() as own:
+        assert own is checkpoints._manager
     checkpoints.close()
+    reader.close()
+
+
+def test_who_takes_part_in_writing_and_reading(place, monkeypatch):
+    names = []
+    processes = checkpoint._processes
+    monkeypatch.setattr(checkpoint, "_processes", lambda x: names.append(x) or processes(None))
+    checkpoint.Checkpointer("c").close()
+    checkpoint.Checkpointer("c", read_only=True).close()
+    assert names == ["c", None]
+    assert processes("c").active_processes is None
+    place(1)
+    assert processes("c").active_processes == {0, 1}
+    assert processes("c").barrier_sync_key_prefix == "ssmrl-c"
+    assert processes(None).active_processes == {0}  # JAX knows of this one alone.
 
 
 def test_parts_of_an_array_are_checked_each(tmp_path):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssmrl.training import hosts
 from ssmrl.training import loop as loop_module
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.errors import NonFiniteError, RunError
@@ -80,6 +83,10 @@ def test_means_over_no_episodes_are_not_reported():
     np.testing.assert_array_equal(values["loss/total"], [0, 0.5])
     one = loop_module.fetch_metrics({name: value[0] for name, value in metrics.items()})
     assert np.isnan(one["episode_return"]) and one["loss/total"] == 0
+    # What the environment says need not be said in every episode, and is said without a number.
+    said = {"episodes": jnp.array([2.0, 2.0, 0.0]), "info/won": jnp.array([1.0, jnp.inf, 1.0])}
+    won = loop_module.fetch_metrics(said)["info/won"]
+    np.testing.assert_array_equal(won, [1, np.nan, np.nan])
     # An agent that does not count its episodes says so with NaN itself.
     assert loop_module.fetch_metrics({"episode_return": jnp.zeros(())})["episode_return"] == 0
 
@@ -193,7 +200,7 @@ def test_resuming_a_finished_run_changes_nothing(make_config, record):
     run, first = run_loop(make_config(), record)
     before = run.metrics.read_bytes()
     _, again = run_loop(make_config(resume=True), record)
-    assert again.step == first.step
+    assert again == TrainResult(again.state, first.step, 0.0, 0.0, None, 0)
     assert bits(again.state) == bits(first.state)
     assert run.metrics.read_bytes() == before
     assert "nothing to do: step 200 of 200 is done" in record.messages
@@ -213,7 +220,7 @@ def test_seeds_side_by_side_are_the_seeds_alone(make_config, record):
 
 
 def test_a_nan_loss_stops_with_step_metric_and_last_good_checkpoint(make_config, record):
-    config = make_config(agent={"fail_at": 8})
+    config = make_config(agent={"fail_at": 8}, checkpoint_every=40, keep_checkpoints=3)
     with pytest.raises(NonFiniteError) as error:
         run_loop(config, record)
     message = str(error.value)
@@ -221,7 +228,7 @@ def test_a_nan_loss_stops_with_step_metric_and_last_good_checkpoint(make_config,
         "step 160: loss/total is nan; the last good checkpoint is of step 120"
     )
     run = RunFolder(config.run_dir)
-    assert saved_steps(run) == [60, 120]
+    assert saved_steps(run) == [40, 80, 120]
     assert [line["step"] for line in lines_of(run)] == list(range(20, 160, 20))
     assert record.stopped == 1
 
@@ -265,6 +272,12 @@ def test_a_nan_of_the_environments_is_told_as_theirs(make_config, record):
     assert str(error.value).startswith(f"step 20: env/reward is nan ({name} gave it); there is no")
     run_loop(dataclasses.replace(config, nonfinite="skip", run_dir="runs/skip"), record, agent)
     assert f"step 20: env/reward is not finite ({name} gave it); update skipped" in record.messages
+
+
+def test_of_what_is_not_finite_the_environment_s_is_told_first(loop):
+    values = {"approx_kl": math.nan, "env/observation": math.inf, "loss/total": math.nan}
+    with pytest.raises(NonFiniteError, match="^step 20: env/observation is inf .* gave it"):
+        loop()._judge(20, values)
 
 
 def test_skip_goes_on_and_counts(make_config, record):
@@ -397,16 +410,21 @@ def test_steps_that_no_iteration_ends_on_are_explained(make_config, record):
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that only the test moves."""
-    now = [0.0]
+    now = [1000.0]
     monkeypatch.setattr(loop_module.time, "monotonic", lambda: now[0])
     return now
 
 
-@pytest.mark.parametrize("waits_in_call", [True, False])
-def test_every_iteration_is_timed_whole(make_config, record, clock, monkeypatch, waits_in_call):
-    """Each takes 2 s: within its call (a host environment) or until its metrics are there.
+@pytest.mark.parametrize(
+    ("waits_in_call", "takes", "seeds"), [(True, 2.0, 1), (False, 2.0, 1), (True, 0.25, 3)]
+)
+def test_every_iteration_is_timed_whole(
+    make_config, record, clock, monkeypatch, waits_in_call, takes, seeds
+):
+    """Each takes as long: within its call (a host environment) or until its metrics are there.
 
-    Timed from one reading of metrics to the next, the first would take 4 s and the last none.
+    Timed from one reading of metrics to the next, the first would take twice that and the last
+    none. What compiling takes, here 5 s, is told apart.
     """
     compile_, fetch = loop_module._Loop._compile, loop_module.fetch_metrics
 
@@ -414,25 +432,46 @@ def test_every_iteration_is_timed_whole(make_config, record, clock, monkeypatch,
         iteration, state, seconds = compile_(self, state)
 
         def slow(state):
-            clock[0] += 2.0 * waits_in_call
+            clock[0] += takes * waits_in_call
             return iteration(state)
 
         return slow, state, seconds
 
     def slow_fetch(x):
-        clock[0] += 2.0 * (not waits_in_call)
+        clock[0] += takes * (not waits_in_call)
         return fetch(x)
+
+    def slow_check(before, after):
+        clock[0] += 5.0
+
+    monkeypatch.setattr(loop_module, "_check_same_types", slow_check)
 
     monkeypatch.setattr(loop_module._Loop, "_compile", compile_and_wait)
     monkeypatch.setattr(loop_module, "fetch_metrics", slow_fetch)
     monkeypatch.setattr(
         loop_module, "_time_if_ready", lambda metrics: clock[0] if waits_in_call else None
     )
-    run, result = run_loop(make_config(total_steps=5 * SIZE), record)
+    run_loop(make_config(total_steps=2 * SIZE, seeds=seeds), record)
+    config = make_config(total_steps=5 * SIZE, seeds=seeds, resume=True)
+    run, result = run_loop(config, record)
     rates = [line["time/steps_per_second"] for line in read_metrics(run.metrics)]
-    assert rates == [SIZE / 2] * 5
-    assert [rate for _, _, rate in record.updates] == [SIZE / 2] * 5
-    assert result.steps_per_second == SIZE / 2
+    assert rates == [seeds * SIZE / takes] * 5
+    assert [rate for _, _, rate in record.updates] == [SIZE / takes] * 5
+    assert result.steps_per_second == seeds * SIZE / takes
+    assert result.compile_seconds == 5
+
+
+def test_rates_have_one_decimal_and_a_clock_that_stands_still_is_no_obstacle(
+    make_config, record, clock, monkeypatch
+):
+    times = iter([1003.0, 1003.0])
+    monkeypatch.setattr(loop_module, "_time_if_ready", lambda metrics: next(times))
+    run, _ = run_loop(make_config(total_steps=2 * SIZE), record)
+    rates = [line["time/steps_per_second"] for line in read_metrics(run.metrics)]
+    assert rates == [6.7, SIZE / 1e-9]
+    monkeypatch.setattr(loop_module, "_time_if_ready", lambda metrics: clock[0])
+    _, result = run_loop(make_config(total_steps=SIZE, run_dir="runs/no_time"), record)
+    assert result.steps_per_second == SIZE / 1e-9
 
 
 def test_iterations_that_end_before_the_first_was_seen_to_share_the_time(
@@ -506,6 +545,92 @@ def test_the_rate_begins_anew_where_learning_begins(make_config, record, clock, 
     ]
     # 100,000 s; smoothing rounds.
     assert {text[:6] for text in left[3:]} == {"27:46:"}
+
+
+@pytest.fixture
+def loop(make_config, record):
+    """What `train` is made of, before it has begun."""
+
+    def make(**changes):
+        agent, config = build_agent(STUB, make_config())[0], make_config(**changes)
+        checkpoints = Checkpointer("checkpoints", read_only=True)
+        return loop_module._Loop(agent, config, checkpoints, None, record, None, None)
+
+    return make
+
+
+def test_iterations_of_more_than_30_s_are_warned_of_once(loop, record):
+    loop = loop()
+    for seconds, count in ((30.0, 0), (30.5, 1), (31.0, 1)):
+        loop.iteration_seconds = seconds
+        loop._warn_of_long_iterations()
+        assert len(record.messages) == count
+
+
+def test_whoever_sends_a_signal_is_told_what_takes_longer_than_2_s(loop, record):
+    loop = loop()
+    for seconds in (2.0, 2.5, 40.0):
+        loop.iteration_seconds = seconds
+        loop.announce_stop(signal.SIGTERM)
+    begin, end = "SIGTERM: the iteration under way is finished", " and a checkpoint written, then"
+    told = [
+        f"{begin}{said}{end} this stops" for said in ("", " (one takes 2 s)", " (one takes 40 s)")
+    ]
+    assert record.messages == told
+
+
+@pytest.mark.parametrize("queues", [True, False])
+def test_what_one_process_wishes_all_hear(loop, monkeypatch, queues):
+    """The number of a signal, or a callback's wish, which is greater than all of those."""
+    said = []
+
+    def greatest(wish, *, wait):
+        said.append((wish, wait))
+        return heard
+
+    monkeypatch.setattr(loop_module, "queues_programs", lambda: queues)
+    loop = loop()
+    assert loop.agreement is None
+    loop.agreement, loop.signals, heard = SimpleNamespace(), SimpleNamespace(received=None), 0
+    loop.agreement.greatest = greatest
+    assert loop._is_to_stop() is False and loop._should_give_up() is False
+    assert said == [(0, not queues), (0, True)]
+    heard = signal.SIGTERM
+    assert loop._is_to_stop() is True and loop.told_to_stop is False
+    assert loop.signals.received is signal.SIGTERM and loop._should_give_up() is True
+    loop.signals.received, heard = None, loop_module._TOLD_TO_STOP
+    assert loop._is_to_stop() is True and loop.told_to_stop is True
+    assert loop.signals.received is None and loop._should_give_up() is False
+    assert max(signal.Signals) < loop_module._TOLD_TO_STOP
+    assert [wish for wish, _ in said] == [0, 0, 0, signal.SIGTERM, 0, loop_module._TOLD_TO_STOP]
+
+
+def test_only_several_processes_need_to_agree(loop, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop_module, "make_mesh", lambda count: asked.append(count) or "mesh")
+    monkeypatch.setattr(hosts, "Agreement", lambda mesh: mesh)
+    assert loop(devices=2).agreement is None and asked == []
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    assert loop(devices=2).agreement == "mesh" and asked == [2]
+
+
+@pytest.mark.parametrize("queues", [True, False])
+def test_programs_that_cannot_be_queued_are_waited_for(make_config, record, monkeypatch, queues):
+    waits = []
+    monkeypatch.setattr(loop_module, "queues_programs", lambda: queues)
+    monkeypatch.setattr(jax, "block_until_ready", lambda state: waits.append(int(state["count"])))
+    run_loop(make_config(total_steps=2 * SIZE), record)
+    assert waits == ([] if queues else [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("backend", "devices", "loops"), [("cpu", 1, True), ("cpu", 2, False), ("gpu", 1, False)]
+)
+def test_seeds_follow_each_other_on_one_cpu_alone(monkeypatch, backend, devices, loops):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    program = jax.make_jaxpr(loop_module.over_seeds(jnp.sin))(jnp.ones(3))
+    assert ("scan" in str(program)) is loops
 
 
 # ------------------------------------------------------------------------------- evaluations
@@ -664,8 +789,16 @@ def test_host_environments_take_one_device(make_config, record):
         run_loop(make_config(devices=2), record, is_host=True)
 
 
-def test_host_environments_start_afresh_on_resume(make_config, record):
-    restarted = []
+def test_an_environment_of_one_process_is_refused_by_several(make_config, monkeypatch):
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    agent = build_agent(STUB, make_config())[0]
+    with pytest.raises(RunError, match="^2 processes: this environment is stepped in Python"):
+        loop_module.check_placement(agent, make_config(), is_host=True)
+    loop_module.check_placement(agent, make_config(), is_host=False)
+
+
+def test_host_environments_start_afresh_on_resume(make_config, record, monkeypatch):
+    restarted, created = [], []
 
     class Restartable(StubAgent):
         def restart(self, state, key):
@@ -676,8 +809,13 @@ def test_host_environments_start_afresh_on_resume(make_config, record):
     agent = Restartable(config.agent, config.memory, build_agent(STUB, config)[1], False)
     run_loop(config, record, agent, is_host=True)
     assert restarted == []
+    init = loop_module.init_state
+    monkeypatch.setattr(loop_module, "init_state", lambda *a: created.append(a) or init(*a))
     run_loop(make_config(resume=True), record, agent, is_host=True)
-    assert restarted == [6]
+    assert restarted == [6] and len(created) == 1
+    # Others go on where they were.
+    run_loop(make_config(resume=True, total_steps=240), record, agent)
+    assert restarted == [6] and len(created) == 1
 
 
 def test_an_iteration_that_changes_the_state_type_is_refused(make_config, record):

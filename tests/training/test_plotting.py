@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from matplotlib.colors import to_hex
 
-from ssmrl.figures import BLACK, GREY, memory_line
+from ssmrl.figures import BLACK, GREY, STYLE, memory_line
 from ssmrl.training import plotting
 from ssmrl.training.cli import plot_command
 from ssmrl.training.errors import RunError
@@ -215,7 +217,13 @@ def test_the_folder_of_a_sweep_is_its_runs(capsys):
 def drawn(monkeypatch):
     """The figures, in place of their files."""
     figures = []
-    monkeypatch.setattr(plotting, "save", lambda figure, path, **options: figures.append(figure))
+
+    def save(figure, path, *, pdf):
+        # No file beside the one that was asked for, and the style of all figures.
+        assert not pdf and figure.dpi == STYLE["figure.dpi"]
+        figures.append(figure)
+
+    monkeypatch.setattr(plotting, "save", save)
     return figures
 
 
@@ -244,6 +252,7 @@ def test_each_environment_has_a_panel_with_its_own_curves(drawn):
             assert (line.get_color(), line.get_linestyle()) == memory_line(memory)
         # Every curve has its interval, in its own colour.
         assert len(axis.collections) == len(axis.lines)
+        assert_is_a_band(axis.collections[0])
     steps, mean, low, high = mean_curve(groups[0].curves)
     np.testing.assert_array_equal(lines["s5 (2)"].get_xydata().T, [steps, mean])
     band = first.collections[0].get_paths()[0].vertices
@@ -308,6 +317,7 @@ def test_curves_over_trials_tell_memories_from_what_they_are_compared_with(drawn
     bands = [band.get_paths()[0].vertices[:, 1] for band in first.collections]
     assert [(band.min(), band.max()) for band in bands] == [(0.5, 3.5), (0.5, 1.5)]
     assert lines["s5"].get_marker() == "." and second.lines[0].get_marker() == "None"
+    assert [to_hex(band.get_facecolor()) for band in first.collections] == [s5.lower()] * 2
     assert second.lines[0].get_color() == gru
     # Memories first, their controls by one name, where there are any.
     control = "memory reset at every trial"
@@ -335,12 +345,59 @@ def test_legends_over_trials_cover_no_curve(drawn, references):
     assert figure.axes[0].get_window_extent().height > 1.5 * figure.dpi
 
 
+@pytest.mark.parametrize(("labels", "rows"), [(1, 1), (2, 2), (3, 2), (4, 3)])
+def test_a_figure_over_trials_grows_with_its_legend(drawn, labels, rows):
+    """A line for two labels, of which one is that of the resets."""
+    most = {"s5": trials(1), "s5, memory reset": trials(1)}
+    most |= {f"reference {i}": trials(1, reached=None) for i in range(labels - 1)}
+    plot_trials({"a": {"s5": trials(1)}, "b": most}, Path("p.png"))
+    assert drawn[0].get_figheight() == pytest.approx(2.4 + 0.15 * rows)
+
+
+def test_what_is_drawn_over_trials_looks_as_it_does_everywhere(drawn):
+    curves = {"s5": trials(*range(29)), "best": trials(*range(29), reached=None)}
+    plot_trials({"a": curves}, Path("p.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    assert [(line.get_marker(), line.get_markersize()) for line in axis.lines] == [(".", 4)] * 2
+    assert [line.get_linewidth() for line in axis.lines] == [STYLE["lines.linewidth"], 1]
+    assert_is_a_band(axis.collections[0])
+    # No half trials.
+    assert all(tick == int(tick) for tick in axis.xaxis.get_major_locator().tick_values(1, 3))
+    legend, box = axis.get_legend(), axis.get_window_extent()
+    place = legend.get_window_extent()
+    assert legend._ncols == 2
+    assert (place.x0 + place.x1) / 2 == pytest.approx((box.x0 + box.x1) / 2)
+    letter = STYLE["legend.fontsize"] / 72 * figure.dpi
+    assert box.y0 - place.y1 == pytest.approx(4 * letter)
+
+
+def assert_is_a_band(band) -> None:
+    """Pale, and without an outline."""
+    assert (band.get_alpha(), band.get_linewidth()) == (0.2, [0])
+
+
+def test_a_memory_that_is_named_with_more_has_its_line(drawn):
+    plot_trials({"a": {"gru, 500 trials": trials(1, 2)}}, Path("p.png"))
+    (line,) = drawn[0].axes[0].lines
+    assert (line.get_color(), line.get_linestyle()) == memory_line("gru")
+
+
+def test_a_picture_over_trials_that_cannot_be_written_is_named():
+    with pytest.raises(RunError, match="^cannot write nowhere/p.png: No such file or directory$"):
+        plot_trials({"a": {"s5": trials(1, 2)}}, Path("nowhere/p.png"))
+
+
 def test_lines_of_what_is_no_memory_run_out_and_begin_again(drawn):
     names = [f"reference {i}" for i in range(8)]
     plot_trials({"a": {name: trials(1, 2, reached=None) for name in names}}, Path("p.png"))
     lines = drawn[0].axes[0].lines
-    patterns = [str(line._dash_pattern) for line in lines]
-    assert len(set(patterns)) == 6 and patterns[6:] == patterns[:2]
+    patterns = [line._unscaled_dash_pattern for line in lines]
+    assert patterns[6:] == patterns[:2]
+    assert [(offset, list(dashes)) for offset, dashes in patterns[2:6]] == [
+        *((0, [1, 4]), (0, [8, 3]), (0, [3, 1, 1, 1]), (0, [5, 1, 1, 1, 1, 1])),
+    ]
     assert not drawn[0].axes[0].collections
 
 
@@ -360,7 +417,7 @@ def test_runs_on_one_task_share_a_panel_over_trials():
         }
         older = {"env": "old", "trials": {}}
         file = RunFolder(path).evaluations
-        file.write_text(json.dumps([older, record, {"env": "without trials"}]))
+        file.write_text(json.dumps([older, older, record, {"env": "without trials"}]))
         assert read_trials(path) == json.loads(json.dumps(record))
     panels = trial_panels(["runs/a", "runs"])
     assert list(panels) == ["Bandit arms=3"]
@@ -407,6 +464,77 @@ def test_figures_of_a_curve():
     assert Curve(line.steps, line.returns, windows=np.array([3.0, 6])).mmer == 6.0
 
 
+def test_an_interval_is_the_percentile_bootstraps():
+    """By hand: a thousand draws, and 2.5 % of them at either side. Nobody's figure changes."""
+    curves = [Curve(np.array([0.0, 10]), np.array([x, x])) for x in (0.0, 1.0, 4.0)]
+    *_, low, high = mean_curve(curves)
+    draws = np.random.default_rng(0).integers(0, 3, (1000, 3))
+    means = np.sort(np.array([0.0, 1.0, 4.0])[draws].mean(axis=1))
+    places = 0.025 * 999, 0.975 * 999
+    expected = [np.interp(place, np.arange(1000), means) for place in places]
+    assert [low[0], high[0]] == pytest.approx(expected)
+    skewed = [Curve(np.array([0.0, 10]), np.array([x, x])) for x in np.arange(40.0) ** 3]
+    *_, low, high = mean_curve(skewed, seed=1)
+    draws = np.random.default_rng(1).integers(0, 40, (1000, 40))
+    means = np.sort((np.arange(40.0) ** 3)[draws].mean(axis=1))
+    expected = [np.interp(place, np.arange(1000), means) for place in places]
+    assert [low[0], high[0]] == pytest.approx(expected)
+
+
+def test_settings_written_in_another_order_are_the_same():
+    for name, order in (("a", ("lr", "clip")), ("b", ("clip", "lr"))):
+        run = RunFolder(name)
+        agent = {"name": "ppo", **dict.fromkeys(order, 1)}
+        run.create({"agent": agent, "memory": {"name": "s5"}, "env": {"name": "e"}})
+        run.metrics.write_text(json.dumps(point(10, 1.0)) + "\n")
+    assert len(group_runs(["a", "b"])) == 1
+
+
+def test_a_folder_of_runs_without_a_return_says_so():
+    for name in "ab":
+        write_run(f"runs/{name}", "s5", [])
+    said = []
+    with pytest.raises(RunError, match="^no run has training_return in its metrics yet$"):
+        group_runs(["runs"], warn=said.append)
+    assert [line.split(" has ")[0] for line in said] == ["left out: runs/a", "left out: runs/b"]
+    with pytest.raises(RunError, match="^no run has"):
+        group_runs(["runs"])
+
+
+def test_a_seed_that_is_left_out_takes_no_other_with_it():
+    pair = [point(10, [1.0, 2.0])]
+    paths = [write_run("runs/a", "s5", pair, seed=0), write_run("runs/b", "s5", pair, seed=1)]
+    (group,) = group_runs([paths[0], paths[1]])
+    assert [curve.seed for curve in group.curves] == [0, 1, 2]
+
+
+def test_windows_are_a_quarter_of_the_whole_run():
+    """Of all that was trained, though the last line is of a loss."""
+    lines = [point(until, float(until == 50)) for until in range(10, 90, 10)]
+    (curve,) = read_curves(write_run("runs/a", "s5", [*lines, {"step": 160}]))
+    # 40 steps: of the four points of the second window one is 1.
+    assert curve.mmer == 0.25
+
+
+def test_environments_are_told_apart_by_their_options_within_a_panel():
+    paths = [
+        write_run(f"runs/{i}", "s5", ALONE, env=env, seed=i)
+        for i, env in enumerate(("stub/line", "stub/line", "stub/wide"))
+    ]
+    for path, length in zip(paths, (3, 4, 3), strict=True):
+        config = path / "config.yaml"
+        record = yaml.safe_load(config.read_text())
+        record["config"]["env"]["kwargs"] = {"length": length}
+        config.write_text(yaml.safe_dump(record))
+    groups = group_runs(paths)
+    assert [label_of(group, groups) for group in groups] == ["s5 length=3", "s5 length=4", "s5"]
+
+
+def test_the_columns_are_those_of_the_first_row():
+    write_table([{"a": 1, "b": 2}, {"b": 4, "a": 3}], Path("t"))
+    assert Path("t.csv").read_text() == "a,b\n1,2\n3,4\n"
+
+
 def test_names_of_groups_and_where_a_return_is_hinted_at():
     two = [Group("e", agent, "s5", (), {"lr": 1.0}) for agent in ("ppo", "pqn")]
     assert [label_of(group, two) for group in two] == ["ppo s5", "pqn s5"]
@@ -417,6 +545,7 @@ def test_names_of_groups_and_where_a_return_is_hinted_at():
         "runs/a has no training_return in its metrics yet; --metric episode_return has the mean of "
         "what ended, short episodes first"
     )
+    # Of another metric that would be no help.
     with pytest.raises(RunError, match="has no loss in its metrics yet$"):
         read_curves(path, "loss")
 

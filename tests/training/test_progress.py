@@ -9,11 +9,16 @@ import types
 import pytest
 from rich.console import Console
 
+from ssmrl.training import progress
 from ssmrl.training.progress import (
     LiveReporter,
     NotebookReporter,
     PlainReporter,
+    Reporter,
+    SilentReporter,
     format_duration,
+    format_time_left,
+    is_learning,
     make_reporter,
 )
 from ssmrl.training.returns import RETURN
@@ -150,6 +155,7 @@ def test_a_reader_that_has_gone_does_not_stop_training(monkeypatch):
 
     monkeypatch.setattr("builtins.print", gone)
     reporter = PlainReporter()
+    reporter.start("title", 0, 100)
     reporter.update(100, {}, 50.0)
     reporter.message("a note")
     reporter.stop()
@@ -180,7 +186,7 @@ def test_a_panel_has_no_number_where_there_is_none_yet(width):
     reporter = LiveReporter()
     reporter._title, reporter._total = "title", 400
     rows = shown(reporter, width)
-    for line in ("speed ?", "eta ?", "return none yet (no episode has ended)"):
+    for line in ("steps 0 / 400", "speed ?", "eta ?", "return none yet (no episode has ended)"):
         assert line.split() in rows
     # A Dreamer before it learns: its losses are zeros that nothing has computed.
     early = {"updates": 0, "loss/total": 0.0, "env/reward": 0.5}
@@ -232,3 +238,106 @@ def test_a_panel_shows_metrics_two_in_a_row():
         ["e", "5"],
     ]
     assert any("50.0%" in row for row in rows) and not any("missing" in row for row in rows)
+
+
+PANEL = """\
+╭───────────────────────── title ──────────────────────────╮
+│ ━━━━━━━━━━━━━━━━━━━━━━━━╸                          50.0% │
+│ steps   1,000 / 2,000                                    │
+│ speed   25 steps/s per seed                              │
+│ eta     0:40                                             │
+│ return  none yet (no episode has ended)                  │
+│ a           1           bb              0.25             │
+│ c           3                                            │
+╰──────────────────────────────────────────────────────────╯
+"""
+
+
+def test_a_panel_word_for_word():
+    reporter = LiveReporter()
+    reporter._title, reporter._total = "title", 2000
+    reporter.update(1000, {"a": 1.0, "bb": 0.25, "c": 3.0}, 25.0)
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(reporter._render())
+    assert console.export_text() == PANEL
+
+
+@pytest.mark.parametrize("kind", [SilentReporter, PlainReporter, LiveReporter, NotebookReporter])
+def test_whoever_reports_can_be_asked_for_all_of_it(kind):
+    reporter = kind()
+    assert isinstance(reporter, Reporter) and not isinstance(object(), Reporter)
+    reporter.stop()  # without a beginning too
+
+
+@pytest.mark.parametrize(
+    ("updates", "expected"), [(0, False), (1, True), ([0, 0], False), ([0.0, 0.5], True)]
+)
+def test_learning_has_begun_with_the_first_update_of_any_seed(updates, expected):
+    assert is_learning({"updates": updates}) is expected
+    assert is_learning({}) is True
+
+
+@pytest.mark.parametrize(("rate", "text"), [(0.0, "?"), (0.5, "0:20"), (1.0, "0:10")])
+def test_the_time_left(rate, text):
+    assert format_time_left(10, {}, rate) == text
+
+
+def test_the_time_left_is_not_known_from_an_evaluation(capsys):
+    reporter = PlainReporter()
+    reporter.start("title", 0, 100)
+    reporter.update(0, {"eval/return": 1.0}, 50.0)
+    line = "step 0/100  50 steps/s per seed  return none yet (no episode has ended)  eta ?"
+    assert capsys.readouterr().out.splitlines()[1] == line
+
+
+def test_a_line_comes_after_five_seconds_and_not_before(clock, capsys):
+    reporter = PlainReporter()
+    reporter.start("title", 0, 100)
+    for seconds in (0.0, 4.75, 0.25, 4.0):
+        clock.time += seconds
+        reporter.update(int(clock.time), {}, 1.0)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[1] for line in lines] == ["1,000/100", "1,005/100"]
+
+
+def test_lines_are_there_at_once_for_whoever_reads(monkeypatch):
+    """A pipe has a buffer, which `tail` would wait for."""
+    flushed = []
+    monkeypatch.setattr("builtins.print", lambda text, *, flush: flushed.append((text, flush)))
+    PlainReporter().message("plain")
+    NotebookReporter().message("notebook")
+    assert flushed == [("plain", True), ("notebook", True)]
+
+
+def test_a_line_beside_a_panel_is_printed_as_it_is():
+    reporter, file = LiveReporter(), io.StringIO()
+    reporter._console = Console(file=file, force_terminal=True, width=40)
+    reporter.message("[red]no 3[/red] 'x'")
+    assert file.getvalue() == "[red]no 3[/red] 'x'\n"
+
+
+def test_a_panel_is_drawn_four_times_a_second(monkeypatch, notebook, clock):
+    asked = []
+
+    class Live:
+        def __init__(self, *, get_renderable, console, refresh_per_second):
+            asked.append((get_renderable(), refresh_per_second))
+
+        def start(self, *, refresh):
+            asked.append(refresh)
+
+        def stop(self):
+            asked.append("stopped")
+
+    monkeypatch.setattr(progress, "Live", Live)
+    reporter = LiveReporter()
+    reporter.start("title", 0, 10)
+    reporter.stop()
+    reporter.stop()
+    assert [asked[0][1], *asked[1:]] == [4, True, "stopped"]
+    reporter = NotebookReporter()
+    reporter.start("title", 0, 10)
+    for seconds in (0.0, 0.125, 0.125, 0.125):
+        clock.time += seconds
+        reporter.update(1, {}, 1.0)
+    assert len(notebook) == 3  # at first, and after 0 and 0.25 seconds

@@ -243,6 +243,46 @@ def test_a_return_that_is_no_number_is_no_point():
     TrainingReturns(1, 10, 10, [line], 10)
 
 
+DAMAGED = {
+    "what seeds did is missing": [{"step": 10, "point": 1}],
+    "it is none": [{"step": 10, "point": 1, "seeds": None}],
+    "seeds that are none": [{"step": 10, "point": 1, "seeds": [None]}],
+    "points of nothing": [{"step": 10, "point": 0, "seeds": [[[], -1, 0]]}],
+    "a line is missing": [{"step": 20, "point": 1, "seeds": [[[], -1, 0]]}],
+    "another number of seeds": [{"step": 10, "point": 1, "seeds": [[[], -1, 0]] * 2}],
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_from_damaged_records_nothing_is_known(how):
+    lines = DAMAGED[how]
+    step = 20 if how == "a line is missing" else 10
+    returns = TrainingReturns(1, 10, 480, lines, step)
+    assert not returns.is_whole and returns.length == 3
+    assert TrainingReturns(1, 10, 480).is_whole
+
+
+def test_lines_that_say_no_point_are_passed_over():
+    """Beside those that do, seed by seed."""
+    nothing = line(3, 0, 10, 1.0, 1)
+    read = read_points(
+        [
+            {"step": 1, "loss": 2.0},
+            nothing | {"training_return_from": None},
+            nothing | {"training_return_until": None},
+            line(4, 10, 10, 1.0, 1),
+            line(5, 20, 10, 1.0, 1),
+            line(6, 10, 20, [1.0, 3.0, 4.0], [None, 2, 1]),
+            line(7, 0, 10, [None, None, 6.0], [0, 1, 2]),
+            line(8, 20, 30, 5.0, [1, 1]),  # One return of two seeds is the first's.
+        ]
+    )
+    assert read[0][1] == Point(20, 30, 1, 5.0)
+    assert read[0][0][:3] == (0, 10, 0) and math.isnan(read[0][0].value)
+    assert read[1] == [Point(10, 20, 2, 3.0)]
+    assert read[2] == [Point(0, 10, 2, 6.0), Point(10, 20, 1, 4.0)]
+
+
 # -------------------------------------------------------------------------------- without bias
 
 
@@ -296,6 +336,8 @@ def test_it_has_no_bias_where_what_ended_has():
         (80_000, 1024, 5, 20_000),
         (15_000_000, 100_000, 1, 65_536),
         (20, 20, 1, 5),
+        (22, 20, 1, 6),
+        (0, 20, 1, 0),
     ],
 )
 def test_how_many_steps_a_point_and_a_window_have(total, size, iterations, window):

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from jax.experimental import io_callback
 from omegaconf import OmegaConf
 
@@ -33,8 +35,11 @@ from ssmrl.training.run import (
     find_resumable,
     flatten,
     git_commit,
+    last_metrics,
+    library_versions,
     make_folder,
     make_run_path,
+    read_evaluations,
     read_metrics,
     run_label,
     write_atomically,
@@ -100,18 +105,147 @@ def test_why_a_file_cannot_be_written_is_what_is_raised(monkeypatch):
 
 
 def test_lines_that_are_no_metrics_are_passed_over():
-    Path("m.jsonl").write_text('{"step": 1}\n[]\n{"a": 2}\n{"step": 3, "a"\n')
-    assert read_metrics(Path("m.jsonl")) == [{"step": 1}]
+    broken = ("[]", '{"a": 2}', '{"step": 3, "a"', "[" * 100_000, "9" * 5000)
+    Path("m.jsonl").write_text("\n".join(['{"step": 1}', *broken, '{"step": 4}']))
+    assert read_metrics(Path("m.jsonl")) == [{"step": 1}, {"step": 4}]
     assert read_metrics(Path("absent")) == []
 
 
-@pytest.mark.parametrize("text", ["", "config: 3", "- a", "a: [", "other: {}"])
-def test_a_folder_with_a_broken_config_is_no_run(text):
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ({"step": 0, "a": None}, True),
+        ({"step": 2**63 - 1, "a": -0.5e300, "b": [1, [None, 2.5]], "c": {"d": 3}}, True),
+        ({"step": -1}, False),
+        ({"step": True}, False),
+        ({"step": 1.0}, False),
+        ({"step": 2**63}, False),
+        ({"step": 1, "a": "x"}, False),
+        ({"step": 1, "a": [1, "x"]}, False),
+        ({"step": 1, "a": {"d": "x"}}, False),
+        ({"step": 1, "a": 1e300}, False),
+        ({"step": 1, "a": -(10**400)}, False),
+    ],
+)
+def test_a_step_is_a_whole_number_and_all_else_are_numbers(line, kept):
+    Path("m.jsonl").write_text(json.dumps(line) + "\n")
+    assert read_metrics(Path("m.jsonl")) == ([line] if kept else [])
+
+
+def test_metrics_that_cannot_be_read_are_named(monkeypatch):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    Path("m.jsonl").touch()
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(RunError, match="^cannot read m.jsonl: Permission denied$"):
+        read_metrics(Path("m.jsonl"))
+
+
+@pytest.mark.parametrize("length", [2**16, 2**16 + 1])
+def test_a_last_line_of_64_kibibytes_is_read_and_none_that_is_longer(length):
+    """No more is read of a file that may be long, and is asked for again and again."""
+    line = '{"step": 2, "a": ""}\n'.replace('""', f'"{"x" * (length - 21)}"')
+    assert len(line) == length
+    Path("m.jsonl").write_text('{"step": 1}\n' + line)
+    assert last_metrics(Path("m.jsonl")).get("step") == (2 if length == 2**16 else None)
+
+
+EVALUATIONS = [[], [{"a": 1}], [{"a": 1}, {}]]
+
+
+@pytest.mark.parametrize("records", EVALUATIONS)
+def test_evaluations_are_a_list_of_records(records):
+    Path("e.json").write_text(json.dumps(records))
+    assert read_evaluations(Path("e.json")) == records
+    assert read_evaluations(Path("none.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{}", "not a list of records"),
+        ("[{}, 3]", "not a list of records"),
+        ("[", "Expecting value: .*"),
+        ("[" * 100_000, "maximum recursion depth .*"),
+        (None, ".*Is a directory.*"),
+    ],
+)
+def test_evaluations_that_are_something_else_are_refused(text, reason):
+    if text is None:
+        Path("e.json").mkdir()
+    else:
+        Path("e.json").write_text(text)
+    line = rf"^e.json is not a list of evaluations \({reason}\); move it away$"
+    with pytest.raises(RunError, match=line):
+        read_evaluations(Path("e.json"))
+
+
+WHOLE = {"config": PARTS, "overrides": ["a=1"], "imports": []}
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ("", "config is not a mapping"),
+        ("config: 3", "config is not a mapping"),
+        ("- a", "config is not a mapping"),
+        ("other: {}", "config is not a mapping"),
+        ("a: [", "while parsing a flow node"),
+        ("[" * 500, "maximum recursion depth .*"),
+        ("a: 2001-99-99", "month must be in 1..12.*"),
+        ({"config": {}}, "config.agent has no name"),
+        ({"config": PARTS | {"agent": "ppo"}}, "config.agent has no name"),
+        ({"config": PARTS | {"memory": {"name": 3}}}, "config.memory has no name"),
+        ({"config": {"agent": {"name": "a"}, "memory": {"name": "m"}}}, "config.env has no name"),
+        (WHOLE | {"overrides": "a=1"}, "overrides is not a list of texts"),
+        (WHOLE | {"overrides": ["a=1", 2]}, "overrides is not a list of texts"),
+        (WHOLE | {"imports": {"a": 1}}, "imports is not a list of texts"),
+    ],
+)
+def test_a_folder_with_a_broken_config_is_no_run(record, reason):
     Path("r").mkdir()
+    text = record if isinstance(record, str) else yaml.safe_dump(record)
     Path("r/config.yaml").write_text(text)
-    with pytest.raises(RunError, match="r/config.yaml is not a run's configuration") as error:
+    with pytest.raises(RunError, match=f"^r/config.yaml is not a run's configuration: {reason}$"):
         RunFolder("r").record()
-    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_cannot_be_read_is_named(monkeypatch):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    RunFolder("r").create(PARTS)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(RunError, match="^r/config.yaml is not a run's .*: .*Permission denied$"):
+        RunFolder("r").record()
+
+
+def test_a_record_has_what_is_there_and_may_lack_what_came_later():
+    RunFolder("r").create(PARTS, ["a=1"], ["m"])
+    assert list(yaml.safe_load(Path("r/config.yaml").read_text())) == [
+        *("config", "overrides", "imports", "command", "created", "python", "versions", "git")
+    ]
+    Path("r/config.yaml").write_text(yaml.safe_dump({"config": PARTS}))
+    assert RunFolder("r").record() == {"config": PARTS}
+
+
+@pytest.mark.parametrize("taken", ["a file", "something else"])
+def test_a_place_that_holds_something_else_is_left_alone(taken):
+    if taken == "a file":
+        Path("r").touch()
+    else:
+        Path("r/notes").mkdir(parents=True)
+    with pytest.raises(RunError, match="^r exists and is not a run: choose another run_dir$"):
+        RunFolder("r").create(PARTS)
+
+
+def test_folders_above_a_run_are_made_or_named():
+    RunFolder("a/b/r").create(PARTS)
+    assert RunFolder("a/b/r").exists()
+    Path("file").touch()
+    with pytest.raises(RunError, match="^cannot write to file/r: Not a directory$"):
+        RunFolder("file/r").create(PARTS)
 
 
 def test_settings_are_told_by_their_whole_names():
@@ -212,6 +346,30 @@ def test_a_file_system_without_locks_is_a_warning(number, make_config, record, m
         "process trains in this folder"
     ]
     assert read_metrics(Path("runs/test/metrics.jsonl"))
+
+
+def test_nobody_need_hear_of_a_file_system_without_locks(monkeypatch):
+    def flock(*arguments):
+        raise OSError(errno.ENOTSUP, "No locks available")
+
+    Path("r").mkdir()
+    monkeypatch.setattr("fcntl.flock", flock)
+    with RunFolder("r").lock():
+        pass
+
+
+def test_the_lock_says_who_has_it_and_no_more():
+    Path("r").mkdir()
+    Path("r/lock").write_text("process 1 on a host with a long name\n")
+    with RunFolder("r").lock():
+        mine = f"process {os.getpid()} on {socket.gethostname()}\n"
+        assert Path("r/lock").read_text() == mine
+        Path("r/lock").write_text("")
+        line = "^r is being trained by another process; wait for it or stop it, or choose another"
+        with pytest.raises(RunError, match=line), RunFolder("r").lock():
+            pass
+    with pytest.raises(RunError, match="^cannot write none/lock: No such file or directory$"):
+        RunFolder("none").lock().__enter__()
 
 
 def test_a_lock_that_fails_for_another_reason_is_refused(monkeypatch):
@@ -603,6 +761,11 @@ def test_lines_up_to_a_step_are_kept():
     assert [line["step"] for line in read_metrics(Path("m.jsonl"))] == [1, 2, 5]
     MetricsFile(Path("m.jsonl")).close()
     assert read_metrics(Path("m.jsonl")) == []
+    # What was measured before the first step is not of a later iteration.
+    Path("m.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
+    metrics = MetricsFile(Path("m.jsonl"))
+    metrics.close()
+    assert metrics.kept == [{"step": 0}]
     with pytest.raises(RunError, match=r"^cannot write no/m\.jsonl: No such file"):
         MetricsFile(Path("no/m.jsonl"))
 
@@ -611,8 +774,16 @@ def test_the_commit_is_that_of_this_package_and_of_no_other(monkeypatch):
     answers = {"ls-files": "run.py", "status": " M a", "rev-parse": "abc"}
 
     def run(command, **options):
-        assert options["cwd"] == ROOT / "ssmrl" / "training"
+        assert options == {
+            "cwd": ROOT / "ssmrl" / "training",
+            "capture_output": True,
+            "text": True,
+            "check": True,
+            "timeout": 10,
+        }
         answer = answers[command[1]]
+        if answer == "no git":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", "git")
         if answer is None:
             raise subprocess.CalledProcessError(1, command)
         return SimpleNamespace(stdout=f"{answer}\n")
@@ -621,8 +792,21 @@ def test_the_commit_is_that_of_this_package_and_of_no_other(monkeypatch):
     assert git_commit() == {"commit": "abc", "dirty": True}
     answers["status"] = ""
     assert git_commit() == {"commit": "abc", "dirty": False}
-    answers["ls-files"] = None
-    assert git_commit() is None
+    for answer in (None, "no git"):
+        answers["ls-files"] = answer
+        assert git_commit() is None
+
+
+def test_versions_are_those_of_what_is_installed(monkeypatch):
+    def version(name):
+        if name in ("jaxlib", "mujoco"):
+            raise metadata.PackageNotFoundError(name)
+        return f"{name} 1"
+
+    monkeypatch.setattr(metadata, "version", version)
+    names = ("ssmrl", "jax", "flax", "optax", "orbax-checkpoint", "distrax", "flashbax", "numpy")
+    environments = ("gymnax", "brax", "gymnasium", "popgym")
+    assert library_versions() == {name: f"{name} 1" for name in (*names, *environments)}
 
 
 def test_skipped_iterations_are_told_at_the_end_if_there_were_any(make_config, record):

@@ -39,6 +39,25 @@ KEYS = {
 }
 
 
+def test_a_number_once_used_is_not_given_to_another_purpose():
+    """Runs that were begun with an earlier version go on with the same draws."""
+    names = [purpose.name for purpose in streams._Purpose]
+    assert names == [
+        *("TRAINING", "RESTART", "EVALUATION_WHILE_TRAINING"),
+        *("EVALUATION", "VIDEO", "ACTING", "BENCHMARK"),
+    ]
+    assert [int(purpose) for purpose in streams._Purpose] == [0x55A10000 + i for i in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("step", "low", "high"), [(5, 5, 0), (2**31 + 5, 2**31 + 5, 0), (2**33 + 5, 5, 2)]
+)
+def test_a_step_is_folded_in_as_two_words(step, low, high):
+    key = jax.random.fold_in(jax.random.key(3), 0x55A10001)
+    key = jax.random.fold_in(jax.random.fold_in(key, low), high)
+    assert words(streams.restart_key(3, step)) == words(key)
+
+
 def test_children_of_a_key_are_the_same_however_they_are_made():
     """Why streams are needed at all: splitting one key in two ways gives the same keys."""
     key = jax.random.key(3)

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from ssmrl import figures
+from ssmrl.training import sweep
 from ssmrl.training.cli import train_command
-from ssmrl.training.run import read_metrics
-from ssmrl.training.sweep import Job, SweepFolder, best_job, draw, swept_keys, write_table
+from ssmrl.training.errors import RunError
+from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.training.sweep import (
+    Job,
+    SweepFolder,
+    SweepSignals,
+    best_job,
+    draw,
+    find_sweep,
+    heeding,
+    sweep_value,
+    swept_keys,
+    write_table,
+)
 from tests.training.stub import STUB
 from tests.training.stub_train import CONFIGS, ROOT
 
@@ -130,6 +149,117 @@ def test_the_table_and_the_best(tmp_path):
     assert draw(SweepFolder(tmp_path), JOBS[2:], "eval/return") is None
 
 
+def test_the_best_is_a_number_of_a_job_that_ended_well(tmp_path):
+    def jobs(*values, code=0):
+        return [Job((f"a={i}",), "r", code, "", value) for i, value in enumerate(values)]
+
+    for values, greatest, least in (
+        ((0.0, 0.5, -0.5), 0.5, -0.5),
+        ((-0.5, 0.0), 0.0, -0.5),
+        ((0.5, 0.0), 0.5, 0.0),
+        ((math.inf, 1.0, math.nan, 2.0, -math.inf), 2.0, 1.0),
+    ):
+        assert best_job(jobs(*values), "training_return").value == greatest
+        assert best_job(jobs(*values), "loss/total").value == least
+    assert best_job(jobs(1.0, code=1), "training_return") is None
+    assert best_job(jobs(math.nan), "training_return") is None
+
+
+def test_seconds_are_told_to_a_tenth_and_what_is_not_set_is_left_out(tmp_path):
+    jobs = [Job(("a=1", "+b=2"), None, 0, "", None, 3.26), Job(("a=2",), "r", seconds=0.05)]
+    path = write_table(SweepFolder(tmp_path), jobs, "x")
+    assert path.read_text() == "a,b,x,code,error,seconds,run\n1,2,,0,,3.3,\n2,,,,,0.1,r\n"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures and where they would have been saved."""
+    saved = []
+
+    def save(figure, path, *, pdf):
+        assert not pdf
+        saved.append((figure, path))
+
+    monkeypatch.setattr(figures, "save", save)
+    return saved
+
+
+def test_each_swept_setting_has_a_panel(tmp_path, drawn):
+    assert draw(SweepFolder(tmp_path), JOBS[:2], "eval/mean_return") == tmp_path / "returns.png"
+    ((figure, path),) = drawn
+    assert path == tmp_path / "returns.png" and figure.dpi == figures.STYLE["figure.dpi"]
+    assert figure.get_supylabel() == "eval/mean return"
+    lr, net = figure.axes
+    assert (lr.get_xlabel(), net.get_xlabel()) == ("lr", "net")
+    assert [list(line.get_xydata().T.ravel()) for line in (lr.lines[0], net.lines[0])] == [
+        [1e-3, 1e-1, 1.0, 2.0],
+        [0.0, 1.0, 1.0, 2.0],
+    ]
+    assert (lr.lines[0].get_marker(), lr.lines[0].get_linestyle()) == ("o", "None")
+    assert (lr.get_xscale(), net.get_xscale()) == ("log", "linear")
+    labels = net.get_xticklabels()
+    assert [(label.get_text(), label.get_rotation()) for label in labels] == [("a", 20), ("b", 20)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "places", "scale"),
+    [
+        (["1", "20"], [1, 20], "log"),
+        (["1", "19"], [1, 19], "linear"),
+        (["0", "20"], [0, 20], "linear"),
+        (["-1", "20"], [-1, 20], "linear"),
+        (["0.5", "10"], [0.5, 10], "log"),
+        (["b", "1", "b"], [1, 0, 1], "linear"),
+    ],
+)
+def test_numbers_far_apart_are_on_a_logarithmic_axis(texts, places, scale):
+    axis = Figure().subplots()
+    assert sweep._places(axis, texts) == places and axis.get_xscale() == scale
+
+
+def test_the_newest_sweep_of_the_same_jobs_is_found(tmp_path):
+    assert find_sweep(tmp_path, ["a=1"]) is None
+    for name, when in (("1", 30), ("2", 50), ("3", 40)):
+        SweepFolder(tmp_path / name).create(["a=1,2", "hydra.x=1"])
+        os.utime(tmp_path / name / "sweep.json", (when, when))
+    SweepFolder(tmp_path / "4").create(["a=1,3"])
+    assert find_sweep(tmp_path, ["resume=auto", "a=1,2"]) == tmp_path / "2"
+    for text in ("a", "{}", "3", '{"overrides": 3}'):
+        (tmp_path / "2" / "sweep.json").write_text(text)
+        assert SweepFolder(tmp_path / "2").overrides() is None
+        assert find_sweep(tmp_path, ["a=1,2"]) == tmp_path / "3"
+    assert SweepFolder(tmp_path / "none").overrides() is None
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    SweepFolder(tmp_path / "deep" / "er").create(["a=1"])
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="^cannot write to .*/file: (Not a directory|File exists)$"):
+        SweepFolder(tmp_path / "file").create(["a=1"])
+
+
+@pytest.mark.parametrize("text", ["a", "3", "{}", '{"overrides": 3}', '{"overrides": [], "b": 1}'])
+def test_a_record_of_a_job_that_cannot_be_read_is_none(tmp_path, text):
+    folder = SweepFolder(tmp_path)
+    folder.create(["a=1,2"])
+    for job in (Job(("b=1",)), Job(("a=2",)), Job(("a=1",))):
+        folder.write(job)
+    assert [job.overrides for job in folder.jobs()] == [("a=1",), ("a=2",), ("b=1",)]
+    # By this name it is found again, by other versions too.
+    (tmp_path / "jobs" / "b9a996b9a5060d85.json").write_text(text)
+    assert folder.read(["a=1"]) is None
+    assert [job.overrides for job in folder.jobs()] == [("a=2",), ("b=1",)]
+
+
+def test_a_job_is_worth_what_its_seeds_have_learnt_in_the_end(tmp_path):
+    run = RunFolder(tmp_path)
+    run.create({name: {"name": "x"} for name in ("agent", "memory", "env")})
+    lines = [{"step": 10, "x": [9.0, 9.0]}, {"step": 100, "x": [1.0, 2.0]}]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert sweep_value(tmp_path, "x") == 1.5
+    assert sweep_value(tmp_path, "y") is None
+
+
 def test_the_metric_can_be_another_one():
     assert train("seed=0,1", "sweep_metric=loss/total") == 0
     for row in table(the_sweep()):
@@ -182,3 +312,93 @@ def test_hydra_s_launchers_and_sweeper(name):
             *(("0", "0", "0"), ("0", "3", "1"), ("1", "0", "0"), ("1", "3", "1")),
         ]
         assert "2 of 4 jobs failed:" in done.stderr
+
+
+LAUNCHED = {
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_a_sweep_in_processes_stops_with_the_jobs_under_way(name):
+    """A SIGTERM to the first process alone: all jobs that train write a checkpoint and end.
+
+    If nobody told them, they would end by themselves after some minutes.
+    """
+    pytest.importorskip(f"hydra_plugins.hydra_{name}_launcher")
+    script = Path(__file__).parent / "stub_train.py"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    long = ["total_steps=40_000", "checkpoint_every=0", "agent.slow=0.1", "resume=auto"]
+    seeds = "seed=0,1,2" if name == "joblib" else "seed=0,1"  # submitit starts all of them
+    command = [sys.executable, str(script), *long, "-m", *LAUNCHED[name], seeds]
+    with Path("out").open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        while process.poll() is None:
+            if len([m for m in Path("runs").glob("*/metrics.jsonl") if m.stat().st_size]) == 2:
+                process.terminate()
+                break
+            time.sleep(0.1)
+        code = process.wait()
+    said = Path("out").read_text()
+    assert code == 75, said
+    assert "2 of 2 jobs were stopped; resume=auto goes on with them" in said
+    assert "Traceback" not in said and "failed" not in said
+    assert [(row["code"], row["error"]) for row in table(the_sweep())] == [("75", "")] * 2
+    for row in table(the_sweep()):
+        assert RunFolder(row["run"]).checkpoint_steps()  # and nobody is left who holds its lock:
+        with RunFolder(row["run"]).lock():
+            pass
+
+
+def test_a_sweep_that_is_gone_on_with_is_stopped_no_more(tmp_path):
+    folder = SweepFolder(tmp_path)
+    folder.create(["a=1,2"])
+    assert not folder.is_stopped()
+    folder.stop()
+    assert folder.is_stopped()
+    folder.create(["a=1,2"])
+    assert not folder.is_stopped()
+
+
+def test_in_a_sweep_that_is_stopped_no_job_begins(monkeypatch):
+    """Whoever stops it: here another process, while the first of two jobs trains."""
+    from ssmrl.training import run_training as module
+
+    run = module.run_training
+
+    def run_training(*arguments, **options):
+        SweepFolder(the_sweep()).stop()
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(module, "run_training", run_training)
+    assert train("seed=0,1", "resume=auto") == 0
+    assert len(list(Path("runs").glob("*/config.yaml"))) == 1
+    assert train("seed=0,1", "resume=auto") == 0
+    assert len(list(Path("runs").glob("*/config.yaml"))) == 2
+
+
+def test_a_job_is_told_of_the_end_of_its_sweep(tmp_path):
+    """Before its training has begun it ends with the code to requeue on; after it, it stays."""
+    folder = SweepFolder(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    with heeding(folder):
+        pass
+    with pytest.raises(SystemExit) as left, heeding(folder):
+        folder.stop()
+        time.sleep(60)
+    assert left.value.code == 75 and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_first_signal_stops_a_sweep_and_a_second_ctrl_c_ends_it(tmp_path, capfd):
+    folder = SweepFolder(tmp_path)
+    with SweepSignals(folder) as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert folder.is_stopped() and signals.received == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signals.received == signal.SIGINT
+    assert capfd.readouterr().err.splitlines() == [
+        "SIGINT: what is under way writes a checkpoint, then this stops"
+    ]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from ssmrl.training import transfer
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.loading import build_agent
 from ssmrl.training.loop import init_state
@@ -123,8 +124,20 @@ def test_the_first_of_several_that_do_not_fit_is_named():
         "init_from=there: model does not fit: ['layer1'] is float32[2] there and float32[5] here "
         "(and 2 more); choose what to load with init_parts"
     )
+    with pytest.raises(RunError, match=r"\['layer1'\] .* here \(and 1 more\); choose"):
+        make_transfer(agent(1, 2, 3), {}, 1, agent(1, 5, 6), {}, 1, [], "there")
     with pytest.raises(RunError, match=r"\['layer2'\] is float32\[3\] there and absent here;"):
         make_transfer(agent(1, 2, 3), {}, 1, agent(1, 2), {}, 1, [], "there")
+
+
+@pytest.mark.parametrize("source", [1, 2, 3])
+@pytest.mark.parametrize("target", [1, 2, 3])
+def test_seeds_begin_with_seeds_from_the_first_on_and_again(source, target):
+    """One seed has no axis of seeds."""
+    rows = np.arange(source * 2).reshape(source, 2)
+    got = transfer._for_seeds({"x": rows if source > 1 else rows[0]}, source, target)["x"]
+    expected = [[2 * (i % source), 2 * (i % source) + 1] for i in range(target)]
+    assert got.tolist() == (expected if target > 1 else expected[0])
 
 
 # ------------------------------------------------------------------------------------- spaces
@@ -146,6 +159,7 @@ BRIGHTER = Dict({"a": box(-1, 1), "b": Tuple([Discrete(3), box(0, 15, (4, 4), np
         (box(-8, np.inf), box(-np.inf, 9), True, True),
         (box(0, 255, (4, 4), np.uint8), box(0, 1, (4, 4), np.uint8), True, False),
         (box(0, 1, (4, 4, 1)), box(-1, 1, (4, 4, 1)), True, False),
+        (box(0, 1, (4, 4)), box(-1, 1, (4, 4)), True, False),
         (box(-1, 1), box(-1, 1, (4,)), False, False),
         (box(0, 1), box(0, 1, (3,), np.int32), False, False),
         (Discrete(3), Discrete(3), True, True),

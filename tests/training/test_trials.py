@@ -138,6 +138,33 @@ def test_what_is_compared_by_hand():
     assert record["references"]["best"]["interval"] == [None, None]
     assert record["references"]["worse"]["reached"] is None  # no better than guessing
     json.dumps(record, allow_nan=False)
+    # A reference a little better than guessing is one.
+    controls = {"random": [result_of([1, 1], [1, 1])] * 2}
+    record = compare_trials(agent, controls, {"best": np.array([[1.0, 1.5]])})
+    assert record["references"]["best"]["reached"] == 10
+
+
+def test_intervals_are_of_a_thousand_resamples_of_episodes(monkeypatch):
+    asked = []
+
+    def interval_ends(scores, compute, confidence, reps, *, seed):
+        asked.append((scores.tolist(), compute(scores).tolist(), confidence, reps, seed))
+        return np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+
+    monkeypatch.setattr("ssmrl.training.trials.interval_ends", interval_ends)
+    returns = np.arange(12.0).reshape(3, 2, 2)  # of three episodes of two seeds
+    assert trial_curve(returns) == {
+        "return": 11.0,
+        "return_interval": [1.0, 4.0],
+        "mean": [5.0, 6.0],
+        "interval": [[2.0, 5.0], [3.0, 6.0]],
+    }
+    rows = [[1, 0, 1, 5, 2, 3], [9, 4, 5, 13, 6, 7], [17, 8, 9, 21, 10, 11]]
+    assert asked == [(rows, [11.0, 5.0, 6.0], 0.95, 1000, 0)]
+
+
+def test_who_guesses_remembers_nothing():
+    assert RandomAgent(make_venv()).initialize_carry(3).shape == (3, 0)
 
 
 def test_an_interval_covers_what_differs_between_episodes():

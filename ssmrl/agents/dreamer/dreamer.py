@@ -40,7 +40,6 @@ from ssmrl.agents.dreamer.replay import (
     ReplayState,
     Step,
     Windows,
-    bytes_of,
     bytes_per_step,
     exchange,
 )
@@ -52,7 +51,7 @@ from ssmrl.agents.dreamer.world_model import (
     open_loop,
 )
 from ssmrl.agents.laprop import laprop
-from ssmrl.agents.optimizer import label_ssm_parameters
+from ssmrl.agents.optimizer import EVERY, label_ssm_parameters
 from ssmrl.agents.rollout import (
     add_time,
     check_environment,
@@ -72,7 +71,7 @@ from ssmrl.training.devices import (
     split_batch,
     split_environments,
 )
-from ssmrl.training.fit import format_bytes
+from ssmrl.training.fit import bytes_of, format_bytes
 
 Metrics = dict[str, Array]
 
@@ -651,7 +650,7 @@ def make_dreamer_optimizer(
     names = memory.all_ssm_parameters()
     optimizer = optax.multi_transform(groups, lambda params: label_ssm_parameters(params, names))
     if skip_nonfinite:
-        optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=2**31 - 1)
+        optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=EVERY)
     return optimizer
 
 

@@ -40,7 +40,7 @@ def collect(
     def step(carry, key):
         observation, state, reset = carry
         keys = jax.random.split(key, venv.num_envs)
-        action = jax.vmap(policy, (0, 0, None))(keys, state.env, venv.params)
+        action = jax.vmap(lambda *x: policy(*x, venv.params))(keys, state.env)
         following, after, reward, terminated, truncated, info = venv.step(state, action)
         row = Step(
             observation=observation,

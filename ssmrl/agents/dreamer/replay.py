@@ -12,7 +12,6 @@ An episode of N steps is thus N + 1 observations, its final one included: that i
 last reward and the end of the episode belong to. `unfold` turns the first form into the second.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from ssmrl.agents.dreamer.config import DreamerConfig
 from ssmrl.envs.batching import select
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.spaces import Space, as_tree
+from ssmrl.training.fit import bytes_of
 
 
 @struct.dataclass
@@ -326,11 +326,6 @@ def bytes_per_step(observation_space: Space, action_space: Space, carry: Any) ->
     # The observation before and after; the reward, and three flags.
     step = 2 * bytes_of(as_tree(observation_space)) + bytes_of(as_tree(action_space)) + 4 + 3
     return step, bytes_of(carry)
-
-
-def bytes_of(tree: Any) -> int:
-    """Of all leaves: arrays, their shapes, or spaces."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def positions(ended: Array) -> Array:

@@ -274,7 +274,7 @@ class PPO(RolloutAgent):
 
 
 def make_ppo(
-    config: PPOConfig, memory_config: Any, env: VectorEnv, *, total_steps: int, skip_nonfinite=False
+    config: PPOConfig, memory_config: Any, env: VectorEnv, *, total_steps: int, skip_nonfinite: bool
 ) -> PPO:
     """PPO from its configuration and an instance of `ssmrl.memory.memory_config(name)`.
 

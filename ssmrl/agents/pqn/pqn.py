@@ -214,7 +214,7 @@ class PQN(RolloutAgent):
 
 
 def make_pqn(
-    config: PQNConfig, memory_config: Any, env: VectorEnv, *, total_steps: int, skip_nonfinite=False
+    config: PQNConfig, memory_config: Any, env: VectorEnv, *, total_steps: int, skip_nonfinite: bool
 ) -> PQN:
     """PQN from its configuration and an instance of `ssmrl.memory.memory_config(name)`.
 

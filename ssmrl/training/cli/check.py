@@ -65,8 +65,12 @@ def check_arguments(composer: Composer, arguments: Sequence[str]) -> CommandLine
 
 
 def _open_kwargs(text: str) -> str:
-    # env.kwargs is a free mapping, where adding a key is the normal thing to do.
-    return f"++{text}" if text.startswith("env.kwargs.") else text
+    return f"++{text}" if _is_free(text.partition("=")[0]) else text
+
+
+def _is_free(key: str) -> bool:
+    """Whether it is of env.kwargs: a free mapping, where adding a key is the normal thing to do."""
+    return f"{key}.".startswith("env.kwargs.")
 
 
 def quote(path: str) -> str:
@@ -228,13 +232,13 @@ def _check_key(base: DictConfig, override: Override, groups: Sequence[str]) -> N
     key = override.key_or_group
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
-    if override.is_delete() or (override.is_add() and not key.startswith("env.kwargs.")):
+    if override.is_delete() or (override.is_add() and not _is_free(key)):
         raise UsageError(f"{override.input_line}: keys cannot be added or removed, only set")
     node: Any = base
     parts = key.split(".")
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
-        if where == "env.kwargs":
+        if _is_free(where):
             return
         if not isinstance(node, DictConfig):
             raise UsageError(f"unknown key {key}: {where} is a single value")
@@ -242,7 +246,7 @@ def _check_key(base: DictConfig, override: Override, groups: Sequence[str]) -> N
         if part not in list(node):
             raise UsageError(unknown_key(base, node, key, where, groups))
         node = node._get_node(part)
-    if isinstance(node, DictConfig) and key != "env.kwargs":
+    if isinstance(node, DictConfig) and not _is_free(key):
         raise UsageError(f"{override.input_line}: {key} is a group of keys, not a value")
 
 
@@ -275,10 +279,7 @@ def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        detail = str(error).splitlines()
-        raise UsageError(
-            f"{text}: cannot be read ({detail[1] if len(detail) > 1 else detail[0]})"
-        ) from None
+        raise UsageError(f"{text}: cannot be read ({first_line(error)})") from None
 
 
 def _sweep_values(override: Override) -> list[str] | None:
@@ -290,9 +291,12 @@ def _sweep_values(override: Override) -> list[str] | None:
         # A sweeper draws from it; its ends stand for what is between them.
         return [_choice_text(value.start), _choice_text(value.end)]
     try:
-        return [_choice_text(v) for v in override.sweep_string_iterator()]
-    except (HydraException, TypeError, ValueError) as error:
+        values = [_choice_text(v) for v in override.sweep_string_iterator()]
+    except (HydraException, ValueError) as error:  # glob, and a range in steps of 0
         raise UsageError(f"{override.input_line}: {first_line(error)}") from None
+    if not values:
+        raise UsageError(f"{override.input_line}: a range with nothing in it")
+    return values
 
 
 def _choice_text(value: Any) -> str:

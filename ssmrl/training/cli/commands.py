@@ -18,7 +18,7 @@ from ssmrl.training.cli.outcome import Outcome, attempt, run_command, say
 from ssmrl.training.components import Components
 from ssmrl.training.errors import UsageError
 from ssmrl.training.imports import import_modules, import_recorded, take_imports
-from ssmrl.training.signals import REQUEUE, requeue_at_once
+from ssmrl.training.signals import REQUEUE, Stopping, exit_code, requeue_at_once
 
 # Hydra and all that is heavy is imported inside the commands: a package that is missing is then
 # named in a line, and an answer to a misspelt key does not wait for JAX.
@@ -123,9 +123,10 @@ def _train_together(arguments: list[str], components: Components, config_dir: Pa
 
     if line.multirun:
         sweep = _Sweep(line, imports)
-        with contextlib.suppress(_SweepEnded):
+        with sweep.stopping() as stopping, contextlib.suppress(_SweepEnded):
             _launch(lambda c: sweep.job(composer.build(c), train), sweep.line, config_dir)
-        return sweep.close()
+        code = sweep.close()
+        return code if stopping.received is None else exit_code(stopping.received)
     codes: list[int] = []
 
     def only(config: DictConfig) -> None:
@@ -157,7 +158,8 @@ class _Sweep:
     """The jobs of ``-m``: all combinations, or what a sweeper of Hydra chooses.
 
     A job that fails is remembered, and the next one begins; one that was told to stop, by Ctrl-C or
-    a scheduler, ends them all, but for those that a launcher runs elsewhere. With ``resume`` a
+    a scheduler, ends them all. Those that a launcher runs in other processes are told by this one,
+    when it is told itself; one of them that is stopped by itself stops no other. With ``resume`` a
     sweep is taken up again: what has ended well is not run again, and what had begun is continued.
     """
 
@@ -175,8 +177,16 @@ class _Sweep:
         self._folder.create(line.overrides)
         if found:
             say(f"continuing the sweep in {path}")
+        launchers = [o for o in line.overrides if o.startswith("hydra/launcher=")]
+        self._launched = bool(launchers) and launchers[-1] != "hydra/launcher=basic"
         directory = [] if named else [f"hydra.sweep.dir='{path}'"]
         self.line = dataclasses.replace(line, overrides=[*line.overrides, *directory])
+
+    def stopping(self) -> contextlib.AbstractContextManager[Stopping]:
+        """What stops the jobs that a launcher runs elsewhere; those here hear of signals."""
+        from ssmrl.training.sweep import SweepSignals
+
+        return SweepSignals(self._folder) if self._launched else contextlib.nullcontext(Stopping())
 
     def job(
         self, config: TrainConfig, train: Callable[[TrainConfig, tuple[str, ...]], int]
@@ -184,32 +194,39 @@ class _Sweep:
         """Run one job; returns what it is compared by, NaN where there is nothing."""
         from hydra.core.hydra_config import HydraConfig
 
-        from ssmrl.training.sweep import Job, job_overrides, sweep_value
+        from ssmrl.training.sweep import Job, heeding, job_overrides, sweep_value
 
+        if self._folder.is_stopped():
+            return math.nan
         overrides = job_overrides(HydraConfig.get().overrides.task)
         job = self._folder.read(overrides) or Job(overrides)
         if job.code == 0:
             say(f"done already: {' '.join(overrides)}")
             return math.nan if job.value is None else job.value
-        if os.getpid() != self._process:
+        is_here = os.getpid() == self._process
+        if not is_here:
             import_modules(self._imports)
         config = self._place(config, job)
         job = dataclasses.replace(job, run=config.run_dir, code=None, message="")
         self._folder.write(job)
         began = time.monotonic()
         try:
-            outcome = attempt(lambda: train(config, overrides))
+            with heeding(self._folder) if self._launched else contextlib.nullcontext():
+                outcome = attempt(lambda: train(config, overrides))
         except Exception as error:
             traceback.print_exc()
             outcome = Outcome(1, f"{type(error).__name__}: {error}")
+        except SystemExit as error:
+            if not self._launched or error.code != REQUEUE:
+                raise
+            outcome = Outcome(REQUEUE)
         value = sweep_value(str(config.run_dir), config.sweep_metric) if not outcome.code else None
         ended = dataclasses.replace(job, code=outcome.code, message=outcome.message, value=value)
         self._folder.write(dataclasses.replace(ended, seconds=time.monotonic() - began))
         with contextlib.suppress(OSError):
             Path(str(config.run_dir)).rmdir()  # Of a job that could not begin it is empty.
         # A launcher that runs jobs elsewhere goes on with the others; their records say the rest.
-        stopped = outcome.code > 128 or outcome.code == REQUEUE
-        if stopped and os.getpid() == self._process:
+        if _is_stop(outcome.code) and is_here:
             raise _SweepEnded
         return math.nan if value is None else value
 
@@ -233,7 +250,9 @@ class _Sweep:
         from ssmrl.training.sweep import report
 
         jobs = self._folder.jobs()
-        failed = [job for job in jobs if job.code]
+        if stopped := sum(_is_stop(job.code or 0) for job in jobs):
+            say(f"{stopped} of {len(jobs)} jobs were stopped; resume=auto goes on with them")
+        failed = [job for job in jobs if job.code and not _is_stop(job.code)]
         if failed:
             print(f"{len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
             for job in failed:
@@ -246,6 +265,11 @@ class _Sweep:
 
     def _settings(self) -> dict[str, str]:
         return dict(o.partition("=")[::2] for o in self.line.overrides)
+
+
+def _is_stop(code: int) -> bool:
+    """Whether a job's exit code says that it was told to stop."""
+    return code == REQUEUE or code > 128
 
 
 def _launch(job: Callable[[DictConfig], Any], line: CommandLine, config_dir: Path) -> None:
@@ -380,7 +404,8 @@ def benchmark_command(
         config_dir: the folder of YAML files.
         train: the command that trains one run, to which settings are added.
     """
-    return run_command(lambda: _benchmark(list(arguments), components, config_dir, train))
+    with requeue_at_once():
+        return run_command(lambda: _benchmark(list(arguments), components, config_dir, train))
 
 
 def _benchmark(
@@ -423,7 +448,8 @@ def chaos_command(
     arguments: Sequence[str], components: Components, config_dir: Path, train: Path
 ) -> int:
     """``scripts/chaos.py``: whether a training survives being killed. Returns the exit code."""
-    return run_command(lambda: _chaos(list(arguments), components, config_dir, train))
+    with requeue_at_once():
+        return run_command(lambda: _chaos(list(arguments), components, config_dir, train))
 
 
 def _chaos(arguments: list[str], components: Components, config_dir: Path, train: Path) -> int:
@@ -514,8 +540,9 @@ def _default_picture(runs: Sequence[Path], metric: str) -> Path:
     suffix = "" if metric == RETURN else f"-{metric.replace('/', '-')}"
     if len(runs) > 1:
         return Path("runs") / f"comparison{suffix}.png"
-    name = Path(CURVE).stem if RunFolder(runs[0]).exists() else "comparison"
-    return runs[0] / f"{name}{suffix}.png"
+    (path,) = runs
+    name = Path(CURVE).stem if RunFolder(path).exists() else "comparison"
+    return path / f"{name}{suffix}.png"
 
 
 def _print_aggregates(rows: Sequence[dict[str, Any]]) -> None:

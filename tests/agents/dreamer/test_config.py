@@ -65,6 +65,15 @@ def test_updates_per_iteration():
     config = DreamerConfig(num_envs=8, rollout_length=32, batch_size=4, batch_length=16)
     assert config.steps_per_iteration == 256
     assert config.updates_per_iteration == 256 * 32 // (4 * 16)
+    rare = DreamerConfig(num_envs=64, rollout_length=32, train_ratio=0.5)
+    assert rare.updates_per_iteration == 1
+
+
+def test_what_is_not_published_changes_only_on_purpose():
+    config = DreamerConfig()
+    assert config.replay_capacity == 200_000
+    assert config.discount == pytest.approx(332 / 333)
+    assert config.loss_weight("continue") == config.loss_weight("policy") == 1
 
 
 def test_iterations_of_large_sizes_hold_one_update():
@@ -233,6 +242,22 @@ def test_the_replay_buffer_says_what_it_takes(monkeypatch):
     monkeypatch.setattr(dreamer, "device_memory", lambda: 1_000_000)
     with pytest.raises(ValueError, match=r"set agent\.replay_context=false$"):
         make(config).training_notes(1)
+
+
+def test_where_the_replay_buffer_begins_to_be_too_large(monkeypatch):
+    """679 bytes a step, of two seeds; and what is proposed is no less than a buffer can be."""
+
+    def notes(available, **options):
+        monkeypatch.setattr(dreamer, "device_memory", lambda: available)
+        config = DreamerV3Config(size="nano", replay_capacity=16_000, **options)
+        return make(config).training_notes(2)
+
+    assert notes(2 * 16_000 * 679) and notes(None)
+    for half, way in ((1024, "agent.replay_capacity=1024 or "), (1023, "")):
+        with pytest.raises(ValueError, match=rf"; set {way}agent\.replay_context=false$"):
+            notes(2 * 2 * half * 679)
+    with pytest.raises(ValueError, match="; set agent.replay_capacity=7999 or"):
+        notes(2 * 16_000 * 679 - 1)
 
 
 def test_a_replay_of_pictures_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):

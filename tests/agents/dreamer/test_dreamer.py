@@ -1,5 +1,6 @@
 """Dreamer as a whole: what it stores, when it learns, that it resumes, and how it acts."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -9,9 +10,10 @@ import pytest
 from jax import lax
 
 from ssmrl.agents import make_agent
-from ssmrl.agents.dreamer import DreamerConfig
-from ssmrl.agents.dreamer.replay import Windows
-from ssmrl.agents.dreamer.world_model import Start
+from ssmrl.agents.dreamer import DreamerConfig, dreamer
+from ssmrl.agents.dreamer.behaviour import Actor, Critic
+from ssmrl.agents.dreamer.replay import Batch, ReplayState, Windows
+from ssmrl.agents.dreamer.world_model import Latent, Start, WorldModel
 from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, VectorEnv, spaces
 from ssmrl.envs.adapters.gymnasium import HostVectorEnv
 from ssmrl.memory import memory_config
@@ -43,6 +45,71 @@ def scripted(memory: str = "s5", **options):
     defaults["reward_scale"] = 3.0
     agent = small_agent(env, memory, **(defaults | options))
     return agent, quick_jit(agent.init)(jax.random.key(0)), quick_jit(agent.iteration)
+
+
+@pytest.fixture
+def plain():
+    """An agent whose parts tests replace."""
+    return small_agent(Scripted(TERMINATED, TRUNCATED), imagination_starts=None)
+
+
+def test_every_network_begins_with_a_key_of_its_own(plain, monkeypatch):
+    keys = []
+    monkeypatch.setattr(dreamer, "policy_features", lambda *_: None)
+    for network in (Actor, Critic):
+        monkeypatch.setattr(network, "init", lambda self, key, features: keys.append(key))
+    monkeypatch.setattr(
+        WorldModel, "init_with_output", lambda self, key, *_: (keys.append(key), ((None,), None))[1]
+    )
+    plain._init_params(jax.random.key(0), plain._begin_episodes(jax.random.key(1)))
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 3
+
+
+def test_windows_and_starts_are_split_over_devices(plain, monkeypatch):
+    """Windows by their second axis, as time comes first, contexts and starts by their first."""
+    asked = []
+    monkeypatch.setattr(
+        dreamer, "split_batch", lambda tree, axis: asked.append((tree, axis)) or tree
+    )
+    monkeypatch.setattr(plain.replay, "draw", lambda replay, key: (None, replay))
+    monkeypatch.setattr(plain.replay, "read", lambda *_: ("context", "batch"))
+    monkeypatch.setattr(plain.replay, "refresh", lambda replay, *_: replay)
+    latent = Latent(memory=None, h=jnp.zeros(()), z=jnp.zeros(()))
+    monkeypatch.setattr(plain, "_learn", lambda *given: (given, {}, latent))
+    replay = ReplayState(steps=None, added=jnp.zeros(()), contexts=None, served=jnp.zeros(()))
+    given = ((jax.random.key(0), jax.random.key(1)), None)
+    (learned, *_), _ = plain._update(replay, ("learned", None, jnp.zeros(())), given)
+    assert learned[:3] == ("learned", "context", "batch")
+    assert sorted(asked) == [("batch", 1), ("context", 0)]
+
+    asked.clear()
+    count = plain.config.batch_length * plain.config.batch_size
+    places = jnp.arange(count).reshape(plain.config.batch_length, plain.config.batch_size)
+    latent = Latent(memory=places, h=places[..., None], z=places)
+    for starts in (None, count, count + 1, 5):
+        config = replace(plain.config, imagination_starts=starts)
+        monkeypatch.setattr(plain, "config", config)
+        chosen, found = plain._choose_starts(latent, jax.random.key(0))
+        assert len(set(chosen.tolist())) == len(chosen) == min(starts or count, count)
+        assert starts == 5 or chosen.tolist() == list(range(count))
+        np.testing.assert_array_equal(found.memory, chosen)
+        np.testing.assert_array_equal(found.h[:, 0], chosen)
+    assert [axis for _, axis in asked] == [0] * 4
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_a_loss_of_no_weight_is_left_out(plain, monkeypatch, weight):
+    c = replace(plain.config, replay_value_weight=weight)
+    monkeypatch.setattr(plain, "config", c)
+    monkeypatch.setattr(WorldModel, "apply", lambda *_, **how: (None, {"reward": jnp.ones(3)}))
+    monkeypatch.setattr(plain, "_choose_starts", lambda *_: (None, None))
+    monkeypatch.setattr(plain, "_imagine", lambda *_: None)
+    monkeypatch.setattr(dreamer, "imagination_losses", lambda *_: ({}, None, [None], {}))
+    monkeypatch.setattr(plain, "_replay_value_loss", lambda *_: jnp.full(3, 8.0))
+    params, batch = {"world": None, "critic": None}, Batch(*[jnp.zeros(())] * 7)
+    total, (_, metrics, _) = plain._loss(None, None, None, batch, jax.random.key(0), params)
+    assert ("loss/replay_value" in metrics) is (weight > 0)
+    assert total == 1 + 8 * weight
 
 
 def test_it_is_an_agent():

@@ -188,10 +188,28 @@ def test_what_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(dreamer, "host_memory", lambda: 2**20)
     with pytest.raises(ValueError, match="1048576|set fewer seeds$"):
         agent.training_notes(1)
-    # The device has no room for the windows.
-    monkeypatch.setattr(dreamer, "device_memory", lambda: 2**20)
-    with pytest.raises(ValueError, match=r"takes 10\.5 MiB and 96 MiB for the windows of an"):
-        agent.training_notes(1)
+    # The device has no room for the windows, with the rest or alone.
+    for megabytes in (1, 100):
+        monkeypatch.setattr(dreamer, "device_memory", lambda size=megabytes: size * 2**20)
+        message = r"takes 10\.5 MiB and 96 MiB for the windows of an .*; set fewer seeds$"
+        with pytest.raises(ValueError, match=message):
+            agent.training_notes(1)
+
+
+def test_where_it_begins_to_be_too_large_for_the_host(monkeypatch):
+    """24,576 bytes a step, twice while a checkpoint is written; two seeds."""
+
+    def notes(available):
+        monkeypatch.setattr(dreamer, "device_memory", lambda: None)
+        monkeypatch.setattr(dreamer, "host_memory", lambda: available)
+        return pictures("host", 20_000).training_notes(2)
+
+    assert notes(None) and notes(2 * 2 * 20_000 * 24_576)
+    with pytest.raises(ValueError, match=r"takes 938 MiB .*; set agent\.replay_capacity=13333$"):
+        notes(2 * 2 * 20_000 * 24_576 - 1)
+    for capacity, way in ((1024, r"agent\.replay_capacity=1024"), (1023, "fewer seeds")):
+        with pytest.raises(ValueError, match=f"; set {way}$"):
+            notes(3 * 2 * capacity * 24_576)
 
 
 def test_the_host_is_named_where_an_accelerator_has_no_room(monkeypatch):

@@ -298,6 +298,38 @@ def test_what_people_are_shown_of_a_prediction():
     np.testing.assert_allclose(c, [np.full((2, 6), 4), np.full((2, 6), 5)])
 
 
+def test_a_picture_of_one_shade_is_black_and_what_is_brighter_is_white():
+    space = spaces.Box(-np.inf, np.inf, (1, 8, 9))
+    prediction = {"0": symlog(jnp.full((2, 8, 9, 1), 6.0))}
+    ((seen, said),) = observations.compare(space, jnp.full((2, 1, 8, 9), 5.0), prediction)
+    assert not seen.any() and (said > 1).all()
+
+
+def test_encoders_see_pictures_around_zero_and_vectors_first(monkeypatch):
+    """Pictures with bounds from -0.5 to 0.5, without bounds as their symlog."""
+    seen = []
+
+    def encode(picture):
+        seen.append(np.asarray(picture))
+        return jnp.zeros((2, 3))
+
+    monkeypatch.setattr(observations, "PictureEncoder", lambda depth, dtype: encode)
+    space = spaces.Dict(
+        {
+            "a": spaces.Box(0, 255, (8, 8, 1), np.uint8),
+            "b": spaces.Box(-np.inf, np.inf, (8, 8, 1)),
+            "c": spaces.Box(-1.0, 1.0, (2,)),
+        }
+    )
+    picture = jnp.stack([jnp.zeros((8, 8, 1), jnp.uint8), jnp.full((8, 8, 1), 255, jnp.uint8)])
+    observation = {"a": picture, "b": jnp.full((2, 8, 8, 1), 3.0), "c": jnp.ones((2, 2))}
+    encoder = observations.SymlogEncoder(space, 1, 4, 2)
+    code, _ = encoder.init_with_output(jax.random.key(0), observation)
+    np.testing.assert_allclose(seen[0], picture / 255 - 0.5)
+    np.testing.assert_allclose(seen[1], np.full((2, 8, 8, 1), np.log(4)), rtol=1e-6)
+    assert code.shape == (2, 4 + 3 + 3) and code[:, :4].any() and not code[:, 4:].any()
+
+
 @pytest.mark.parametrize(
     ("space", "action", "expected"),
     [
