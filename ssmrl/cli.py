@@ -53,13 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", ())
     if name in ("-h", "--help", "help"):
-        print(_help())
-        return 0
+        return cli.run_command(lambda: _answer(_help()))
     if name == "--version":
         from importlib.metadata import version
 
-        print(f"ssmrl {version('ssmrl')}")
-        return 0
+        return cli.run_command(lambda: _answer(f"ssmrl {version('ssmrl')}"))
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -67,6 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: no command {name}{hint}\ncommands: {known}", file=sys.stderr)
         return 2
     return cli.run_command(lambda: COMMANDS[name][1](_from_zoo(rest)))
+
+
+def _answer(text: str) -> int:
+    print(text)
+    return 0
 
 
 def _from_zoo(arguments: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """What a wheel carries, and the command that it installs; `make package` tries a real one."""
 
+import os
 import subprocess
 import tomllib
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_without_a_command_they_are_listed(arguments, capsys):
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {name} " in shown for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_a_reader_of_the_list_that_has_gone_is_no_traceback(argument, monkeypatch):
+    """`ssmrl --help | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    # Unbuffered, as containers have it: the line itself fails, not the flush at the end.
+    with open(writing, "w", buffering=1) as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        assert cli.main([argument]) == 141
+        monkeypatch.undo()
 
 
 def test_a_benchmark_starts_its_trainings_by_the_module():

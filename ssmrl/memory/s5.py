@@ -50,9 +50,9 @@ class S5(DiagonalOptions, ScanMemory):
         blocks: J; the state matrix starts as J copies of a HiPPO-LegS matrix of size P/J.
         discretization: "zoh" or "bilinear".
         normalized: B̄ = sqrt(1 - |Λ̄|²) B̃ instead, as in LRU (Orvieto et al. 2023, section 3.4):
-            with white inputs of variance 1 every state has variance 1. As published a state takes
-            a Δ, .001 to .1, of an input: what is seen once is hardly there at first, and is learned
-            late by an agent that is taught by rewards (docs/recipe.md).
+            with white inputs of variance 1 every state has variance 1. As published, a state adds
+            about Δ (.001 to .1) times an input: what is seen once hardly changes it at first, and
+            an agent that learns from rewards learns late to use it (docs/recipe.md).
         dt_min, dt_max: the step Δ of each state starts log-uniform between these.
         dtype: dtype of the products' factors; None means the input's. States stay complex64.
 
