@@ -65,9 +65,7 @@ def _describe_keys(
     for key in map(str, config):
         if key not in groups and not (prefix and key == "name"):
             head = f"  {f'{prefix}{key}={_show(config, key)}':<40} "
-            rows += textwrap.wrap(
-                head + helps.get(key, ""), 110, subsequent_indent=" " * 43, drop_whitespace=True
-            )
+            rows += textwrap.wrap(head + helps.get(key, ""), 110, subsequent_indent=" " * 43)
     return rows
 
 
