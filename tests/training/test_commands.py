@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -32,7 +33,7 @@ from ssmrl.training.cli.messages import (
     near_match,
     unknown_key,
 )
-from ssmrl.training.cli.outcome import Outcome, attempt, missing_package, run_command
+from ssmrl.training.cli.outcome import Outcome, attempt, missing_package, run_command, say
 from ssmrl.training.config import (
     ChaosConfig,
     DiagnoseConfig,
@@ -77,6 +78,27 @@ def test_errors_have_a_line_and_a_code(error, code, said, capsys):
     assert capsys.readouterr() == ("", said)
     message = said.removeprefix("error: ").rstrip("\n")
     assert attempt(raising(error)) == Outcome(code, message)
+
+
+def test_a_reader_that_has_gone_has_a_code_of_its_own(monkeypatch, capsys):
+    class Gone(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert attempt(raising(BrokenPipeError())) == Outcome(141, "its reader has gone")
+    assert run_command(raising(BrokenPipeError())) == 141
+    # What was done is done, where only the last line found nobody.
+    assert run_command(lambda: 0) == 0
+    say("a line")
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_told_at_once(monkeypatch):
+    said = []
+    monkeypatch.setattr("builtins.print", lambda text, *, flush: said.append((text, flush)))
+    say("a line")
+    assert said == [("a line", True)]
 
 
 def test_what_ends_well_ends_with_its_own_code():

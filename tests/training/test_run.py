@@ -23,9 +23,10 @@ import yaml
 from jax.experimental import io_callback
 from omegaconf import OmegaConf
 
+from ssmrl.training.best import BestCheckpoint
 from ssmrl.training.config import EnvConfig, EvaluateConfig, LoggerConfig, check_ranges, structured
 from ssmrl.training.errors import RunError, UsageError
-from ssmrl.training.failures import explained_failures
+from ssmrl.training.failures import _place, explained_failures, reason
 from ssmrl.training.loading import build_agent, config_from_dict, make_venv
 from ssmrl.training.loop import init_state
 from ssmrl.training.run import (
@@ -412,7 +413,7 @@ def failed_venv() -> SimpleNamespace:
 def test_what_an_environment_raised_comes_first_and_its_traceback_is_kept():
     run = RunFolder("r")
     run.create({})
-    for step in (40, 1000):
+    for step in (20, 40, 1000):
         (run.checkpoints / str(step)).mkdir(parents=True)
     (run.checkpoints / "2000.orbax-checkpoint-tmp").mkdir()
     with pytest.raises(RunError) as error, explained_failures(failed_venv(), run):
@@ -424,6 +425,73 @@ def test_what_an_environment_raised_comes_first_and_its_traceback_is_kept():
     text = run.traceback.read_text()
     assert "ValueError: the motor is on fire" in text
     assert "failed_venv" in text
+
+
+def test_the_place_of_a_failure_is_where_it_was_raised():
+    def deep():
+        raise ValueError("a motor")
+
+    def between():
+        deep()
+
+    try:
+        between()
+    except ValueError as error:
+        where = f"test_run.py:{deep.__code__.co_firstlineno + 1}"
+        assert _place(error) == f', at {where}: raise ValueError("a motor")'
+        assert reason(error) == "ValueError: a motor"
+    assert _place(None) == _place(ValueError()) == ""
+    assert reason(RunError("no disk\nat all")) == "no disk"
+
+
+class Kept:
+    """In the place of a `Checkpointer`: what it holds, and what it is asked for."""
+
+    def __init__(self, directory, *, keep):
+        self.there = {5: {"eval/return": 2.0}} if directory == Path("best") else {}
+        if directory == Path("damaged"):
+            self.there = {5: {"eval/return": 2.0}, 6: {}}
+        self.asked = [keep]
+
+    def steps(self):
+        return list(self.there)
+
+    def metadata(self, step):
+        return self.there[step]
+
+    def discard_after(self, step):
+        self.asked.append(("discard", step))
+
+    def save(self, step, state, metadata):
+        self.asked.append((step, state, metadata))
+
+
+@pytest.mark.parametrize(
+    ("folder", "offered", "kept"),
+    [
+        ("new", [(1, 0.5), (2, 0.25), (3, 0.5), (4, [0.5, 1.0])], [1, 4]),
+        ("new", [(1, float("nan")), (2, float("-inf")), (3, float("inf")), (4, -9.0)], [4]),
+        ("best", [(6, 2.0), (7, 2.5)], [7]),
+        ("damaged", [(7, 1.0)], [7]),
+    ],
+)
+def test_the_best_checkpoint_is_replaced_by_a_better_one_alone(folder, offered, kept, monkeypatch):
+    monkeypatch.setattr("ssmrl.training.best.Checkpointer", Kept)
+    best = BestCheckpoint(Path(folder))
+    best.offer(0, "state", {"loss/total": 9.0})
+    values = dict(offered)
+    for step, value in offered:
+        best.offer(step, "state", {"eval/return": value})
+    keep, *asked = best._checkpoints.asked
+    assert keep == 1
+    assert asked == [
+        entry
+        for step in kept
+        for entry in (
+            ("discard", step - 1),
+            (step, "state", {"eval/return": float(np.mean(values[step]))}),
+        )
+    ]
 
 
 def test_without_a_checkpoint_or_a_place_for_the_traceback(monkeypatch):
