@@ -194,14 +194,14 @@ def draw(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path | None:
     keys = swept_keys(jobs)
     if not keys:
         return None
-    path = folder.path / FIGURE
+    path, values = folder.path / FIGURE, np.array([job.value for job in jobs], float)
 
     @figures.styled
     def picture() -> None:
         figure, axes = figures.panels(len(keys))
         for axis, key in zip(axes, keys, strict=True):
             texts = [job.settings.get(key, "") for job in jobs]
-            axis.plot(_places(axis, texts), [job.value for job in jobs], "o")
+            axis.plot(_places(axis, texts), values, "o")
             axis.set_xlabel(key)
         figure.supylabel(metric.replace("_", " "))
         figures.save(figure, path, pdf=False)
