@@ -6,8 +6,10 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -23,12 +25,15 @@ import yaml
 from jax.experimental import io_callback
 from omegaconf import OmegaConf
 
+from ssmrl.training import run_training as run_training_module
+from ssmrl.training.agent import NotingAgent
 from ssmrl.training.best import BestCheckpoint
 from ssmrl.training.config import EnvConfig, EvaluateConfig, LoggerConfig, check_ranges, structured
 from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.evaluation import EvaluationResult
 from ssmrl.training.failures import _place, explained_failures, reason
-from ssmrl.training.loading import build_agent, config_from_dict, make_venv
-from ssmrl.training.loop import init_state
+from ssmrl.training.loading import as_dict, build_agent, config_from_dict, make_venv
+from ssmrl.training.loop import TrainResult, init_state
 from ssmrl.training.run import (
     MetricsFile,
     RunFolder,
@@ -47,7 +52,8 @@ from ssmrl.training.run import (
     write_new,
 )
 from ssmrl.training.run_evaluation import evaluate_run
-from ssmrl.training.run_training import run_training
+from ssmrl.training.run_training import RunResult, run_training
+from ssmrl.training.signals import exit_code
 from tests.training.stub import STUB, StubAgent, StubVectorEnv
 from tests.training.stub_train import ROOT
 
@@ -883,3 +889,140 @@ def test_skipped_iterations_are_told_at_the_end_if_there_were_any(make_config, r
     config = make_config(total_steps=40, nonfinite="skip", agent={"fail_at": 1}, run_dir="runs/2")
     run_training(config, STUB, reporter=record)
     assert "1 iterations had a non-finite metric and were skipped" in record.messages
+
+
+# ------------------------------------------------------------------- how a training is put together
+
+
+def test_what_an_agent_notes_is_said_and_what_it_refuses_is_a_line(make_config):
+    class Noting:
+        refuses = False
+
+        def training_notes(self, seeds):
+            if self.refuses:
+                raise ValueError("too few environments")
+            return [f"of {seeds} seeds"]
+
+    config = make_config(seeds=3)
+    assert isinstance(Noting(), NotingAgent)
+    assert run_training_module._training_notes(Noting(), config) == ["of 3 seeds"]
+    assert run_training_module._training_notes(object(), config) == []
+    Noting.refuses = True
+    with pytest.raises(UsageError, match="^agent=stub: too few environments$"):
+        run_training_module._training_notes(Noting(), config)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("is_host", [True, False])
+def test_evaluations_have_environments_of_their_own(own, is_host, make_config, monkeypatch):
+    """At most as many as there are episodes to play."""
+    there = SimpleNamespace(is_host=is_host)
+    wrapped = SimpleNamespace(is_host=is_host, unwrapped=there)
+    training = SimpleNamespace(unwrapped=SimpleNamespace() if own else there)
+    asked = []
+
+    def make_venv(components, env, count):
+        asked.append((env.name, count))
+        return wrapped
+
+    monkeypatch.setattr(run_training_module, "make_venv", make_venv)
+    config = make_config(eval_every=30, eval_episodes=3)
+    if is_host and not own:
+        with pytest.raises(UsageError, match="^eval_every=30: evaluations would step the very env"):
+            run_training_module._training_evaluation_venv(config, STUB, training)
+    else:
+        venv = run_training_module._training_evaluation_venv(config, STUB, training)
+        assert venv is wrapped
+    assert asked == [("stub/line", 3)]
+
+
+def test_the_run_that_is_continued(make_config, monkeypatch):
+    find = run_training_module._find_begun
+    assert find(make_config(run_dir="r")) == (None, False)
+    asked = []
+
+    def find_resumable(root, settings, *, strict):
+        asked.append((root, settings["seed"], strict))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_training_module, "find_resumable", find_resumable)
+        for resume in (True, "auto"):
+            assert find(make_config(run_dir=None, resume=resume, seed=4)) == (None, False)
+    assert asked == [(Path("runs"), 4, True), (Path("runs"), 4, False)]
+    resumed = make_config(run_dir="r", resume=True)
+    assert find(resumed) == (None, False)  # it is not there
+    RunFolder("r").create(as_dict(make_config(run_dir="r")))
+    assert find(resumed) == ("r", False)
+    (RunFolder("r").checkpoints / "20").mkdir(parents=True)
+    assert find(resumed) == ("r", True)
+    with pytest.raises(RunError, match="^r was started with seed=0, not seed=1$"):
+        find(make_config(run_dir="r", resume=True, seed=1))
+    monkeypatch.setattr(run_training_module, "is_exported", lambda path: path == "r")
+    with pytest.raises(RunError, match="^r is an agent without its training, .* init_from=r$"):
+        find(resumed)
+
+
+def test_processes_agree_on_settings_versions_and_machines(make_config):
+    agreed = run_training_module._what_must_agree(make_config(seed=3))
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert agreed["version of Python"] == python
+    assert agreed["seed"] == 3 and agreed["memory.layers"] == 2
+    assert agreed["version of jax"] == jax.__version__
+    assert (agreed["platform"], agreed["devices each"]) == ("cpu", jax.local_device_count())
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_an_evaluation_in_training_is_a_line_of_metrics(seeds, make_config, record, monkeypatch):
+    results = [
+        EvaluationResult(
+            np.array([1.0, 2.0]), np.array([3, 5]), np.array([True, False]), {"own": np.ones(2)}
+        ),
+        EvaluationResult(np.array([5.0, 6.0]), np.array([7, 8]), np.array([False, False])),
+    ][:seeds]
+
+    class Player:
+        def __init__(self, agent, venv, *, episodes, max_steps):
+            assert (episodes, max_steps) == (9, 11)
+
+        def limit(self, longest_seen):
+            return int(1000 * longest_seen)
+
+    monkeypatch.setattr(run_training_module, "Evaluator", Player)
+    monkeypatch.setattr(run_training_module, "evaluate_seeds", lambda *_: results)
+    monkeypatch.setattr(run_training_module, "info_means", lambda info: dict.fromkeys(info, 0.5))
+    config = make_config(seeds=seeds, eval_every=1, eval_episodes=9, eval_max_steps=11)
+    evaluate = run_training_module._training_evaluation(
+        None, config, StubVectorEnv(1), RunFolder("r"), record
+    )
+    line = evaluate(None, 2000, longest_seen=4.0, should_stop=lambda: False)
+    if seeds == 1:
+        assert line == {
+            "eval/return": 1.5,
+            "eval/length": 4.0,
+            "eval/unfinished": 1,
+            "eval/info/own": 0.5,
+        }
+    else:
+        assert math.isnan(line["eval/info/own"].pop())
+        assert line == {
+            "eval/return": [1.5, 5.5],
+            "eval/length": [4.0, 7.5],
+            "eval/unfinished": [1, 2],
+            "eval/info/own": [0.5],
+        }
+    assert record.messages == [
+        f"step 2,000: {[1, 3][seeds - 1]} of {2 * seeds} evaluation episodes had not ended after "
+        "4,000 steps (eval_max_steps); they count with their return up to there"
+    ]
+    results[:] = [EvaluationResult(np.array([1.0]), np.array([3]))] * seeds
+    evaluate(None, 2000, longest_seen=4.0, should_stop=lambda: False)
+    assert len(record.messages) == 1
+
+
+def test_what_stopped_a_run_is_its_exit_code():
+    def ended(stopped_by):
+        result = TrainResult(None, 0, 0.0, 0.0, stopped_by, 0)
+        return RunResult(RunFolder("r"), result).exit_code
+
+    stops = (None, signal.SIGINT, signal.SIGTERM)
+    assert [ended(stop) for stop in stops] == [0, 130, exit_code(signal.SIGTERM)]
