@@ -984,6 +984,8 @@ def test_an_evaluation_in_training_is_a_line_of_metrics(seeds, make_config, reco
         def __init__(self, agent, venv, *, episodes, max_steps):
             assert (episodes, max_steps) == (9, 11)
 
+        def __call__(self, *arguments, **options): ...
+
         def limit(self, longest_seen):
             return int(1000 * longest_seen)
 
