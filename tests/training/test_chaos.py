@@ -211,6 +211,11 @@ def test_kills_before_the_first_checkpoint_begin_at_the_beginning(kill):
     assert outcome.lost == [0, 0] and outcome.kills == {COMPILATION: 2}
 
 
+def test_before_the_first_run_nothing_has_happened():
+    nothing = {"kills": {}, "lost": [], "writing": [], "differences": []}
+    assert vars(Outcome()) == {**nothing, "iteration": 0, "runs": 0, "missed": 0, "exact": True}
+
+
 def test_no_process_stays_behind():
     process = Process()
     with pytest.raises(KeyError), chaos._ended(process):
