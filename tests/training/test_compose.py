@@ -10,14 +10,17 @@ import pytest
 from ssmrl.training.cli.compose import Composer
 from ssmrl.training.config import EvaluateConfig, LoggerConfig, TrainConfig, option
 from ssmrl.training.errors import UsageError
-from tests.training.stub import STUB
+from tests.training.stub import STUB as OTHER_STUB
+
+# Hydra keeps what is registered for the whole process: no memory of another test may be hidden.
+STUB = dataclasses.replace(OTHER_STUB, list_memories=lambda: ["reel"])
 
 TRAIN = """
 defaults:
   - train_schema
   - _self_
   - agent: stub
-  - memory: tape
+  - memory: reel
   - env: stub/line
   - logger: none
   - experiment: null
@@ -31,7 +34,7 @@ FILES = {
     "experiment/deep/wide.yaml": "# @package _global_\ndefaults:\n  - override /env: stub/WIDE\n"
     "seed: 3\n",
     "experiment/none.yaml": "",
-    "memory/tape.yaml": "defaults:\n  - base_tape\n  - _self_\nlayers: 5\n",
+    "memory/reel.yaml": "defaults:\n  - base_reel\n  - _self_\nlayers: 5\n",
 }
 
 
@@ -53,7 +56,7 @@ def test_choices_are_files_and_what_is_registered(train, configs):
     assert train.groups == ["agent", "memory", "env", "logger", "experiment"]
     assert {group: train.choices(group) for group in train.groups} == {
         "agent": ["stub"],
-        "memory": ["tape"],
+        "memory": ["reel"],
         "env": ["mine", "stub/line", "stub/wide"],
         "logger": ["console", "none", "tensorboard", "wandb"],
         "experiment": ["deep/wide", "none"],
@@ -67,7 +70,7 @@ def test_what_files_choose_is_read_from_their_defaults(train):
     assert train._defaults("experiment/none.yaml") == []
     assert train._defaults("experiment/deep/wide.yaml") == [("env", "stub/WIDE")]
     assert train._defaults("train.yaml") == [
-        *(("agent", "stub"), ("memory", "tape"), ("env", "stub/line"), ("logger", "none")),
+        *(("agent", "stub"), ("memory", "reel"), ("env", "stub/line"), ("logger", "none")),
         *(("experiment", None), ("hydra/job_logging", "none")),
     ]
 
@@ -101,7 +104,7 @@ def test_a_choice_in_its_accepted_spelling(group, choice, spelt, train):
 def test_choices_that_there_are_not_are_answered_with_those_that_there_are(train, configs):
     for group, choice, line in (
         ("agent", "null", "agent=null: no such agent\navailable: stub"),
-        ("memory", "tapes", "memory=tapes: no such memory; did you mean tape?\navailable: tape"),
+        ("memory", "reels", "memory=reels: no such memory; did you mean reel?\navailable: reel"),
         ("experiment", "x", "experiment=x: no such experiment\navailable: deep/wide, none"),
         ("env", "run", "env=run: unknown environment 'run'; did you mean 'stub/line'?"),
     ):
