@@ -192,6 +192,9 @@ def test_what_is_not_whole_in_quotes_has_them_in_its_name(monkeypatch):
     ]
     assert unquote("~/runs") == "/home/me/runs"
     assert unquote("'a b'") == unquote('"a b"') == "a b"
+    assert unquote("''") == unquote('""') == ""
+    for several in ("'a'b", "'a','b'", "'a', b"):
+        assert unquote(several) == several
 
 
 # --------------------------------------------------------------------------------------- help
@@ -285,7 +288,9 @@ def test_help_of_a_command_with_groups():
         assert "\n\n".join(["", *keys[1:3]]).strip("\n") == AGENT_AND_MEMORY
         assert keys[3].splitlines()[0].startswith("  env.previous_action=false      ")
         assert keys[4:] == []  # the logger that is chosen has no options
-    text = help_text(composer, ["env=stub/wide", "logger=wandb"], "A usage")
+    # Of a sweep the first choice.
+    assert "logger.project" not in help_text(composer, ["logger=none,wandb"], "A usage")
+    text = help_text(composer, ["env=stub/wide", "logger=wandb,none"], "A usage")
     assert "  logger.project=ssmrl                     wandb project" in text.splitlines()
 
 

@@ -111,7 +111,9 @@ def test_choices_that_there_are_not_are_answered_with_those_that_there_are(train
         with pytest.raises(UsageError) as error:
             train.choose(group, choice)
         assert str(error.value) == line
-    assert Composer(STUB, configs, "evaluate", EvaluateConfig).choose("env", "run") == "run"
+    evaluate = Composer(STUB, configs, "evaluate", EvaluateConfig)
+    assert evaluate.choose("env", "run") == "run"
+    assert evaluate.choose("env", "stub/WIDE") == "stub/wide"
     empty = dataclasses.replace(STUB, list_agents=list)
     with pytest.raises(UsageError, match="^agent=x: no such agent\navailable: none yet$"):
         Composer(empty, configs, "train", TrainConfig).choose("agent", "x")

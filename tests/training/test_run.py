@@ -1028,3 +1028,32 @@ def test_what_stopped_a_run_is_its_exit_code():
 
     stops = (None, signal.SIGINT, signal.SIGTERM)
     assert [ended(stop) for stop in stops] == [0, 130, exit_code(signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_begins_with_what_it_is_and_ends_with_what_it_was(
+    stopped, resume, make_config, record, monkeypatch
+):
+    """Alone, it has nobody to agree with; advice is for those that have got to their end."""
+    kept: list = []
+    end = TrainResult(None, 100, 0.0, 0.0, signal.SIGTERM if stopped else None, 0)
+
+    def train(agent, config, run, *, is_host, evaluate, **options):
+        kept.append((is_host, evaluate))
+        return end
+
+    def advise(run, config, is_host, reporter):
+        kept.append("advice")
+
+    monkeypatch.setattr(run_training_module, "train", train)
+    monkeypatch.setattr(run_training_module, "_advise_on_endless_episodes", advise)
+    monkeypatch.setattr(run_training_module.hosts, "check_same", pytest.fail)
+    monkeypatch.setattr(run_training_module, "_training_notes", lambda *_: ["a note"])
+    done = run_training(make_config(resume=resume, total_steps=100), STUB, reporter=record)
+    assert done.result is end and kept == [(False, None), *([] if stopped else ["advice"])]
+    first = ["nothing to resume: starting a new run"] if resume else []
+    last = ["stopped by SIGTERM; to continue: ssmrl train run=runs/test"]
+    if not stopped:
+        last = ["finished: runs/test", "next: ssmrl evaluate run=runs/test video=true"]
+    assert record.messages == [*first, "run: runs/test", "a note", *last]

@@ -48,9 +48,7 @@ def _wrap_choices(group: str, names: Sequence[str]) -> list[str]:
     for suite, members in itertools.groupby(names, lambda name: name.rpartition("/")[0]):
         text = ", ".join(name.removeprefix(f"{suite}/") for name in members)
         head = f"  {group}={suite}/" if suite else f"  {group}="
-        lines += textwrap.wrap(
-            text or "(none yet)", 96, initial_indent=head, subsequent_indent="      "
-        )
+        lines += textwrap.wrap(text, 96, initial_indent=head, subsequent_indent="      ")
     if group == "env":
         lines.append("  env=gymnasium/<any gymnasium id>")
     return lines or [f"  {group}=(none yet)"]
