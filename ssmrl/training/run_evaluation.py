@@ -147,7 +147,7 @@ def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
     obscured = obscuring(trained) | obscuring(asked)
     if asked.name == "run":
         return dataclasses.replace(trained, kwargs={**trained.kwargs, **asked.kwargs}, **obscured)
-    if asked.name.replace("_original/", "/", 1) == trained.name != asked.name:
+    if asked.name.replace("_original/", "/") == trained.name != asked.name:
         asked = dataclasses.replace(asked, kwargs={**trained.kwargs, **asked.kwargs})
     flags = ("previous_action", "previous_reward", "first_flag")
     extras = {name: getattr(asked, name) or getattr(trained, name) for name in flags}

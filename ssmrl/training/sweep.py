@@ -250,11 +250,10 @@ def draw(folder: SweepFolder, jobs: Sequence[Job], metric: str) -> Path | None:
     from ssmrl import figures
 
     jobs = [job for job in jobs if job.code == 0 and job.value is not None]
-    values = [job.value for job in jobs if job.value is not None]
     keys = swept_keys(jobs)
     if not keys:
         return None
-    path = folder.path / FIGURE
+    path, values = folder.path / FIGURE, np.array([job.value for job in jobs], float)
 
     @figures.styled
     def picture() -> None:

@@ -12,7 +12,9 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ssmrl.training import chaos
@@ -239,6 +241,11 @@ def test_kills_before_the_first_checkpoint_begin_at_the_beginning(kill):
     assert outcome.lost == [0, 0] and outcome.kills == {COMPILATION: 2}
 
 
+def test_before_the_first_run_nothing_has_happened():
+    nothing = {"kills": {}, "lost": [], "writing": [], "differences": []}
+    assert vars(Outcome()) == {**nothing, "iteration": 0, "runs": 0, "missed": 0, "exact": True}
+
+
 def test_no_process_stays_behind():
     process = Process()
     with pytest.raises(KeyError), chaos._ended(process):
@@ -424,6 +431,54 @@ def test_the_first_metric_that_differs_is_named():
     assert difference(one, other) == "loss of step 2,000 in metrics.jsonl differs"
     assert difference(one, [{"step": 1000, "loss": 1.0}]).startswith("reward of step 1,000")
     assert difference([{"step": 1000}], [{"step": 1000, "more": 1}]).startswith("more of step")
+    both = [{"step": 1000, "loss": 2.0, "reward": 2.0, "same": 1}]
+    one = [{"step": 1000, "same": 1, "loss": 1.0, "reward": 1.0}]
+    assert difference(one, both).startswith("loss of step")
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """`compare` of two runs with these last steps, states and metrics."""
+
+    def run(steps=(60, 60), states=({}, {}), metrics=((), ()), episodes=((), ()), is_host=False):
+        runs = [RunFolder("whole"), RunFolder("cut")]
+        loaded = {}
+        for i, run in enumerate(runs):
+            write_lines(run.metrics, *metrics[i])
+            write_lines(run.episodes, *episodes[i])
+            venv = SimpleNamespace(is_host=is_host)
+            loaded[run.path] = SimpleNamespace(step=steps[i], state=states[i], venv=venv)
+        monkeypatch.setattr(chaos, "load_run", lambda path, components: loaded[path])
+        return chaos.compare(*runs, STUB)
+
+    return run
+
+
+def test_a_run_that_was_killed_must_be_the_other_bit_for_bit(compared):
+    lines = [{"step": 20, "a": 1}, {"step": 40, "a": 1}]
+    other = [{"step": 20, "a": 1}, {"step": 40, "a": 2}]
+    state = {"a": np.zeros(2), "b": np.ones(2), "c": np.ones(3)}
+    same = {"metrics": (lines, lines), "episodes": (lines, lines), "states": (state, state)}
+    assert compared(**same) == (True, "")
+    assert compared(**same | {"steps": (1060, 2060)}) == (True, "it ended at step 2,060, not 1,060")
+    line = "a of step 40 in {}.jsonl differs"
+    for file in ("metrics", "episodes"):
+        assert compared(**same | {file: (lines, other)}) == (True, line.format(file))
+    # A zero of the other sign is another one.
+    changed = {"a": np.zeros(2), "b": np.zeros(2), "c": -np.ones(3)}
+    line = "2 leaves of its last state differ, ['b'] first"
+    assert compared(**same | {"states": (state, changed)}) == (True, line)
+    line = "1 leaves of its last state differ, ['a'] first"
+    assert compared(**same | {"states": (state, state | {"a": -np.zeros(2)})}) == (True, line)
+
+
+def test_where_python_steps_a_run_must_have_no_gaps(compared):
+    lines, gap = [{"step": 20}, {"step": 40, "a": 1}], [{"step": 40}]
+    twice = [{"step": 20}, {"step": 40, "a": 2}, {"step": 40}]
+    states = ({"a": np.zeros(1)}, {"a": np.ones(1)})
+    assert compared(is_host=True, metrics=(lines, twice), states=states) == (False, "")
+    for pair in (lines, gap), (gap, lines):
+        assert compared(is_host=True, metrics=pair) == (False, "its metrics have gaps")
 
 
 def test_lines_that_are_missing_are_counted():

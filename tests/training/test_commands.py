@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,8 +33,14 @@ from ssmrl.training.cli.messages import (
     near_match,
     unknown_key,
 )
-from ssmrl.training.cli.outcome import Outcome, attempt, missing_package, run_command
-from ssmrl.training.config import ChaosConfig, DiagnoseConfig, option
+from ssmrl.training.cli.outcome import Outcome, attempt, missing_package, run_command, say
+from ssmrl.training.config import (
+    ChaosConfig,
+    DiagnoseConfig,
+    EvaluateConfig,
+    TrainConfig,
+    option,
+)
 from ssmrl.training.errors import RunError, UsageError, first_line
 from ssmrl.training.loop import TrainResult
 from ssmrl.training.run import RunFolder
@@ -71,6 +78,27 @@ def test_errors_have_a_line_and_a_code(error, code, said, capsys):
     assert capsys.readouterr() == ("", said)
     message = said.removeprefix("error: ").rstrip("\n")
     assert attempt(raising(error)) == Outcome(code, message)
+
+
+def test_a_reader_that_has_gone_has_a_code_of_its_own(monkeypatch, capsys):
+    class Gone(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert attempt(raising(BrokenPipeError())) == Outcome(141, "its reader has gone")
+    assert run_command(raising(BrokenPipeError())) == 141
+    # What was done is done, where only the last line found nobody.
+    assert run_command(lambda: 0) == 0
+    say("a line")
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_told_at_once(monkeypatch):
+    said = []
+    monkeypatch.setattr("builtins.print", lambda text, *, flush: said.append((text, flush)))
+    say("a line")
+    assert said == [("a line", True)]
 
 
 def test_what_ends_well_ends_with_its_own_code():
@@ -164,13 +192,19 @@ def test_what_is_not_whole_in_quotes_has_them_in_its_name(monkeypatch):
     ]
     assert unquote("~/runs") == "/home/me/runs"
     assert unquote("'a b'") == unquote('"a b"') == "a b"
+    assert unquote("''") == unquote('""') == ""
+    for several in ("'a'b", "'a','b'", "'a', b"):
+        assert unquote(several) == several
 
 
 # --------------------------------------------------------------------------------------- help
 
 
+class Mixin: ...
+
+
 @dataclass
-class Options:
+class Options(Mixin):
     """Of a test.
 
     Attributes:
@@ -213,6 +247,79 @@ def test_help_shows_values_as_they_are_written():
         "  nothing=null                             nothing yet",
         "  widths=[1, 2]",
     ]
+    assert field_helps(None) == {}
+
+
+GROUPS_OF_THE_STUB = """\
+A usage
+--import MODULE (or a .py file) brings environments, memories and agents of your own.
+
+Groups (group=option):
+  agent=stub
+  memory=tape
+  env=stub/line, wide
+  env=gymnasium/<any gymnasium id>
+  logger=console, none, tensorboard, wandb
+  experiment=(none yet)
+
+Keys (key=value), with their values now:
+"""
+AGENT_AND_MEMORY = """\
+  agent.num_envs=4                         environments stepped side by side
+  agent.lr=0.01                            learning rate
+  agent.width=3                            inputs of the linear model
+  agent.fail_at=0                          iteration whose loss is NaN; 0: none
+  agent.slow=0.0                           seconds each iteration sleeps
+
+  memory.features=8                        output features
+  memory.layers=2                          layers"""
+
+
+def test_help_of_a_command_with_groups():
+    composer = Composer(STUB, CONFIGS, "train", TrainConfig)
+    for arguments in ([], ["-h"], ["memory=tape,tape", "memory.layers=3"]):
+        text = help_text(composer, arguments, "A usage")
+        assert text.startswith(GROUPS_OF_THE_STUB)
+        keys = text.removeprefix(GROUPS_OF_THE_STUB).split("\n\n")
+        names = [
+            line.partition("=")[0].strip() for line in keys[0].splitlines() if "=" in line[:42]
+        ]
+        assert names == [f.name for f in fields(TrainConfig) if f.name not in composer.groups]
+        assert "\n\n".join(["", *keys[1:3]]).strip("\n") == AGENT_AND_MEMORY
+        assert keys[3].splitlines()[0].startswith("  env.previous_action=false      ")
+        assert keys[4:] == []  # the logger that is chosen has no options
+    # Of a sweep the first choice.
+    assert "logger.project" not in help_text(composer, ["logger=none,wandb"], "A usage")
+    text = help_text(composer, ["env=stub/wide", "logger=wandb,none"], "A usage")
+    assert "  logger.project=ssmrl                     wandb project" in text.splitlines()
+
+
+def test_help_of_a_command_that_needs_a_run():
+    text = help_text(Composer(STUB, CONFIGS, "evaluate", EvaluateConfig), [], "A usage")
+    assert text.splitlines()[3:8] == [
+        "Groups (group=option):",
+        "  env=stub/line, wide",
+        "  env=gymnasium/<any gymnasium id>",
+        "",
+        "Keys (key=value), with their values now:",
+    ]
+    # It need not be named to ask for help.
+    assert "  run=???                                  the run's folder, e.g. runs/<id>" in text
+
+
+def test_help_of_a_command_without_groups_has_every_key():
+    @dataclass
+    class Named:
+        """Of one option.
+
+        Attributes:
+            name: of something
+        """
+
+        name: str = "x"
+
+    text = help_text(Composer(STUB, CONFIGS, None, Named), [], "A usage")
+    assert text.splitlines()[-1] == "  name=x                                   of something"
 
 
 @dataclass
@@ -226,6 +333,15 @@ def test_help_is_folded_into_columns():
     assert lines[0] == f"  {'option=1':<40} " + " ".join(["word"] * 13)
     assert lines[1] == " " * 43 + " ".join(["word"] * 13)
     assert lines[2] == " " * 43 + " ".join(["word"] * 4)
+    # Exactly full, and one character more.
+    for length, count in ((110 - 43, 1), (111 - 43, 2)):
+
+        @dataclass
+        class Full:
+            option: int = option(1, "a" * (length - 3) + " bb")
+
+        lines = help_text(Composer(STUB, CONFIGS, None, Full), [], "A usage").splitlines()[3:]
+        assert len(lines) == count
 
 
 def test_choices_are_told_suite_by_suite():

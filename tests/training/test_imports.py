@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssmrl.training import imports
 from ssmrl.training.cli import evaluate_command, train_command
 from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.imports import import_modules, import_recorded, take_imports
@@ -115,6 +117,101 @@ def test_what_was_imported_is_imported_again_to_evaluate_and_to_resume(capsys):
         assert builtins.imports_of_mine == 4
     finally:
         del builtins.imports_of_mine
+
+
+def test_the_folder_that_is_searched_comes_first_and_once():
+    Path("mine.py").touch()
+    Path("elsewhere").mkdir()
+    Path("elsewhere/mine_too.py").touch()
+    for _ in range(2):
+        import_modules(["mine", "elsewhere/mine_too.py"])
+    here = str(Path.cwd())
+    assert sys.path[:2] == [f"{here}/elsewhere", here]
+    assert [sys.path.count(path) for path in sys.path[:2]] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("a/b.txt", "it is no .py file"),
+        ("a/b", "it is no .py file"),
+        ("a/b.py", "there is no such file"),
+    ],
+)
+def test_what_is_no_file_of_python_is_told(name, what):
+    with pytest.raises(UsageError, match=f"^--import {name}: {what}$"):
+        import_modules([name])
+
+
+def test_a_fault_is_told_in_its_first_line_and_where_it_was_in_the_end():
+    Path("helper_of_mine.py").write_text("def fail():\n    raise ValueError('first\\nsecond')")
+    Path("mine.py").write_text("import helper_of_mine\ndef go():\n  helper_of_mine.fail()\ngo()")
+    for name in "mine", "mine.py":
+        with pytest.raises(UsageError) as error:
+            import_modules([name], option="the run's")
+        line = f"the run's {name}: ValueError: first (helper_of_mine.py, line 2)"
+        assert str(error.value) == line
+    # Half a module is none.
+    assert not any(module.startswith("_imported_") for module in sys.modules)
+    Path("mine.py").write_text("raise ValueError")
+    with pytest.raises(UsageError, match=r"^--import mine.py: ValueError \(mine.py, line 1\)$"):
+        import_modules(["mine.py"])
+
+
+def record_of(env: str, *modules: str) -> dict:
+    return {"config": {"env": {"name": env}}, "imports": list(modules)}
+
+
+@pytest.mark.parametrize(
+    ("record", "modules"),
+    [
+        ({}, []),
+        (record_of("popgym/x", "a", "b.c"), ["a", "b.c"]),
+        (record_of("gymnasium/CartPole-v1"), []),
+        (record_of("gymnasium/theirs.own:Env-v0", "a"), ["a", "theirs.own"]),
+        (record_of("brax/theirs:ant"), []),
+    ],
+)
+def test_what_opening_a_run_would_import(record, modules):
+    assert imports._modules_of(record) == modules
+
+
+def test_modules_are_found_without_being_imported(monkeypatch):
+    package = Path(json.__file__).parent
+    assert imports._places("json") == [package, package / "__init__.py"]
+    assert imports._places("json.decoder") == [package / "decoder", package / "__init__.py"]
+    assert imports._places("sys") == []  # it has no file
+    here = Path.cwd()
+    assert imports._places("no_such_module") == [] and imports._places("") == [here]
+    assert imports._places("a/b.py") == [here / "a/b.py"]
+    for place in ("mine/deep", "mine"):
+        Path(place).mkdir(parents=True, exist_ok=True)
+        Path(f"{place}.py").write_text("raise SystemExit('this must not run')")
+    assert imports._places("mine.deep")[:2] == [here / "mine/deep", here / "mine/deep.py"]
+    assert imports._places("mine")[:2] == [here / "mine", here / "mine.py"]
+
+    def broken(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr("importlib.util.find_spec", broken)
+    assert imports._places("json") == []
+
+
+def test_modules_are_not_looked_for_in_the_folder_of_the_run(monkeypatch):
+    Path("run/deep").mkdir(parents=True)
+    Path("mine.py").touch()
+    run = Path("run").resolve()
+    import_recorded({"imports": ["mine"]}, run)
+    for folder in (run, run / "deep"):
+        monkeypatch.chdir(folder)
+        with pytest.raises(RunError) as error:
+            import_recorded({"imports": ["json", "mine"]}, run)
+        assert str(error.value) == (
+            f"{run} was trained with modules of its own (json, mine), which Python would look for "
+            "in the current folder, the run's: go to another one"
+        )
+        import_recorded({"imports": []}, run)  # without any there is no harm
+        import_recorded({"imports": ["mine"]}, run, instead=["json"])
 
 
 def test_a_run_brings_no_code_of_its_own(tmp_path):

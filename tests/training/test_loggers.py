@@ -6,12 +6,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from ssmrl.training.config import WandbConfig, check_ranges
+from ssmrl.training.config import LoggerConfig, TensorboardConfig, WandbConfig, check_ranges
 from ssmrl.training.errors import RunError
 from ssmrl.training.loading import as_dict
-from ssmrl.training.loggers import make_logger
+from ssmrl.training.loggers import (
+    CallbackLogger,
+    Logger,
+    NullLogger,
+    _per_seed,
+    check_logger,
+    make_logger,
+)
 from ssmrl.training.run import RunFolder
 from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB
@@ -91,3 +99,74 @@ def test_an_id_that_cannot_be_written_is_a_line(started, monkeypatch, tmp_path):
     monkeypatch.setattr("ssmrl.training.loggers.write_atomically", full)
     with pytest.raises(RunError, match="wandb-id: No space left on device$"):
         make_logger(WandbConfig(), tmp_path, {})
+
+
+def test_every_logger_can_be_asked_for_all_of_it(tmp_path):
+    callback = CallbackLogger(NullLogger(), print)
+    for logger in (NullLogger(), callback, make_logger(TensorboardConfig(), tmp_path, {})):
+        assert isinstance(logger, Logger)
+        logger.close()  # before the first line too
+    assert not isinstance(object(), Logger)
+    assert type(make_logger(LoggerConfig("console"), tmp_path, {})) is NullLogger
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_are_a_mean_and_a_value_each():
+    nan = float("nan")
+    line = {"a": 1.5, "b": [1.0, 3.0], "c": [nan, 4.0, float("inf")], "d": [nan], "e": nan}
+    flat = _per_seed(line)
+    assert np.isnan(flat.pop("e"))
+    assert flat == {"a": 1.5, "b": 2.0, "b/seed0": 1.0, "b/seed1": 3.0, "c": 4.0, "c/seed1": 4.0}
+
+
+def test_what_wandb_is_told_of_a_run(started, monkeypatch):
+    lines, finished = [], []
+    run = SimpleNamespace(
+        log=lambda metrics, *, step: lines.append((metrics, step)),
+        finish=lambda: finished.append(True),
+    )
+    options = sys.modules["wandb"].init
+    monkeypatch.setattr(sys.modules["wandb"], "init", lambda **o: (options(**o), run)[1])
+    path = Path("runs/x")
+    path.mkdir(parents=True)
+    config = WandbConfig(project="p", entity="e", tags=["t"])
+    logger = make_logger(config, path, {"seed": 3})
+    logger.log(7, {"a": [1.0, 3.0]})
+    assert (lines, finished) == ([({"a": 2.0, "a/seed0": 1.0, "a/seed1": 3.0}, 7)], [])
+    logger.close()
+    assert finished == [True]
+    (asked,) = started
+    assert len(asked.pop("id")) == 12
+    assert asked == {
+        "project": "p",
+        "entity": "e",
+        "mode": "offline",
+        "tags": ["t"],
+        "name": "x",
+        "resume": None,
+        "dir": "runs/x",
+        "config": {"seed": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "module", "line"),
+    [
+        (
+            WandbConfig(),
+            "wandb",
+            'logger=wandb needs the wandb package: pip install "ssmrl[wandb]"',
+        ),
+        (
+            TensorboardConfig(),
+            "tensorboardX",
+            'logger=tensorboard needs the tensorboardX package: pip install "ssmrl[tensorboard]"',
+        ),
+    ],
+)
+def test_a_logger_that_is_not_installed_is_named_with_its_extra(config, module, line, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(RunError) as error:
+        check_logger(config)
+    assert str(error.value) == line
+    check_logger(LoggerConfig())

@@ -285,3 +285,10 @@ def test_films_are_named_after_the_environment_and_the_step(fails, monkeypatch):
     ]
     seen = [(*call[:4], {k: v for k, v in call[4].items() if k != "warn"}) for call in calls]
     assert seen == expected[: 1 if fails == "video" else 2]
+
+
+def test_observations_have_appended_what_the_run_saw_and_what_is_asked_for():
+    trained = EnvConfig(name="a/b", first_flag=True)
+    asked = EnvConfig(name="c/d", previous_reward=True)
+    env = run_evaluation._evaluation_env(asked, trained)
+    assert (env.previous_action, env.previous_reward, env.first_flag) == (False, True, True)

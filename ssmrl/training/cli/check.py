@@ -82,10 +82,12 @@ def quote(path: str) -> str:
 
 def unquote(text: str) -> str:
     """A path as it was written on the command line, out of its quotes if it has any."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in ("'", '"'):
+    if text.startswith(("'", '"')):
         # What is not whole in its quotes has them in its name.
         with contextlib.suppress(HydraException):
-            return str(OverridesParser.create().parse_override(f"path={text}").value())
+            value = OverridesParser.create().parse_override(f"path={text}").value()
+            if isinstance(value, str):
+                return value
     return os.path.expanduser(text)
 
 

@@ -48,9 +48,7 @@ def _wrap_choices(group: str, names: Sequence[str]) -> list[str]:
     for suite, members in itertools.groupby(names, lambda name: name.rpartition("/")[0]):
         text = ", ".join(name.removeprefix(f"{suite}/") for name in members)
         head = f"  {group}={suite}/" if suite else f"  {group}="
-        lines += textwrap.wrap(
-            text or "(none yet)", 96, initial_indent=head, subsequent_indent="      "
-        )
+        lines += textwrap.wrap(text, 96, initial_indent=head, subsequent_indent="      ")
     if group == "env":
         lines.append("  env=gymnasium/<any gymnasium id>")
     return lines or [f"  {group}=(none yet)"]
@@ -65,9 +63,7 @@ def _describe_keys(
     for key in map(str, config):
         if key not in groups and not (prefix and key == "name"):
             head = f"  {f'{prefix}{key}={_show(config, key)}':<40} "
-            rows += textwrap.wrap(
-                head + helps.get(key, ""), 110, subsequent_indent=" " * 43, drop_whitespace=True
-            )
+            rows += textwrap.wrap(head + helps.get(key, ""), 110, subsequent_indent=" " * 43)
     return rows
 
 
