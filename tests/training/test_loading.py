@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from ssmrl.training import loading
-from ssmrl.training.errors import CheckpointError, UsageError
-from ssmrl.training.loading import build_agent, load_run, make_venv
+from ssmrl.training.errors import CheckpointError, RunError, UsageError
+from ssmrl.training.loading import build_agent, config_from_dict, load_run, make_venv
 from ssmrl.training.run_training import run_training
 from tests.training.stub import STUB
 
@@ -34,6 +34,25 @@ def test_agents_are_told_whether_to_leave_updates_out(make_config, nonfinite, sk
     components = dataclasses.replace(STUB, make_agent=make_agent)
     build_agent(components, make_config(nonfinite=nonfinite))
     assert asked == [{"total_steps": 200, "skip_nonfinite": skips}]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("too wide"), "agent=stub: too wide"), (UsageError("memory=tape: no"),) * 2],
+)
+def test_what_an_agent_refuses_is_a_line_that_names_it_once(make_config, error, line):
+    def make_agent(*_, **__):
+        raise error
+
+    components = dataclasses.replace(STUB, make_agent=make_agent)
+    with pytest.raises(UsageError) as raised:
+        build_agent(components, make_config())
+    assert str(raised.value) == str(line)
+
+
+def test_settings_of_another_version_are_a_line():
+    with pytest.raises(RunError, match="^here: its configuration does not fit this version: 'mem"):
+        config_from_dict({"agent": {"name": "stub"}}, STUB, "here")
 
 
 def test_a_run_is_read_and_never_written_to(make_config, record, monkeypatch):
