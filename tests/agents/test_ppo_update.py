@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from ssmrl.agents.ppo import PPOConfig, ppo
+from ssmrl.agents.pqn import PQNConfig, pqn
 from ssmrl.agents.rollout_agent import make_encoder, real_leaves, standardize
 from ssmrl.envs import JaxVectorEnv, spaces
 from ssmrl.networks.mlp import MLP
@@ -102,7 +103,8 @@ def test_a_target_between_stops_between():
 
 
 def test_stopping_is_for_the_rest_of_the_iteration():
-    """A divergence by decree: 1 in the minibatch that holds environment 0, 0 in the other one.
+    """A divergence by decree: 1 in the minibatch that holds environment 0, and in the other one as
+    much as it may be.
 
     So each of the two epochs has one of each. Only a first minibatch without environment 0 may be
     learned from; if stopping did not last, one of each epoch would be: two updates.
@@ -113,7 +115,7 @@ def test_stopping_is_for_the_rest_of_the_iteration():
     def decreed(normalizers, coefficient, batch, *args):
         value, metrics = loss(normalizers, coefficient, batch, *args)
         holds = (batch.observation[0] == first).all(-1).any()
-        return value, metrics | {"approx_kl": holds.astype(jnp.float32)}
+        return value, metrics | {"approx_kl": jnp.where(holds, 1.0, 0.5)}
 
     agent._loss = decreed
     iteration, made = quick_jit(agent.iteration), set()
@@ -338,6 +340,26 @@ def test_what_bounds_scale_is_not_normalised():
     }
     for name in expected:
         np.testing.assert_allclose(seen[name], expected[name], rtol=1e-6)
+
+
+def test_a_deviation_next_to_nothing_divides_by_no_less():
+    """Added to it are 1e-8."""
+    found = ppo.normalized(jnp.array([0.0, 2e-8]))
+    np.testing.assert_allclose(found, [-0.5, 0.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "module"), [(PPOConfig, ppo), (PQNConfig, pqn)])
+def test_policies_begin_with_hardly_a_preference(kind, module, monkeypatch):
+    made = []
+
+    def noted(*given, **named):
+        made.append(given)
+        return MLP(*given, **named)
+
+    monkeypatch.setattr(module, "MLP", noted)
+    agent = small_agent(Scripted(TERMINATED, TRUNCATED), "none", kind=kind)
+    jax.eval_shape(agent.init, jax.random.key(0))
+    assert made[0][3] == 0.01  # The gain of the layer that says what to do.
 
 
 def test_what_is_far_away_is_cut_at_ten_deviations():

@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssmrl.training import loop
+from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.host_storage import HostStoredIteration, with_empty_storage
+from ssmrl.training.loading import build_agent
 from ssmrl.training.loop import over_seeds
+from tests.training.stub import STUB, StubAgent
 
 
 class Diary:
@@ -86,3 +90,25 @@ def test_without_compiling_it_is_the_same():
         assert iteration._before == agent.before_exchange
         state, _ = iteration(state)
     assert state["sum"] == 11
+
+
+def test_the_loop_tells_what_compiling_around_the_host_took(make_config, record, monkeypatch):
+    class Both(Diary, StubAgent):
+        """With all else that the loop may ask of an agent."""
+
+    config = make_config()
+    agent = Both(config.agent, config.memory, build_agent(STUB, config)[1], False)
+    checkpoints = Checkpointer("checkpoints", read_only=True)
+    around = loop._Loop(agent, config, checkpoints, None, record, None, None)
+    clock, check = [100.0], loop._check_same_types
+
+    def slow_check(before, after):
+        clock[0] += 3.0
+        check(before, after)
+
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop, "_check_same_types", slow_check)
+    _, state = begin(1)
+    iteration, same, seconds = around._compile(state)
+    assert seconds == 3 and same is state
+    assert iteration(state)[0]["sum"] == 11

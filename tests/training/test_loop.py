@@ -579,6 +579,17 @@ def test_whoever_sends_a_signal_is_told_what_takes_longer_than_2_s(loop, record)
     assert record.messages == told
 
 
+def test_without_jit_there_is_nothing_to_compile(loop, clock, monkeypatch):
+    def slow_check(before, after):
+        clock[0] += 5.0
+
+    loop, state = loop(), {"w": jnp.ones(3)}
+    monkeypatch.setattr(loop.agent, "iteration", lambda state: (state, {}))
+    monkeypatch.setattr(loop_module, "_check_same_types", slow_check)
+    with jax.disable_jit():
+        assert loop._compile(state) == (loop.agent.iteration, state, 5.0)
+
+
 @pytest.mark.parametrize("queues", [True, False])
 def test_what_one_process_wishes_all_hear(loop, monkeypatch, queues):
     """The number of a signal, or a callback's wish, which is greater than all of those."""

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmrl.agents.dreamer import observations
+from ssmrl.agents.dreamer import observations, offline
 from ssmrl.agents.dreamer.losses import straight_through_sample, symlog, unimix
 from ssmrl.agents.dreamer.replay import Batch
-from ssmrl.agents.dreamer.world_model import Start, WorldModel, initial_start
+from ssmrl.agents.dreamer.world_model import Start, WorldModel, initial_start, open_loop
 from ssmrl.envs import spaces
 from ssmrl.memory import make_memory
 from tests.agents.dreamer import cases
@@ -296,6 +296,28 @@ def test_what_people_are_shown_of_a_prediction():
     np.testing.assert_allclose(b[0], picture * rows[:, None, None, None])
     np.testing.assert_allclose(b[1], 0.75 * picture, rtol=1e-5)
     np.testing.assert_allclose(c, [np.full((2, 6), 4), np.full((2, 6), 5)])
+
+
+def test_carries_that_nobody_asks_for_are_not_computed(monkeypatch):
+    """For some memories they are most of the work; what is learned and seen is the same."""
+    model, _ = cases.world_model("s5", "parallel")
+    o, a, _ = cases.draw_sequence()
+
+    class Called(Exception):
+        pass
+
+    def apply(self, *_, every_carry=True, **__):
+        assert not every_carry
+        raise Called
+
+    monkeypatch.setattr(WorldModel, "apply", apply)
+    batch = batch_of(o, a, jnp.asarray(RESETS))
+    for call in (
+        lambda: open_loop(model, {}, o, a, 3),
+        lambda: offline.world_model_loss(model, {}, batch, jax.random.key(0)),
+    ):
+        with pytest.raises(Called):
+            call()
 
 
 def test_a_picture_of_one_shade_is_black_and_what_is_brighter_is_white():
