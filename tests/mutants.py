@@ -2,6 +2,7 @@
 
     python tests/mutants.py [part of a path ...] [--sample N | --draw N --seed S]
                             [--first] [--again] [--report]
+    python tests/mutants.py --map
 
 cosmic-ray knows the faults. Each file's are drawn in an order of their own that never changes: a
 run that was stopped goes on where it was, and a larger sample goes on from a smaller one. `--draw`
@@ -10,6 +11,10 @@ whole. They are planted in a copy under build/mutants, the work tree can be used
 belong to the text of their file; `--again` tries the survivors once more, as after a change of the
 tests, or after `--first`, which runs but the test file most likely to notice. Those that
 mutants.toml calls equivalent are not tried.
+
+`--map` runs the quick tests once and notes which of them run which line. From then on a mutant is
+tried with those that run its statement, quickest first, and with its file's list only where the
+map knows none: a default, a constant, a line that no test runs. Without a map it is the list.
 
 A trial is a fork of this process, which has imported what the tests need from others, and what a
 mutant left as it was comes from jax's compilation cache. Linux alone.
@@ -37,6 +42,8 @@ import traceback
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
@@ -56,6 +63,8 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",  # numpy's own would not survive a fork
     "OMP_NUM_THREADS": "1",
 }
+MAP = BUILD / "map.json"
+LONGEST = 180.0  # seconds of tests that a mutant is tried with, if a map says how long they take
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,87 @@ def _meaning(text: str) -> str:
     return ast.dump(tree)
 
 
+# Which tests run a line ---------------------------------------------------------------------------
+
+
+def draw_map() -> None:
+    """Run the quick tests with coverage; which of them ran a line, and how long they took.
+
+    Raises:
+        SystemExit: one of them fails.
+    """
+    data, times = BUILD / "coverage", BUILD / "times.xml"
+    measured = sorted({Path(name).parts[1].removesuffix(".py") for name in whole()})
+    options = [f"--cov=ssmrl.{name}" for name in measured] + ["--cov-context=test", "--cov-report="]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", *options, f"--junitxml={times}"]
+    code = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"COVERAGE_FILE": str(data)}
+    ).returncode
+    if code:
+        raise SystemExit("tests fail without a mutant")
+    MAP.write_text(json.dumps({"seconds": _seconds(times), "lines": _lines(data)}))
+
+
+def _lines(data: Path) -> dict[str, dict[int, list[str]]]:
+    """By file and line the tests that ran it."""
+    from coverage import CoverageData
+
+    covered = CoverageData(str(data))
+    covered.read()
+    found: dict[str, dict[int, list[str]]] = {}
+    for source in whole():
+        contexts = covered.contexts_by_lineno(str(ROOT / source))
+        # "" is the import; others are a test with the phase behind it.
+        tests = {line: {c.rpartition("|")[0] for c in cs} - {""} for line, cs in contexts.items()}
+        found[source] = {line: sorted(names) for line, names in tests.items() if names}
+    return found
+
+
+def _seconds(times: Path) -> dict[str, float]:
+    """Of each test by its name on the command line; JUnit's has the class where the file is."""
+    seconds = {}
+    for case in ElementTree.parse(times).iter("testcase"):
+        parts = case.attrib["classname"].split(".")
+        path = next(
+            p
+            for i in range(len(parts), 0, -1)
+            if (ROOT / (p := "/".join(parts[:i]) + ".py")).is_file()
+        )
+        classes = parts[path.count("/") + 1 :]
+        seconds["::".join([path, *classes, case.attrib["name"]])] = float(case.attrib["time"])
+    return seconds
+
+
+def tests_that_run(source: str, mutant: Mutant) -> list[str]:
+    """Those of the map that run the mutant's statement, quickest first; [] where it has none."""
+    if not MAP.exists():
+        return []
+    known = _read_map()
+    lines, seconds = known["lines"][source], known["seconds"]
+    names = {name for line in _statement(source, mutant.line) for name in lines.get(str(line), [])}
+    ordered = sorted(names & seconds.keys(), key=seconds.__getitem__)
+    total = itertools.accumulate(seconds[name] for name in ordered)
+    return [name for name, until in zip(ordered, total, strict=True) if until < LONGEST]
+
+
+@cache
+def _read_map() -> dict[str, Any]:
+    return json.loads(MAP.read_text())
+
+
+@cache
+def _statement(source: str, line: int) -> range:
+    """The lines of the innermost statement around one; of one with a body those above the body."""
+    spans = []
+    for node in ast.walk(ast.parse((ROOT / source).read_text())):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if body else node.end_lineno
+            if node.lineno <= line <= max(node.lineno, end):
+                spans.append(range(node.lineno, max(node.lineno, end) + 1))
+    return min(spans, key=len, default=range(line, line + 1))
+
+
 # Trials -------------------------------------------------------------------------------------------
 
 
@@ -278,8 +368,7 @@ def baseline(tests: list[str]) -> float:
     What one file's tests imported is imported before the next one's are run, and so it is known
     that they pass with it.
     """
-    path = BUILD / "baseline.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"modules": [], "seconds": {}}
+    kept = _read_baseline()
     preload(kept["modules"])
     for test in tests:
         if test not in kept["seconds"]:
@@ -288,9 +377,28 @@ def baseline(tests: list[str]) -> float:
             if not trial.passed:
                 raise SystemExit(f"{test} fails without a mutant:\n{trial.output}")
             kept["seconds"][test] = trial.seconds
-            kept["modules"] = list(dict.fromkeys(kept["modules"] + found.read_text().split()))
-            path.write_text(json.dumps(kept))
+            _write_baseline(kept, found)
     return sum(kept["seconds"][test] for test in tests)
+
+
+def collect(tests: list[str]) -> None:
+    """Import what these tests do, without running them: the map says that they pass."""
+    kept = _read_baseline()
+    if not kept["modules"]:
+        found = BUILD / "modules.txt"
+        try_tests(["--collect-only", *tests], found=found)
+        _write_baseline(kept, found)
+    preload(kept["modules"])
+
+
+def _read_baseline() -> dict[str, Any]:
+    path = BUILD / "baseline.json"
+    return json.loads(path.read_text()) if path.exists() else {"modules": [], "seconds": {}}
+
+
+def _write_baseline(kept: dict[str, Any], found: Path) -> None:
+    kept["modules"] = list(dict.fromkeys(kept["modules"] + found.read_text().split()))
+    (BUILD / "baseline.json").write_text(json.dumps(kept))
 
 
 # Sessions -----------------------------------------------------------------------------------------
@@ -324,11 +432,12 @@ def execute(source: str, mutants: list[Mutant], again: bool, first: bool) -> Non
     ]
     if not waiting:
         return
-    timeout = max(LEAST_PATIENCE, PATIENCE * baseline(tests))
     target = TREE / source
     for mutant in waiting:
+        chosen_tests = _tests_of(source, mutant, tests)  # before it is planted
         target.write_text(mutant.text)
-        trial = try_tests(tests, timeout)
+        trial = try_tests(*chosen_tests)
+        shutil.copy2(ROOT / source, target)
         entry = {
             "name": mutant.name,
             "noticed": not trial.passed,
@@ -339,7 +448,16 @@ def execute(source: str, mutants: list[Mutant], again: bool, first: bool) -> Non
         with session(source).open("a") as file:
             file.write(json.dumps(entry) + "\n")
         print(source, *entry.values(), flush=True)
-    shutil.copy2(ROOT / source, target)
+
+
+def _tests_of(source: str, mutant: Mutant, listed: list[str]) -> tuple[list[str], float]:
+    """What a mutant is tried with, and how long that may take, in seconds."""
+    if names := tests_that_run(source, mutant):
+        collect(listed)
+        seconds = _read_map()["seconds"]
+        # They were timed beside others that had compiled what they have to compile themselves.
+        return names, max(LONGEST, PATIENCE * sum(seconds[name] for name in names))
+    return listed, max(LEAST_PATIENCE, PATIENCE * baseline(listed))
 
 
 def equivalent(source: str, mutant: Mutant) -> bool:
@@ -413,13 +531,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="what --draw is drawn with")
     parser.add_argument("--first", action="store_true", help="only the first file of the tests")
     parser.add_argument("--again", action="store_true", help="try the survivors once more")
+    parser.add_argument("--map", action="store_true", help="note which tests run which line")
     parser.add_argument("--report", action="store_true", help="run nothing, print what is known")
     arguments = parser.parse_args()
     if gone := [name for name in TABLE["tests"] if not (ROOT / name).is_file()]:
         raise SystemExit(f"tests/mutants.toml names files that are gone: {', '.join(gone)}")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    if arguments.map:
+        return draw_map()
     mutants = chosen(arguments)
     if not arguments.report:
-        BUILD.mkdir(parents=True, exist_ok=True)
         copy_tree()
         os.environ.update(ENVIRONMENT)
         os.chdir(TREE)
