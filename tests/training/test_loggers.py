@@ -170,3 +170,26 @@ def test_a_logger_that_is_not_installed_is_named_with_its_extra(config, module, 
         check_logger(config)
     assert str(error.value) == line
     check_logger(LoggerConfig())
+
+
+def test_what_tensorboard_is_told_of_a_run(tmp_path, monkeypatch):
+    told: list = []
+
+    class SummaryWriter:
+        def __init__(self, folder, *, purge_step):
+            told.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            told.append((name, value, step))
+
+        def close(self):
+            told.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=SummaryWriter))
+    logger = make_logger(TensorboardConfig(), tmp_path, {})
+    for step in (20, 40):
+        logger.log(step, {"a": [float(step)]})
+    logger.close()
+    # From the first step on: what a killed process has written of later ones goes.
+    lines = [(name, float(step), step) for step in (20, 40) for name in ("a", "a/seed0")]
+    assert told == [(f"{tmp_path}/tensorboard", 20), *lines, "closed"]
