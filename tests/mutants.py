@@ -242,11 +242,10 @@ def _seconds(times: Path) -> dict[str, float]:
     seconds = {}
     for case in ElementTree.parse(times).iter("testcase"):
         parts = case.attrib["classname"].split(".")
-        path = next(
-            p
-            for i in range(len(parts), 0, -1)
-            if (ROOT / (p := "/".join(parts[:i]) + ".py")).is_file()
-        )
+        paths = ["/".join(parts[:i]) + ".py" for i in range(len(parts), 0, -1)]
+        path = next((path for path in paths if (ROOT / path).is_file()), None)
+        if path is None:
+            continue  # A whole file was skipped.
         classes = parts[path.count("/") + 1 :]
         seconds["::".join([path, *classes, case.attrib["name"]])] = float(case.attrib["time"])
     return seconds

@@ -147,6 +147,14 @@ def test_the_first_of_several_values_that_cannot_be_composed_is_named(composer):
             check_arguments(composer, values)
 
 
+def test_under_a_debugger_a_value_is_named_too(composer, monkeypatch):
+    monkeypatch.setenv(
+        "OC_CAUSE", "1"
+    )  # what a debugger makes OmegaConf do: it keeps its own cause
+    with pytest.raises(UsageError, match="^seed=x: Value 'x' of type 'str' could not be"):
+        check_arguments(composer, ["seed=x"])
+
+
 @pytest.mark.parametrize(
     ("argument", "written"),
     [

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from ssmrl.training.errors import first_line
 
@@ -43,8 +44,11 @@ def unknown_key(
 
 
 def composition_error(error: Exception) -> str:
-    """The cause in a line: OmegaConf's reason, without its tail of internal names."""
+    """The cause in a line: OmegaConf's reason, without its tail of internal names.
+
+    Under a debugger OmegaConf keeps a cause of its own, whose message is still a template.
+    """
     cause: BaseException = error
-    while cause.__cause__ is not None:
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     return first_line(cause)
