@@ -185,9 +185,14 @@ def examine(memory: Memory, steps: int, seed: int = 0, report: Callable = print)
     return results
 
 
-def summary(task: Task, curve: Curve) -> str:
-    """One line: up to which level the accuracy stays nine tenths of the way from chance to 1."""
+def reached(curve: Curve) -> int:
+    """The level up to which accuracy stays nine tenths of the way from chance to 1; 0 for none."""
     good = curve.accuracy >= 1 - 0.1 * (1 - curve.chance)
-    reached = curve.levels[np.cumprod(good).astype(bool)]
-    until = f"{task.unit} up to {reached[-1]}" if reached.size else f"{task.unit}: none"
+    return int(curve.levels[np.cumprod(good).astype(bool)].max(initial=0))
+
+
+def summary(task: Task, curve: Curve) -> str:
+    """One line: the level that is reached, and the mean over all."""
+    level = reached(curve)
+    until = f"{task.unit} up to {level}" if level else f"{task.unit}: none"
     return f"{until:24s} mean accuracy {curve.accuracy.mean():.2f} (chance {curve.chance:.2f})"
