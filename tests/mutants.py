@@ -39,6 +39,7 @@ import sys
 import time
 import tomllib
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -449,6 +450,18 @@ def execute(source: str, mutants: list[Mutant], again: bool, first: bool) -> Non
         print(source, *entry.values(), flush=True)
 
 
+def confirm(sources: Iterable[str]) -> None:
+    """Run the tests that noticed something without any mutant: they must pass, here as well.
+
+    Raises:
+        SystemExit: one fails, so that it would have noticed everything.
+    """
+    noticed = [entry["by"] for source in sources for entry in results(source).values()]
+    tests = sorted({by.partition("[")[0] for by in noticed if by and "::" in by})
+    if tests and not (trial := try_tests(tests)).passed:
+        raise SystemExit(f"a test that noticed mutants fails without one:\n{trial.output}")
+
+
 def _tests_of(source: str, mutant: Mutant, listed: list[str]) -> tuple[list[str], float]:
     """What a mutant is tried with, and how long that may take, in seconds."""
     if names := tests_that_run(source, mutant):
@@ -546,6 +559,7 @@ def main() -> None:
         sys.path[0] = str(TREE)  # and not tests/
         for source in mutants:
             execute(source, mutants[source], arguments.again, arguments.first)
+        confirm(mutants)
     report(mutants)
 
 
