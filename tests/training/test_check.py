@@ -63,6 +63,7 @@ REFUSED = {
     "env.kwargs=3": "env.kwargs=3: Cannot assign int to Dict[str, Any]",
     "memory.layers.x=2": "unknown key memory.layers.x: memory.layers is a single value",
     "total_steps.x=1e2": "unknown key total_steps.x: total_steps is a single value",
+    "memory.name=gru": "memory.name=gru: it is chosen by memory=...",
     "memory.zzz=1e2": "unknown key memory.zzz\nmemory keys: features, layers",
     "env.kwargsx=1": "unknown key env.kwargsx; did you mean env.kwargs?\nenv keys: previous_action,"
     " previous_reward, first_flag, observe, observation_noise, flicker, observation_delay,"

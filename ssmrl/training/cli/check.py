@@ -238,6 +238,8 @@ def _check_key(base: DictConfig, override: Override, groups: Sequence[str]) -> N
         raise UsageError(f"{override.input_line}: keys cannot be added or removed, only set")
     node: Any = base
     parts = key.split(".")
+    if parts[0] in groups and parts[1:] == ["name"]:
+        raise UsageError(f"{override.input_line}: it is chosen by {parts[0]}=...")
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         if _is_free(where):
