@@ -124,7 +124,7 @@ def test_every_benchmark_is_in_the_table_of_benchmarks():
         for path in BENCHMARKS.rglob("*.py")
         if '__name__ == "__main__"' in path.read_text()
     } - {"benchmarks.speed.memory_worker"}
-    assert len(runnable) == 31
+    assert len(runnable) == 32
     assert benchmark_modules(BENCHMARKS / "README.md") == runnable
     shown = set().union(*map(benchmark_modules, PAGES))
     assert len(shown) >= 12
