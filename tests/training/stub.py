@@ -152,7 +152,9 @@ class StubAgent:
 
 
 def _make_vector(name: str, num_envs: int, **options: Any) -> StubVectorEnv:
-    size = {"stub/line": 3, "stub/wide": 4}[name]
+    size = {"stub/line": 3, "stub/wide": 4}.get(name)
+    if size is None:
+        raise ValueError(f"unknown environment {name!r}")
     return StubVectorEnv(num_envs, size, **options)
 
 
