@@ -4,7 +4,7 @@
 
 Each is trained on each task with the command's defaults. A row says how far it got: the level up to
 which accuracy stays nine tenths of the way from chance to 1. Rows that are there are kept, so that
-the study can be stopped at any time. Writes JSON, which the table of docs/choosing.md is made of.
+the study can be stopped at any time. Writes JSON.
 """
 
 import argparse
