@@ -17,7 +17,7 @@ from ssmrl.envs.vector import VectorEnv
 from ssmrl.envs.wrappers import find_extras
 from ssmrl.training import streams
 from ssmrl.training.agent import Agent
-from ssmrl.training.errors import RunError
+from ssmrl.training.errors import RunError, writing
 
 
 class Policy:
@@ -161,11 +161,10 @@ class Policy:
         path = Path(path)
         try:
             content = self.program(platforms).serialize()
-            path.write_bytes(content)
         except ImportError as error:
             raise RunError(f'{error}: pip install "ssmrl[export]"') from error
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            path.write_bytes(content)
         return path
 
     def program(self, platforms: Sequence[str] = ("cpu", "cuda")) -> export.Exported:

@@ -15,10 +15,6 @@ from ssmrl.memory import Memory
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-EVERY = int(np.iinfo(np.int32).max)
-"""Of updates that are not finite, however many come one after the other."""
-
-
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Options of the optimiser.
@@ -81,9 +77,13 @@ def make_optimizer(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.multi_transform(groups, lambda params: label_ssm_parameters(params, names)),
     )
-    if skip_nonfinite:
-        optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=EVERY)
-    return optimizer
+    return leave_out_nonfinite(optimizer) if skip_nonfinite else optimizer
+
+
+def leave_out_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """No update where a gradient is not finite, however many of those come one after the other."""
+    endless = int(np.iinfo(np.int32).max)
+    return optax.apply_if_finite(optimizer, max_consecutive_errors=endless)
 
 
 def label_ssm_parameters(params: Any, ssm_names: frozenset[str]) -> Any:

@@ -359,7 +359,7 @@ class MetricsFile:
         """
         line = {"step": step, **{name: _json_value(value) for name, value in values.items()}}
         with writing(self.path):
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
 
     def close(self) -> None:

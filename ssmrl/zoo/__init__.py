@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ssmrl.training.errors import RunError, UsageError
+from ssmrl.training.errors import RunError, UsageError, writing
 
 AGENTS = Path(__file__).parent / "agents"
 PREFIX = "zoo:"
@@ -46,14 +46,12 @@ def unpack(name: str, root: str | Path = "runs/zoo") -> Path:
         hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
         raise UsageError(f"{PREFIX}{name}: no such agent{hint}\navailable: {', '.join(known)}")
     target = Path(root) / name.replace("/", ".")
-    try:
+    with writing(f"to {target}"):
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted((AGENTS / name).iterdir()):
             # An evaluation of one's own is not to be lost.
             if file.name != "eval.json" or not (target / file.name).exists():
                 shutil.copyfile(file, target / file.name)
-    except OSError as error:
-        raise RunError(f"cannot write to {target}: {error.strerror or error}") from error
     return target
 
 

@@ -66,7 +66,10 @@ def test_numbers_that_json_does_not_have_become_null():
     metrics.write(1, {"a": float("nan"), "b": [1.0, float("-inf")], "c": 2})
     # Flushed: another process reads it before the file is closed.
     assert json.loads(Path("m.jsonl").read_text()) == {"step": 1, "a": None, "b": [1, None], "c": 2}
+    with pytest.raises(ValueError, match="JSON"):  # deeper, where nobody looks, it is no line
+        metrics.write(2, {"a": {"b": float("nan")}})
     metrics.close()
+    assert len(Path("m.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_full_disk_while_writing_metrics_is_one_line(monkeypatch):

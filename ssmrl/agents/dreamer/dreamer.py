@@ -51,7 +51,7 @@ from ssmrl.agents.dreamer.world_model import (
     open_loop,
 )
 from ssmrl.agents.laprop import laprop
-from ssmrl.agents.optimizer import EVERY, label_ssm_parameters
+from ssmrl.agents.optimizer import label_ssm_parameters, leave_out_nonfinite
 from ssmrl.agents.rollout import (
     add_time,
     check_environment,
@@ -649,9 +649,7 @@ def make_dreamer_optimizer(
     groups = {"default": group(config.lr), "ssm": group(config.lr * config.ssm_lr_scale)}
     names = memory.all_ssm_parameters()
     optimizer = optax.multi_transform(groups, lambda params: label_ssm_parameters(params, names))
-    if skip_nonfinite:
-        optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=EVERY)
-    return optimizer
+    return leave_out_nonfinite(optimizer) if skip_nonfinite else optimizer
 
 
 def compute_dtype(name: str) -> Any:
