@@ -184,9 +184,9 @@ def earlier(arguments: argparse.Namespace) -> dict[str, Any]:
         return {}
     record = json.loads(arguments.output.read_text())
     same = ("experiment", "set", "forget_every")
-    if any(record[name] != getattr(arguments, name) for name in same):
+    if any(record.get(name) != getattr(arguments, name) for name in same):
         return {}
-    return record["rows"]
+    return record.get("rows", {})
 
 
 def policies_of(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
