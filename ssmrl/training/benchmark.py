@@ -163,7 +163,7 @@ def _run(
         environment["OMP_NUM_THREADS"] = "1"
     began = time.perf_counter()
     job.run.parent.mkdir(parents=True, exist_ok=True)
-    path = job.run.with_suffix(".log")
+    path = job.run.with_name(f"{job.run.name}.log")  # a name may have a dot in it
     with path.open("a") as log:
         command = [*train, *job.overrides, f"run_dir={job.run}", *resume]
         code = children.run(command, stdout=log, stderr=log, env=environment)

@@ -201,6 +201,15 @@ def test_a_failure_stops_no_other(tmp_path, train):
     assert all(job.result.exists() for job in jobs[1:])
 
 
+def test_every_run_has_a_log_of_its_own(tmp_path, train):
+    """Names with a dot, whose last part is no suffix, too."""
+    jobs = benchmark.jobs_of(config(tmp_path), ["popgym/fail.a", "popgym/fail.b"])
+    said = []
+    assert benchmark.run_all(jobs, train, 1, said.append) == jobs
+    logs = {line.partition("see ")[2].partition(" (")[0] for line in said[-2:]}
+    assert len(logs) == 2 and all(Path(log).exists() for log in logs)
+
+
 def test_a_run_without_a_result_has_failed(tmp_path, train, monkeypatch):
     """It ended well, and its curves cannot be read."""
 
