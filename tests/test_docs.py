@@ -316,6 +316,18 @@ def program(name: str):
     return module
 
 
+def test_how_many_ids_are_at_or_above_what_is_published_is_what_the_results_say():
+    """To three digits, as the published figures have them."""
+    pairs = [
+        (round(found["ours"], 3), found["published"])
+        for found in program("front").scores().values()
+        if found["published"] is not None
+    ]
+    above = sum(ours >= published for ours, published in pairs)
+    for page, said in ((README, "POPGym ids with"), (DOCS / "recipe.md", "ids with")):
+        assert f"n {above} of the {len(pairs)} {said} a published figure" in page.read_text()
+
+
 def test_the_pages_of_the_memories_are_current():
     """`python docs/generate.py` writes them; whoever changes a docstring runs it."""
     generate = program("generate")
