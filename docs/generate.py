@@ -133,14 +133,16 @@ def configuration() -> str:
         "# Configuration",
         "",
         "Every key that the commands take, from the dataclasses that define them. On the command",
-        "line a group is chosen by its name (`memory=s5`) and its keys are set with its prefix",
-        '(`memory.layers=4`); from Python they go to `memory_options={"layers": 4}`. Memories have',
-        "[pages of their own](../choosing.md). `ssmrl train --help` prints the same for what is",
+        "line, choose an option of a group by its name (`memory=s5`) and set its keys with the",
+        "group's prefix (`memory.layers=4`); in Python, pass them as",
+        '`memory_options={"layers": 4}`. Memories have [pages of their own](../choosing.md).',
+        "`ssmrl train --help` prints the keys of the agent, memory and environment that you have",
         "chosen.",
     ]
     for title, prefix, kind in _kinds():
-        parts += ["", f"## {title}", "", *_summary(kind), "| key | default | |", "|---|---|---|"]
-        parts += _keys(prefix, kind)
+        parts += ["", f"## {title}", "", *_summary(kind)]
+        keys = _keys(prefix, kind)
+        parts += ["| key | default | |", "|---|---|---|", *keys] if keys else ["It has no keys."]
     return "\n".join([*parts, ""])
 
 

@@ -211,6 +211,19 @@ def _apart(heights: Sequence[float], low: float, high: float) -> list[float]:
     return placed.tolist()
 
 
+def legend_below(axis: Axes, *, columns: int = 2, **legend: Any) -> None:
+    """A legend below the axis, where it cannot cover curves; lines long enough to show dashes.
+
+    Args:
+        axis: the panel; of a figure in constrained layout, as `panels` makes it.
+        columns: of the legend.
+        legend: further arguments of matplotlib's ``legend``, such as ``handles``.
+    """
+    # The distance is in letters of the legend: room for the numbers and the name of the axis.
+    place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
+    axis.legend(ncols=columns, handlelength=3.2, **place, **legend)
+
+
 def save(figure: Figure, path: Path, *, pdf: bool = True) -> None:
     """Write a figure as a PNG and, for papers, as a PDF beside it.
 

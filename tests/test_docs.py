@@ -1,8 +1,12 @@
 """What README.md, CONTRIBUTING.md and the site show must work as written, and lead somewhere."""
 
+import argparse
 import importlib.util
+import os
 import re
+import runpy
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -33,6 +37,12 @@ def name_of(path: Path) -> str:
 
 def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def prose(path: Path, spans: bool = False) -> str:
+    """A page without blocks of code; spans of code stay only if they are asked for."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return text if spans else re.sub(r"`[^`]*`", "code", text)
 
 
 @pytest.fixture
@@ -152,17 +162,57 @@ def test_benchmarks_find_their_parts():
                 assert place.with_suffix(".py").exists(), path
 
 
+def shown_lines(path: Path) -> list[str]:
+    """Every line of a page's blocks of commands, and every span of code; comments are left out."""
+    whole = [block.replace("\\\n", "") for block in blocks(path, r"(?:bash|shell)?")]
+    lines = [line.partition(" # ")[0] for block in whole for line in block.splitlines()]
+    return [" ".join(line.split()) for line in lines + re.findall(r"`([^`]+)`", prose(path, True))]
+
+
+def benchmark_commands(path: Path) -> list[str]:
+    """Every `python -m benchmarks.…` of a page, with its arguments."""
+    found = [re.sub(r"^taskset \S+ \S+ ", "", line) for line in shown_lines(path)]
+    return [line for line in found if line.startswith("python -m benchmarks.") and "…" not in line]
+
+
+BENCHMARK_COMMANDS = {
+    line: name_of(page)
+    for page in (*PAGES, BENCHMARKS / "README.md")
+    for line in benchmark_commands(page)
+}
+
+
+class Understood(Exception):
+    """A program has read its command line."""
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("line", BENCHMARK_COMMANDS)
+def test_every_benchmark_understands_its_command_line(line, monkeypatch):
+    _, _, module, *arguments = shlex.split(line)
+    read = argparse.ArgumentParser.parse_args
+
+    def parse_args(*given):
+        read(*given)
+        raise Understood
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # some set XLA's flags before they begin
+    with pytest.raises(Understood):
+        runpy.run_module(module, run_name="__main__")
+
+
+def test_there_are_benchmark_commands():
+    assert len(BENCHMARK_COMMANDS) >= 45
+
+
 COMMAND = re.compile(rf"^(?:ssmrl|python scripts/)\s*({'|'.join(COMMANDS)})(?:\.py)?\s+(\S.*)$")
 
 
 def commands(path: Path) -> list[tuple[str, list[str]]]:
-    """Every `ssmrl train …` and so on of a page, in blocks and in lines: names, arguments."""
-    text = path.read_text()
-    shown = [block.replace("\\\n", "") for block in blocks(path, r"(?:bash|shell)?")]
-    lines = [line for block in shown for line in block.splitlines()]
-    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
-    found = [match for line in lines if (match := COMMAND.match(line.partition(" # ")[0].strip()))]
+    """Every `ssmrl train …` and so on of a page: names, arguments."""
+    found = [match for line in shown_lines(path) if (match := COMMAND.match(line))]
     return [
         (match[1], shlex.split(match[2]))
         for match in found
@@ -243,16 +293,9 @@ LINKED = [
 ]
 
 
-def prose(path: Path) -> str:
-    """A page without its code."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
-    return re.sub(r"`[^`]*`", "code", text)
-
-
 def anchors(path: Path) -> set[str]:
     """What can be linked to with # in a page."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
-    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    heads = re.findall(r"^#+ (.*)$", prose(path, spans=True), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
@@ -314,6 +357,18 @@ def program(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_how_many_ids_are_at_or_above_what_is_published_is_what_the_results_say():
+    """To three digits, as the published figures have them."""
+    pairs = [
+        (round(found["ours"], 3), found["published"])
+        for found in program("front").scores().values()
+        if found["published"] is not None
+    ]
+    above = sum(ours >= published for ours, published in pairs)
+    for page, said in ((README, "POPGym ids with"), (DOCS / "recipe.md", "ids with")):
+        assert f"n {above} of the {len(pairs)} {said} a published figure" in page.read_text()
 
 
 def test_the_pages_of_the_memories_are_current():

@@ -140,3 +140,16 @@ def test_the_settings_around_it_do_not_change_the_style():
     with matplotlib.rc_context({"axes.labelpad": 30.0, "axes.labelsize": 20}):
         assert inside() == (matplotlib.rcParamsDefault["axes.labelpad"], 8)
         assert matplotlib.rcParams["axes.labelpad"] == 30.0
+
+
+def test_a_legend_below_covers_neither_curves_nor_the_name_of_the_axis():
+    figure, (axis, _) = figures.panels(2)
+    for memory in ("s5", "gru", "none"):
+        axis.plot([0, 1], [0, 1], label=memory)
+    axis.set_xlabel("steps")
+    figures.legend_below(axis)
+    figure.draw_without_rendering()
+    legend = axis.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["s5", "gru", "none"]
+    assert legend.get_window_extent().y1 <= axis.xaxis.label.get_window_extent().y0
+    assert legend.get_window_extent().y0 >= 0

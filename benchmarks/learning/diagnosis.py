@@ -154,7 +154,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         panel.set_title(task_name(f"popgym/{env}"), fontsize="small")
     for panel in panels[-1]:
         panel.set_xlabel("steps, thousands")
-    panels[0][0].legend()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     save(figure, path)
 
 

@@ -275,14 +275,17 @@ def number(value: float, error: float) -> str:
 INTRODUCTION = """\
 # POPGym at best
 
-For each id: the expected return of the best policy or, after ≤, an upper bound on that of any
-policy; what a script with perfect memory earns in our environment, seeing observations alone; and
-the best published figure on record here (`benchmarks/published/popgym_best.json`). Numbers after ±
-are standard errors, or the last change when a grid was refined. The page is written by `python -m
-benchmarks.learning.popgym_optimum`.
+How much can be earned on each of POPGym's 48 ids, and what has been earned? For each id the table
+has the expected return of the best policy or, after ≤, an upper bound on the return of any policy;
+what a script with perfect memory earns in our environment from observations alone; and the best
+published figure that we know of (`benchmarks/published/popgym_best.json` says what was not looked
+at). Numbers after ± are standard errors, or, where a grid was refined, the last change. The second
+table says how the bounds are known and what the scripts do. `python -m
+benchmarks.learning.popgym_optimum` writes this page.
 
-Published figures are MMER, the maximum over training of the mean return. A maximum of noisy means
-lies a little above what the policy is worth, and can exceed the optimum.
+PPO's published figures are MMER, the maximum over training of the mean return; those of world
+models (R2I, DreamerV3) are returns read off plots. A maximum of noisy means lies a little above
+what the policy is worth, and can even exceed the optimum.
 """
 
 

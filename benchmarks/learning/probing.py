@@ -30,13 +30,18 @@ from benchmarks.learning.listening import hear_memory
 from ssmrl.envs.memory_maze.environment import EnvState
 from ssmrl.envs.memory_maze.scripted import begin_wandering, wander
 from ssmrl.experiment import load_run
-from ssmrl.figures import memory_line, panels, save, styled
+from ssmrl.figures import legend_below, memory_line, panels, save, styled
 from ssmrl.networks.mlp import MLP
 from ssmrl.training import streams
 
 ROOT = Path(__file__).parents[2]
 PROBES = {"linear": (), "two layers": (256,)}
-TASKS = ("walls", "places", "places from the agent")
+TITLES = {
+    "walls": "walls",
+    "places": "targets in the maze",
+    "places from the agent": "targets relative to the agent",
+}
+TASKS = tuple(TITLES)
 
 
 # ------------------------------------------------------------------------------- what is seen
@@ -173,7 +178,7 @@ def row(run: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 @styled
 def draw(rows: dict[str, Any], path: Path) -> None:
-    """The better probe of each memory over time, and who does not look."""
+    """The probe with two layers of each memory over time, and one without observations."""
     figure, places = panels(3, height=3.0)
     for axes, task in zip(places, TASKS, strict=True):
         for name, result in rows.items():
@@ -181,9 +186,9 @@ def draw(rows: dict[str, Any], path: Path) -> None:
             colour, line = memory_line(name.rpartition("/")[2]) or (None, "-")
             axes.plot(steps, result[task]["two layers"], line, color=colour, label=name)
         axes.plot(steps, result[task]["without looking"], color="grey", linestyle=":")
-        axes.set(title=task, xlabel="actions since the episode's start")
+        axes.set(title=TITLES[task], xlabel="actions since the episode's start")
         axes.set_ylabel("accuracy" if task == "walls" else "squared distance, cells²")
-    axes.legend(title="dotted: without looking")
+        legend_below(axes, title="dotted: without observations")
     path.parent.mkdir(parents=True, exist_ok=True)
     save(figure, path)
 

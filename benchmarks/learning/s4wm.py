@@ -42,7 +42,7 @@ from ssmrl.agents.dreamer.replay import Batch
 from ssmrl.agents.dreamer.world_model import WorldModel, open_loop
 from ssmrl.envs import JaxVectorEnv, make
 from ssmrl.envs.worlds import LOOKS, POLICIES
-from ssmrl.figures import memory_line, panels, save, styled
+from ssmrl.figures import legend_below, memory_line, panels, save, styled
 from ssmrl.memory import make_memory
 from ssmrl.training import streams
 
@@ -323,7 +323,7 @@ def print_report(cells: dict[str, Any]) -> None:
 @styled
 def draw(cells: dict[str, Any], path: Path) -> None:
     """Accuracy over width, errors of doors over keys, wrong rooms over the horizon."""
-    figure, axes = panels(3, height=2.8)
+    figure, axes = panels(3, height=3.6)
     for backbone in BACKBONES:
         colour, own = memory_line(backbone) or (None, "-")
         for question, style in (("inference", "-"), ("imagination", "--")):
@@ -350,7 +350,7 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     axes[1].set(xticks=[3, 5, 7])
     axes[2].set(title="rooms, imagined", xlabel="steps ahead", ylabel="share wrong", ylim=(0, None))
     for axis in axes:
-        axis.legend()
+        legend_below(axis)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(figure, path)
     print(f"wrote {path}")

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from ssmrl.figures import BLUE, ORANGE, memory_line, panels, save, styled
+from ssmrl.figures import BLUE, ORANGE, legend_below, memory_line, panels, save, styled
 
 ROOT = Path(__file__).parents[2]
 MAIN = (
@@ -27,7 +27,7 @@ COLORS = {"memorax": BLUE, "memax": ORANGE}
 def draw(record: dict[str, Any], path: Path) -> None:
     """Writes the figure of a record of `memory.py` to `path`."""
     compared = bool(_measured(record.get("peers", [])))
-    figure, axes = panels(1 + compared, height=5.5)
+    figure, axes = panels(1 + compared, height=6.6)
     time_over_length(axes[0], _measured(record.get("training", [])))
     if compared:
         speed_ups(axes[1], _measured(record.get("peers", [])))
@@ -50,7 +50,7 @@ def time_over_length(axes: Axes, cases: list[dict[str, Any]]) -> None:
         axes.plot(times, figures, line, color=colour, marker="o", markersize=3, label=name)
     axes.set(xscale="log", yscale="log", xlabel="T (T x B = 8,192; beyond that B = 1)")
     axes.set(ylabel="µs per step and environment", title="forward and backward, width 256")
-    axes.legend(ncols=2)
+    legend_below(axes)
 
 
 def speed_ups(axes: Axes, cases: list[dict[str, Any]]) -> None:
@@ -61,10 +61,10 @@ def speed_ups(axes: Axes, cases: list[dict[str, Any]]) -> None:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(cases)), labels, fontsize=6)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="peer's time / ours", title="beside public peers, (T, B)")
+    axes.set(xscale="log", xlabel="their time / ours", title="beside public libraries, (T, B)")
     present = {case["library"] for case in cases}
     handles = [Rectangle((0, 0), 1, 1, color=COLORS[name]) for name in sorted(present)]
-    axes.legend(handles, sorted(present))
+    legend_below(axes, handles=handles, labels=sorted(present))
 
 
 def _measured(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:

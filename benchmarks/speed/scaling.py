@@ -26,7 +26,7 @@ from benchmarks import harness
 from benchmarks.speed.costs import Costs, costs_of, peak_bytes
 from benchmarks.speed.overhead import Meter
 from ssmrl.experiment import COMPONENTS
-from ssmrl.figures import panels, save, styled
+from ssmrl.figures import legend_below, panels, save, styled
 from ssmrl.training.cli import compose_training
 from ssmrl.training.loading import build_agent
 from ssmrl.training.loop import abstract_state
@@ -41,6 +41,11 @@ CONFIGS = {
     "popgym": ("experiment=popgym", "memory=s5", "env=popgym/repeat_previous_easy", "seeds=1"),
     "memory_maze": ("experiment=memory_maze_ppo_100m",),
     "r2i": ("experiment=memory_maze_r2i_100m", BFLOAT16),
+}
+TITLES = {
+    "popgym": "POPGym, PPO",
+    "memory_maze": "Memory Maze, PPO",
+    "r2i": "Memory Maze, R2I",
 }
 CHECKED = (
     *("agent=ppo", "memory=gru", "env=popgym/repeat_previous_easy", "agent.num_envs=64"),
@@ -295,14 +300,16 @@ TERMS = ("compute", "memory", "launches", "communication")
 @styled
 def draw(record: dict[str, Any], path: Path) -> None:
     """Steps a second over the number of devices."""
-    figure, axes = panels(len(record["plans"]))
+    figure, axes = panels(len(record["plans"]), height=3.0)
     for axis, (name, found) in zip(axes, record["plans"].items(), strict=True):
         for device, rows in found["devices"].items():
             counts, rates = zip(*((r["devices"], r["steps_per_second"]) for r in rows), strict=True)
             axis.plot(counts, rates, marker="o", markersize=2.5, label=device)
-        axis.set(xscale="log", yscale="log", title=name, xlabel="devices (each has as much to do)")
+        axis.set(xscale="log", yscale="log", title=TITLES[name], xlabel="devices, equally loaded")
+        axis.set_xticks([1, 8, 64, 256], ["1", "8", "64", "256"])
+        axis.minorticks_off()
         axis.set_ylabel("environment steps/s, predicted")
-        axis.legend()
+        legend_below(axis)
     save(figure, path)
     print(f"wrote {path}")
 

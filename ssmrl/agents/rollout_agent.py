@@ -62,23 +62,25 @@ class RolloutConfig(OptimizerConfig):
     Attributes:
         num_envs: environments stepped side by side.
         rollout_length: steps of each environment per iteration. Metrics, checkpoints and signals
-            wait for the end of an iteration, its epochs included: where that takes half a minute,
-            fewer are better.
+            wait for the end of an iteration, epochs included: where that takes half a minute or
+            more, choose fewer steps.
         window_length: steps that the update unrolls at a time, a divisor of `rollout_length`; None
-            means all of them. Gradients stop at a window's start, the carry does not.
+            means all of them. Gradients stop at a window's start, the carry is passed on.
         epochs: passes over each iteration's data.
         minibatches: updates per pass; divides num_envs * rollout_length / window_length.
         discount: γ.
-        normalize_observations: real-valued observations by their running mean and deviation; what
-            is scaled by its bounds, as pictures and bounded integers are, stays as it is.
-        normalize_rewards: by the running deviation of the discounted return. Rewards of 1/T make
-            value targets so small that the critic teaches the memory nothing.
-        encoder, critic: widths of the hidden layers before and after the memory.
-        activation: of those layers.
-        picture_encoder: what pictures go through: "convolutions", four by four pixels with a stride
-            of 2, or "patches", matrix products over patches that do not overlap, which a CPU does
-            about twenty times as fast.
-        picture_depth: channels of its first layer.
+        normalize_observations: scale real-valued observations by their running mean and standard
+            deviation. Pictures and bounded integers are scaled by their bounds in any case.
+        normalize_rewards: divide rewards by the running standard deviation of the discounted
+            return. Otherwise rewards of 1/T make value targets so small that the critic teaches the
+            memory nothing.
+        encoder: widths of the hidden layers before the memory.
+        critic: widths of the critic's hidden layers after the memory.
+        activation: activation function of those layers.
+        picture_encoder: how pictures are encoded: "convolutions" of four by four pixels with a
+            stride of 2, or "patches", matrix products over patches that do not overlap, about
+            twenty times as fast on a CPU.
+        picture_depth: channels of the picture encoder's first layer.
     """
 
     num_envs: int = 64

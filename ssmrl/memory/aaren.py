@@ -4,7 +4,8 @@ Feng et al., "Attention as an RNN" (2024), section 3.2 and figure 3. Over the st
 
     s[t] = q·k[t]        y[t] = W_o (Σ_{j ≤ t} e^{s[j]} v[j] / Σ_{j ≤ t} e^{s[j]})
 
-Sums are kept relative to the largest score: (m, u, w) stands for (Σ e^s, Σ e^s v) = e^m (u, w).
+For numerical stability the sums are kept relative to the largest score m: the carry (m, u, w)
+stands for (Σ e^s, Σ e^s v) = e^m (u, w).
 """
 
 import flax.linen as nn

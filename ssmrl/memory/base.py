@@ -116,7 +116,7 @@ class AssociativeMemory(Memory):
     kind; an episode starts from `initialize_carry`.
 
     Attributes:
-        scan_method: see `ssmrl.scan.linear_scan`.
+        scan_method: "sequential", "associative", or "auto": the first on CPUs, else the second.
     """
 
     scan_method: Method = "auto"

@@ -36,13 +36,13 @@ class ResidualBlock(Memory):
         residual: add the input (projected where the width changes).
         norm: LayerNorm before the memory ("pre"), after the sum ("post"), or "none"; the same
             around the feed-forward layer.
-        activation: one of `ACTIVATIONS`.
+        activation: applied after the memory: "none", "gelu", "silu", "relu" or "tanh".
         glu: gated linear unit after the memory: "full", "half" or "none".
         feedforward: hidden width of a feed-forward layer after the memory, as a multiple of
             `features`; 0 for none.
         gate: how branch and input are joined: "none" adds them, "gtrxl" mixes them with a GRU's
-            gates (Parisotto et al. 2020, equation 10), at first close to the input alone.
-        dropout: dropout rate of each branch. Only applied where `apply` is given an rng named
+            gates (Parisotto et al. 2020, equation 10), which at first pass little but the input.
+        dropout: dropout rate of each branch, applied only if `apply` is given an rng named
             "dropout".
     """
 

@@ -3,11 +3,11 @@
 Hafner et al., "Mastering Diverse Domains through World Models" (2023), section "World model
 learning": with J blocks h = (h₁ … h_J), and the input x (already embedded),
 
-    s = SiLU(norm(W h))                                one summary of the state for all blocks
+    s = SiLU(norm(W h))                                a summary of the state that all blocks see
     g = SiLU(norm(Block[h, s, x]))                     block j sees (h_j, s, x)
     r, c, z = Block g;   h' = σ(z - 1) ⊙ tanh(σ(r) ⊙ c) + (1 - σ(z - 1)) ⊙ h
 
-The shift of z lets a new state go on for longer. Norms are root-mean-square.
+The shift of z by -1 makes an untrained memory keep its state for longer. Norms are RMSNorm.
 """
 
 import math
@@ -27,10 +27,10 @@ class BlockGRU(Memory):
 
     Attributes:
         features: width H of the state and the output, a multiple of `blocks`.
-        blocks: J; None means 8, or as many of those 8 as divide H.
-        summary: width of s; None means H / 8, at least 4 (the norm of one number is its sign).
+        blocks: number J of blocks; None means the greatest common divisor of 8 and H.
+        summary: width of the summary s; None means H / 8, at least 4.
         learned_initial_carry: start episodes from a learned state instead of zeros.
-        dtype: dtype of the products' factors; None means the input's. The state is float32.
+        dtype: dtype of the matrix products; None means the input's. The state is float32.
 
     Carry: float32 `[*batch, H]`.
     """

@@ -101,7 +101,8 @@ class GatedDeltaNet(DeltaNet):
     e^A starts uniform between 0 and 16, as in the authors' code (Mamba-2's starts at 1).
 
     Attributes:
-        dt_min, dt_max: softplus(δ) starts log-uniform between these.
+        dt_min: smallest initial softplus(δ); they are drawn log-uniformly.
+        dt_max: largest initial softplus(δ).
     """
 
     dt_min: float = 1e-3

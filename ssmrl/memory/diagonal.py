@@ -28,11 +28,12 @@ class DiagonalOptions(nn.Module):
         reparameterization: rate = exp(w), softplus(w), or "stable", 1 / (w² + b), under which the
             gradient of a long memory stays bounded (Wang and Li, "StableSSM: Alleviating the Curse
             of Memory in State-Space Models through Stable Reparameterization", 2024, section 3.3).
-        polarized: hold one channel's decay at 0 and another's at 1: the step itself, and a sum
-            over the whole episode (Wang et al., "Understanding and Mitigating Bottlenecks of State
-            Space Models through the Lens of Recency and Over-smoothing", 2025, section 4).
-        step_rescale: steps Δ are multiplied by it; to use a trained memory at another sampling
-            rate (Smith et al. 2023, section 6.2).
+        polarized: fix one channel's decay at 0 and another's at 1, so that one has the present
+            input and the other a sum over the whole episode (Wang et al., "Understanding and
+            Mitigating Bottlenecks of State Space Models through the Lens of Recency and
+            Over-smoothing", 2025, section 4).
+        step_rescale: factor on all steps Δ, for using a trained memory at another sampling rate
+            (Smith et al. 2023, section 6.2).
     """
 
     complex_state: bool = True

@@ -2,10 +2,11 @@
 
 Gupta, Gu, Berant, "Diagonal State Spaces are as Effective as Structured State Spaces" (2022),
 proposition 1 (a) and section 3: the kernel is K[l] = Re(Σ_n w_n (e^{λ_n Δ} - 1) / λ_n e^{λ_n l Δ}),
-which S4D gives with B = 1 and C = w. All N complex states count; none stands for a pair.
+which is S4D's with B = 1 and C = w. The N complex states are independent of each other; none of
+them stands for a conjugate pair.
 
-As in the authors' code, they start as the eigenvalues of HiPPO-LegS' normal part with positive
-imaginary parts, and both parts of w as standard normal numbers.
+As in the authors' code, λ is initialised with those eigenvalues of HiPPO-LegS' normal part that
+have positive imaginary parts, and the real and imaginary parts of w with standard normal numbers.
 """
 
 import flax.linen as nn

@@ -6,9 +6,10 @@ Morad et al., "Reinforcement Learning with Fast and Forgetful Memory" (2023), eq
     S[t] = Γ ⊙ S[t-1] + x̃ 1ᵀ,     Γ_jk = exp(-α_j + i ω_k)      [m, c], complex
     y = LN(ℓ₃[Re S, Im S]) ⊙ σ(ℓ₄(x)) + ℓ₅(x) ⊙ (1 - σ(ℓ₄(x)))
 
-Starts as the authors' PyTorch code does, which works in double precision: α evenly from the largest
-rate at which 1024 steps of double precision do not overflow (a trace halves in one step) to one
-that leaves 1 % after 1024 steps, and periods 2π/ω evenly from 1 to 1024 steps.
+Initialised as in the authors' PyTorch code, which works in double precision. The rates α are spaced
+evenly, from the largest that does not overflow double precision within 1024 steps (with it a trace
+halves in one step) to one that leaves 1 % of a trace after 1024 steps. The periods 2π/ω are spaced
+evenly from 1 to 1024 steps.
 """
 
 import flax.linen as nn

@@ -1,7 +1,7 @@
 """GateLoop: a linear recurrence whose complex decay depends on the input.
 
 Katsch, "GateLoop: Fully Data-Controlled Linear Recurrence for Sequence Modeling" (2023), with as
-many heads as channels (section 3.3), so that keys, queries and values are numbers:
+many heads as channels (section 3.3), so keys, queries and values are single numbers:
 
     h[t] = a[t] h[t-1] + k[t] v[t],   a[t] = σ(α[t]) exp(i β[t])       (equations 8, 9, 21)
     y[t] = W_o (Re(q[t] h[t]) ⊙ silu(g[t]))

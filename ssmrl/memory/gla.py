@@ -1,4 +1,4 @@
-"""GLA: gated linear attention, with a decay from the input for every key channel.
+"""GLA: gated linear attention, in which every key channel has a decay that depends on the input.
 
 Yang et al., "Gated Linear Attention Transformers with Hardware-Efficient Training" (2023),
 equation 3 and section 4.4:

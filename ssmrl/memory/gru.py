@@ -1,7 +1,7 @@
 """GRU: the gated recurrent unit, computed step by step.
 
-Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), in the form with
-the reset gate after the recurrent product (as cuDNN and PyTorch have it):
+Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), in the form in
+which the reset gate is applied after the recurrent product (as in cuDNN and PyTorch):
 
     r = σ(W_r x + U_r h + b_r)            z = σ(W_z x + U_z h + b_z)
     n = tanh(W_n x + b_n + r ⊙ (U_n h + c_n))        h' = (1 - z) ⊙ n + z ⊙ h

@@ -8,8 +8,8 @@ Memory Unit Training" (2021), equations 18 to 20:
     m[t] = Ā m[t-1] + B̄ u[t]ᵀ                          [d, N], N Legendre coefficients a channel
     y[t] = W_m m[t] + W_x x[t] + b
 
-A and B hold a sliding window of θ steps as Legendre coefficients (HiPPO-LegT); Ā = exp(A / θ) and B̄
-are their zero-order hold. They are not learned.
+A and B (HiPPO-LegT) keep a sliding window of θ steps as Legendre coefficients; Ā = exp(A / θ) and B̄
+are their zero-order hold. These matrices are not learned.
 """
 
 from functools import lru_cache, partial

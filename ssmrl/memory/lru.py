@@ -4,11 +4,12 @@ Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences" (202
 
     h[t] = λ ⊙ h[t-1] + γ ⊙ (B x[t]),        y[t] = Re(C h[t]) + D ⊙ x[t]
 
-with λ = exp(-exp(ν) + i exp(θ)), started in a ring of the unit disk (Lemma 3.2), and γ learned in
-log from √(1 - |λ|²) (equation 7). B and C start with variance 1/(2F) and 1/N in the real and the
-imaginary part each, which makes up for taking the real part of y (appendix A).
+with λ = exp(-exp(ν) + i exp(θ)), initialised in a ring of the unit disk (Lemma 3.2). γ is learned
+as its logarithm and initialised with √(1 - |λ|²) (equation 7). The real and the imaginary parts of
+B and C have initial variances of 1/(2F) and 1/N, which makes up for taking the real part of y
+(appendix A).
 
-Products are done on real pairs; see `ssmrl.memory.s5`.
+Matrix products are computed on pairs of real numbers; see `ssmrl.memory.s5`.
 """
 
 import flax.linen as nn
@@ -28,9 +29,10 @@ class LRU(DiagonalOptions, ScanMemory):
     Attributes:
         features: width H of the output.
         state_size: number N of states; None means `features`.
-        r_min, r_max: |λ| starts between these, uniform on the ring.
-        max_phase: the angle of λ starts uniform in [0, max_phase].
-        dtype: dtype of the products' factors; None means the input's. States stay complex64.
+        r_min: smallest initial |λ|; λ is drawn uniformly from the ring.
+        r_max: largest initial |λ|.
+        max_phase: largest initial angle of λ, in radians; angles are drawn uniformly from 0 on.
+        dtype: dtype of the matrix products; None means the input's. States stay complex64.
 
     Carry: complex64 `[*batch, N]`; float32 where `complex_state` is off.
     """

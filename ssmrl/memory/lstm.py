@@ -1,8 +1,8 @@
 """LSTM: long short-term memory, computed step by step.
 
 Hochreiter and Schmidhuber, "Long Short-Term Memory" (1997), with the forget gate of Gers,
-Schmidhuber and Cummins, "Learning to Forget" (2000), started open (Jozefowicz, Zaremba and
-Sutskever, "An Empirical Exploration of Recurrent Network Architectures", 2015):
+Schmidhuber and Cummins, "Learning to Forget" (2000), which is open at first (Jozefowicz,
+Zaremba and Sutskever, "An Empirical Exploration of Recurrent Network Architectures", 2015):
 
     i = σ(W_i x + U_i h + b_i)        f = σ(W_f x + U_f h + b_f + 1)
     g = tanh(W_g x + U_g h + b_g)     o = σ(W_o x + U_o h + b_o)

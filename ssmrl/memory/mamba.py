@@ -6,8 +6,8 @@ for the block around it see `ssmrl.memory.selective`:
     Δ = softplus(W_Δ (W_r u) + b_Δ)          b = W_b u       c = W_c u
     h[t] = exp(A Δ) ⊙ h[t-1] + b (Δ ⊙ u)ᵀ,       A = -exp(log A) < 0
 
-Starts (section 3.6 and the authors' code): A = -1, -2, ... -N in every channel (S4D-Real), softplus
-of b_Δ log-uniform, W_Δ uniform in ±1/√rank, D = 1.
+Initial values (section 3.6 and the authors' code): A = -1, -2, ... -N in every channel (S4D-Real),
+softplus(b_Δ) log-uniform, W_Δ uniform in ±1/√rank, D = 1.
 """
 
 import flax.linen as nn
@@ -27,7 +27,8 @@ class Mamba(SelectiveMemory):
 
     Attributes:
         dt_rank: width of the bottleneck before Δ; None means features / 16, rounded up.
-        dt_min, dt_max: steps Δ start log-uniform between these.
+        dt_min: smallest initial step Δ; they are drawn log-uniformly.
+        dt_max: largest initial step Δ.
     """
 
     dt_rank: int | None = None

@@ -7,7 +7,7 @@ State Space Duality" (2024), sections 6 and 7.1:
     S[t] = exp(-Δ e^A) S[t-1] + b (Δ u)ᵀ         per head; b, c are shared by the heads
     y = W_out norm((S[t]ᵀ c + D u) ⊙ silu(g))
 
-Starts (the authors' code): e^A uniform between 1 and 16, softplus(δ) log-uniform, D = 1.
+Initial values (the authors' code): e^A uniform between 1 and 16, softplus(δ) log-uniform, D = 1.
 """
 
 import flax.linen as nn
@@ -28,7 +28,8 @@ class Mamba2(OuterProductMemory):
     Attributes:
         expand: channels D of the recurrence, as a multiple of `features`.
         conv_width: width of the short convolution, in steps.
-        dt_min, dt_max: steps Δ start log-uniform between these.
+        dt_min: smallest initial step Δ; they are drawn log-uniformly.
+        dt_max: largest initial step Δ.
 
     Carry: `{"conv": float32 [*batch, conv_width - 1, D + 2K], "S": float32 [*batch, H, K, D/H]}`.
     """

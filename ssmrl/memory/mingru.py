@@ -1,4 +1,4 @@
-"""minGRU: a GRU whose gate does not read the state, and which is therefore a linear recurrence.
+"""minGRU: a GRU whose gate does not depend on the state, which makes it a linear recurrence.
 
 Feng et al., "Were RNNs All We Needed?" (2024), section 3.1:
 

@@ -1,4 +1,4 @@
-"""minLSTM: an LSTM whose gates do not read the state, and which is therefore a linear recurrence.
+"""minLSTM: an LSTM whose gates do not depend on the state, which makes it a linear recurrence.
 
 Feng et al., "Were RNNs All We Needed?" (2024), section 3.2, with gates that sum to one:
 

@@ -6,11 +6,11 @@ Beck et al., "xLSTM: Extended Long Short-Term Memory" (2024), equations 19 to 27
     h[t] = C[t]ᵀ q[t] / max(|n[t]ᵀ q[t]|, 1),   log i = w_i x,   log f = log σ(w_f x)
     y[t] = W_o (norm(h[t]) ⊙ σ(W_g x[t]))
 
-Both are kept divided by exp(m), m[t] = max(log f[t] + m[t-1], log i[t]) (equation 15): with the
-gates divided likewise the recurrence stays the same, and no exponential is of a positive number.
+C and n are kept divided by exp(m), where m[t] = max(log f[t] + m[t-1], log i[t]) (equation 15).
+With the gates divided accordingly the recurrence is the same, and no exponential overflows.
 
-Gates start without weights, as in the authors' code: log i as a normal number of deviation .1 and
-log f as the log of σ of 3 to 6, in equal steps over the heads.
+As in the authors' code, the gates' weights are zero at first. Their biases make log i a normal
+number with standard deviation .1, and f = σ(b) with b from 3 to 6, in equal steps over the heads.
 """
 
 import flax.linen as nn

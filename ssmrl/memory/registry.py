@@ -257,8 +257,8 @@ def _config_of(name: str, entry: Entry, **methods: Any) -> type:
     own = {
         "features": "width of the output.",
         "layers": "number of blocks, one after the other.",
-        "remat": "how many steps' activations the backward pass holds at a time; those of other "
-        "steps are recomputed, which saves memory on long windows and costs time. 0: all steps'.",
+        "remat": "for how many steps at a time the backward pass keeps activations; the others are "
+        "recomputed, which saves memory in long windows and costs time. 0: for all steps.",
     }
     lines = [f"{option}: {text}" for option, text in own.items()]
     for documented in (ResidualBlock, *reversed(entry.module.__mro__)):

@@ -4,7 +4,7 @@ Sun et al., "Retentive Network: A Successor to Transformer for Large Language Mo
 equations 5 to 8:
 
     S[t] = γ S[t-1] + (R[t] k[t]) v[t]ᵀ,     γ = 1 - 2^(-5 - head)
-    y[t] = W_o (norm(S[t]ᵀ R[t] q[t]) ⊙ silu(W_g x[t])),     R[t] turns by the position
+    y[t] = W_o (norm(S[t]ᵀ R[t] q[t]) ⊙ silu(W_g x[t])),     R[t] rotates by the position
 """
 
 import jax.numpy as jnp

@@ -8,11 +8,11 @@ Models" (2024), section 2.4 and figure 2:
     h' = a ⊙ h + √(1 - a²) ⊙ (i ⊙ u)
     y = W_o (h' ⊙ gelu(W_g x))
 
-Where the paper and the authors' public code (recurrentgemma) differ, this follows the paper: a at
-r = 1 starts uniform between .9 and .999 (in the code that is the range of a^(1/c), so that a is
-between .43 and .992), and the first input of an episode is scaled by √(1 - a²) like every other (in
-the code it is not scaled). The short convolution starts as Mamba's does; the code's has a variance
-of .01 / width.
+Where the paper and the authors' public code (recurrentgemma) differ, this follows the paper: a at r
+= 1 is initialised uniformly between .9 and .999 (in the code that is the range of a^(1/c), which
+puts a between .43 and .992), and the first input of an episode is scaled by √(1 - a²) like every
+other (in the code it is not scaled). The short convolution is initialised like Mamba's; that of the
+code has a variance of .01 / width.
 """
 
 import flax.linen as nn
@@ -38,7 +38,7 @@ class RGLRU(Memory):
         features: width H of the state and the output.
         conv_width: width of the short convolution, in steps.
         dtype: dtype of the matrix products; None means the input's. States stay float32.
-        scan_method: see `ssmrl.scan.linear_scan`.
+        scan_method: "sequential", "associative", or "auto": the first on CPUs, else the second.
 
     Carry: `{"conv": float32 [*batch, conv_width - 1, H], "h": float32 [*batch, H]}`.
     """

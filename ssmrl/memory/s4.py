@@ -11,8 +11,8 @@ E = (1 - z) - Δ/2 (1 + z) Λ and s = Δ/2 (1 + z),
 
     C̃ (I - z Ā)⁻¹ B̄ = Δ (C̃ E⁻¹ B - s C̃ E⁻¹ P · Pᴴ E⁻¹ B / (1 + s Pᴴ E⁻¹ P)),    C̃ = C (I - Ā^L)
 
-which has no pole at z = -1. One state of every conjugate pair is kept. For resets and the other
-ways to compute it see `ssmrl.memory.siso`.
+which has no pole at z = -1. Only one state of every conjugate pair is kept. For resets and
+other ways to compute this see `ssmrl.memory.siso`.
 """
 
 import flax.linen as nn

@@ -6,13 +6,14 @@ as in Lu et al., "Structured State Space Models for In-Context Reinforcement Lea
     x[t] = Λ̄ x[t-1] + B̄ u[t],      y[t] = 2 Re(C̃ x[t]) + D u[t]
 
 Λ̄ is diagonal and complex; only one of each conjugate pair of states is kept, hence the 2 Re.
-Matrix products are done on real pairs: complex ones are many times slower on CPUs and miss the
-matrix units of accelerators. Only the elementwise recurrence is complex.
+Matrix products are computed on pairs of real numbers, because complex products are many times
+slower on CPUs and cannot use the matrix units of accelerators. Only the elementwise recurrence is
+complex.
 
-Starts as the authors' code does: Λ the eigenvalues of HiPPO-LegS' normal part, Δ log-uniform, the
-real B and both parts of the complex C LeCun normal before they are turned into the eigenvectors'
-basis. The code takes the states for B's fan-in, its matrix being [P, F]; here it is the inputs F,
-which is the same where P = F.
+Initialised as in the authors' code: Λ with the eigenvalues of HiPPO-LegS' normal part, Δ
+log-uniformly, the real B and both parts of the complex C as LeCun normal before they are
+transformed to the basis of eigenvectors. There B's fan-in is the number of states P, its matrix
+being [P, F]; here it is the number of inputs F, which is the same if P = F.
 """
 
 from functools import lru_cache
@@ -50,11 +51,12 @@ class S5(DiagonalOptions, ScanMemory):
         blocks: J; the state matrix starts as J copies of a HiPPO-LegS matrix of size P/J.
         discretization: "zoh" or "bilinear".
         normalized: B̄ = sqrt(1 - |Λ̄|²) B̃ instead, as in LRU (Orvieto et al. 2023, section 3.4):
-            with white inputs of variance 1 every state has variance 1. As published, a state adds
-            about Δ (.001 to .1) times an input: what is seen once hardly changes it at first, and
-            an agent that learns from rewards learns late to use it (docs/recipe.md).
-        dt_min, dt_max: the step Δ of each state starts log-uniform between these.
-        dtype: dtype of the products' factors; None means the input's. States stay complex64.
+            with white inputs of variance 1 every state has variance 1. As published, an input is
+            added to a state with a weight of about Δ (.001 to .1): what is seen once hardly changes
+            it at first, so an agent that learns from rewards is slow to use it (docs/recipe.md).
+        dt_min: smallest initial step Δ of a state; they are drawn log-uniformly.
+        dt_max: largest initial step Δ of a state.
+        dtype: dtype of the matrix products; None means the input's. States stay complex64.
 
     Carry: complex64 `[*batch, P/2]`; where `complex_state` is off, float32 `[*batch, P]`, with
     rates that start as 1, 2, ... P/J in every block (S4D-Real, Gu et al. 2022, section 4.1).

@@ -31,7 +31,7 @@ class SelectiveMemory(Memory):
         state_size: number N of states per channel.
         conv_width: width of the short convolution, in steps.
         dtype: dtype of the matrix products; None means the input's. States stay float32.
-        scan_method: see `ssmrl.scan.linear_scan`.
+        scan_method: "sequential", "associative", or "auto": the first on CPUs, else the second.
 
     Carry: `{"conv": float32 [*batch, conv_width - 1, D], "h": float32 [*batch, N, D]}`.
     """

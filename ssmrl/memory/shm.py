@@ -6,11 +6,11 @@ Le et al., "Stable Hadamard Memory: Revitalizing Memory-Augmented Agents for Rei
     C[t] = 1 + tanh(θ[t] w_c(x[t])ᵀ)          U[t] = η(x[t]) v(x[t]) k(x[t])ᵀ
     M[t] = M[t-1] ⊙ C[t] + U[t]               y[t] = W_o M[t] q(x[t])
 
-Keys and queries are relu(W x), divided by their sums; η is the logistic function of a number. θ[t]
-is one of L learned rows. The paper draws it at random at every step, so that the product of all C
-has expectation one; here the rows take turns in an order that spreads them evenly (Weyl, 1916), and
-they are centred, which makes their mean zero exactly: acting, training and a repeated call agree.
-θ starts Glorot uniform over [L, N], as in the authors' code.
+Keys and queries are relu(W x), divided by their sums; η is a single sigmoid gate. θ[t] is one of L
+learned rows. The paper draws it at random at every step, so that the product of all C has
+expectation one. Here the rows take turns, in an order that spreads them evenly (Weyl, 1916), so
+that acting, training and a repeated call agree; and they are centred, which makes their mean
+exactly zero. θ is initialised as Glorot uniform over [L, N], as in the authors' code.
 """
 
 import flax.linen as nn
@@ -36,7 +36,7 @@ class SHM(Memory):
         memory_size: rows and columns N of the matrix.
         rows: number L of rows θ, a power of two.
         dtype: dtype of the projections; None means the input's. The recurrence is float32.
-        scan_method: see `ssmrl.scan.linear_scan`.
+        scan_method: "sequential", "associative", or "auto": the first on CPUs, else the second.
 
     Carry: `{"M": float32 [*batch, N, N], "position": uint32 [*batch]}`, the next step's position.
     """

@@ -47,7 +47,8 @@ class SystemBank(Memory):
     Attributes:
         features: number H of systems, and width of the output.
         state_size: number of real states of each system.
-        dt_min, dt_max: the step Δ of each system starts log-uniform between these.
+        dt_min: smallest initial step Δ of a system; they are drawn log-uniformly.
+        dt_max: largest initial step Δ of a system.
         form: "chunks", "convolution" or "recurrence". A convolution cannot reset within a window:
             where an episode begins after its first step, chunks take its place.
         dtype: dtype of the input's projection, if there is one (where widths differ); None means

@@ -5,9 +5,9 @@ Press et al., "Train Short, Test Long" (ALiBi, 2022). Step t sees steps t - W + 
 episode. Norm, feed-forward layer and GTrXL's gates (Parisotto et al., "Stabilizing Transformers for
 Reinforcement Learning", 2020) belong to the block around it.
 
-A sequence is cut into stretches of at most W steps; each sees itself and the W steps before it.
-The cost is therefore linear in its length. Positions are counted from the cache's first step: only
-differences matter to rotary embeddings and to ALiBi, and numbers stay small for ever.
+A sequence is cut into stretches of at most W steps, each of which sees itself and the W steps
+before it, so the cost is linear in the sequence's length. Positions are counted from the cache's
+first step and therefore stay small: only differences matter to rotary embeddings and to ALiBi.
 """
 
 import math

@@ -40,10 +40,10 @@ class EnvConfig:
     first_flag: bool = option(False, "append a flag that is 1 on an episode's first step")
     observe: Any = option(None, "see only positions, velocities, or these entries, e.g. [0,2]")
     observation_noise: float = option(
-        0.0, "deviation of normal noise on observations, in their units", min=0
+        0.0, "standard deviation of normal noise on observations, in their units", min=0
     )
-    flicker: float = option(0.0, "probability that a step shows nothing", min=0, max=1)
-    observation_delay: int = option(0, "steps that observations come late", min=0)
+    flicker: float = option(0.0, "probability that an observation is blank", min=0, max=1)
+    observation_delay: int = option(0, "steps by which observations are delayed", min=0)
     action_delay: int = option(0, "steps until actions take effect", min=0)
     kwargs: dict[str, Any] = option({}, "further options of the environment's constructor")
 
@@ -99,7 +99,7 @@ class TrainConfig:
 
     total_steps: int = option(300_000, "environment steps to train for, per seed", min=1)
     seed: int = option(0, "first random seed", min=0, max=2**31 - 1)
-    seeds: int = option(1, "how many seeds: seed, seed+1, ... are trained in one program", min=1)
+    seeds: int = option(1, "how many seeds, trained in one program: seed, seed+1, ...", min=1)
     checkpoint_every: int = option(100_000, "steps between checkpoints; 0: only at the end", min=0)
     eval_every: int = option(0, "steps between evaluations; 0: never", min=0)
     eval_episodes: int = option(64, "episodes in each evaluation", min=1)
@@ -111,27 +111,31 @@ class TrainConfig:
     )
     keep_checkpoints: int = option(2, "how many of the newest checkpoints are kept", min=1)
     keep_best: bool = option(
-        False, "keep the checkpoint of the best mean eval/return too, for evaluate.py step=best"
+        False, "also keep the checkpoint with the best mean eval/return, for evaluate.py step=best"
     )
     resume: bool | str = option(
         False,
-        "true: continue the newest matching run, or the one in run_dir; auto: or else begin one, "
-        "also where runs of other settings are",
+        "true: continue the newest matching run, or the one in run_dir; auto: the same, or begin "
+        "one if there is none, even beside runs with other settings",
         choices=(False, True, "auto"),
     )
     init_from: str | None = option(
         None, "begin with the parameters of this run, runs/<id>", path=True
     )
-    init_parts: list[str] = option([], "of these only: e.g. [memory]; []: all parts")
-    run_dir: str | None = option(None, "default runs/<date>-<agent>-<memory>-<env>", path=True)
+    init_parts: list[str] = option([], "which parts of init_from to take, e.g. [memory]; []: all")
+    run_dir: str | None = option(
+        None, "the run's folder; default runs/<date>-<agent>-<memory>-<env>", path=True
+    )
     devices: int | str = option(
         1, "devices to spread the run over: how many, or all", min=1, text="all"
     )
     sweep_metric: str = option(
         "training_return",
-        "what -m compares jobs by: a key of metrics.jsonl, its mean over the last tenth",
+        "what a sweep (-m) compares jobs by: a key of metrics.jsonl, averaged over the last tenth",
     )
-    nonfinite: str = option("stop", "what a NaN or infinite loss does", choices=("stop", "skip"))
+    nonfinite: str = option(
+        "stop", "at a NaN or infinite loss: stop, or skip the update", choices=("stop", "skip")
+    )
     agent: Any = MISSING
     memory: Any = MISSING
     env: Any = MISSING
@@ -145,25 +149,26 @@ class EvaluateConfig:
     run: str = option(MISSING, "the run's folder, e.g. runs/<id>", path=True)
     step: int | str | None = option(
         None,
-        "the checkpoint of this step; best: of keep_best; null: the newest",
+        "the step whose checkpoint to play; best: that of keep_best; null: the newest",
         min=0,
         text="best",
     )
-    episodes: int = option(256, "episodes; rounded up to a multiple of num_envs", min=1)
+    episodes: int = option(256, "episodes to play; rounded up to a multiple of num_envs", min=1)
     num_envs: int = option(64, "environments stepped side by side", min=1)
     max_steps: int | None = option(
         None,
         "steps after which an episode is cut; null: ten times the longest known, at least 10,000",
         min=1,
     )
-    seed: int = option(0, "random seed of the environments and of the draws", min=0, max=2**31 - 1)
-    greedy: bool = option(True, "take the most likely action rather than a draw")
+    seed: int = option(0, "random seed of environments and actions", min=0, max=2**31 - 1)
+    greedy: bool = option(True, "take the most likely action instead of sampling one")
     controls: bool = option(
-        True, "of an environment with trials: play without memory of earlier ones and at random too"
+        True,
+        "in an environment with trials, also play without memory of earlier trials, and at random",
     )
     video: bool = option(False, "record one episode as a GIF (or as text) under video/")
     video_context: int = option(
-        16, "observations that a world model sees in its video before it predicts", min=1
+        16, "observations that a world model sees in its video before it imagines the rest", min=1
     )
     env: Any = MISSING
 
@@ -172,40 +177,44 @@ class EvaluateConfig:
 class BenchmarkConfig:
     """A suite of environments with several memories."""
 
-    suite: str = option("popgym", "environments whose names begin with it and a slash")
+    suite: str = option(
+        "popgym", "the environments to train on: all whose names begin with this and a slash"
+    )
     ids: list[str] = option([], "only these: ids, families or difficulties, e.g. [easy]; []: all")
-    memory: list[str] = option(["s5", "gru", "none"], "to compare")
+    memory: list[str] = option(["s5", "gru", "none"], "the memories to compare")
     agent: str = option("ppo", "the agent around them")
     seeds: int = option(3, "seeds of every run", min=1)
     steps: int = option(1_000_000, "environment steps of every run, per seed", min=1)
-    experiment: str = option("popgym", "shared settings, as `ssmrl train` takes them")
-    overrides: list[str] = option([], "further settings of every run, as `ssmrl train` takes them")
-    parallel: int = option(1, "runs side by side, one core each if there are several", min=1)
+    experiment: str = option("popgym", "shared settings: an experiment, as in `ssmrl train`")
+    overrides: list[str] = option([], "further settings of every run, as in `ssmrl train`")
+    parallel: int = option(
+        1, "how many runs at a time, each on a core of its own if there are several", min=1
+    )
     run_dir: str | None = option(
         None,
-        "folder of the runs, which can be taken up again; default runs/benchmark/<suite>",
+        "folder of the runs, for continuing a benchmark, too; default runs/benchmark/<suite>",
         path=True,
     )
     out: str | None = option(
         None,
-        "folder of the results, a small file a run; default <run_dir>/results. Results of other "
-        "machines, e.g. benchmarks/results/popgym of the repository, are read where it says so",
+        "folder of the results, a small file for each run; default <run_dir>/results. To include "
+        "results of other machines, name their folder, e.g. benchmarks/results/popgym",
         path=True,
     )
     published: str | None = option(
         "popgym_gru.json",
-        "other people's MMER, to print beside ours: of benchmarks/published/, or a path",
+        "published MMER to print beside ours: a file in benchmarks/published/, or a path",
         path=True,
     )
-    report_only: bool = option(False, "train nothing: print and draw what there is")
+    report_only: bool = option(False, "train nothing: print and draw existing results")
 
 
 @dataclass
 class ChaosConfig:
-    """Kills of a training, beside the settings of that training."""
+    """How a training is killed; the settings of the training come in addition."""
 
-    kills: int = option(20, "how often its process is killed", min=1)
-    kill_seed: int = option(0, "random seed of when", min=0)
+    kills: int = option(20, "how often the training's process is killed", min=1)
+    kill_seed: int = option(0, "random seed of the moments of the kills", min=0)
     chaos_dir: str = option("runs/chaos", "an empty or new folder for its runs", path=True)
 
 
@@ -214,7 +223,7 @@ class DiagnoseConfig:
     """A look at an untrained memory and at what it learns in a minute."""
 
     steps: int = option(400, "updates of training on each task", min=1)
-    seed: int = option(0, "of parameters and data", min=0, max=2**31 - 1)
+    seed: int = option(0, "random seed of parameters and data", min=0, max=2**31 - 1)
     out: str | None = option(
         None, "picture to write; default runs/diagnose-<memory>.png", path=True
     )

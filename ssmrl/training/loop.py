@@ -298,7 +298,7 @@ class _Loop:
         if step >= config.total_steps:
             self.reporter.message(f"nothing to do: step {step:,} of {config.total_steps:,} is done")
             return TrainResult(state, step, 0.0, 0.0, None, 0)
-        self.reporter.message("compiling: seconds to minutes, in which nothing is shown")
+        self.reporter.message("compiling, which takes seconds to minutes")
         iteration, state, compile_seconds = self._compile(state)
         heap.give_back()
         self._announce_start(step)
@@ -369,8 +369,8 @@ class _Loop:
         last = step + math.ceil((total - step) / size) * size
         if last != total:
             self.reporter.message(
-                f"total_steps={total:,} ends within an iteration of {size:,} steps: training goes "
-                f"on to its end, step {last:,}"
+                f"total_steps={total:,} ends within an iteration of {size:,} steps: training ends "
+                f"with that iteration, at step {last:,}"
             )
         agent, memory, env = (getattr(self.config, x).name for x in ("agent", "memory", "env"))
         self.reporter.start(f"{env}, {agent} with {memory}", step, last)

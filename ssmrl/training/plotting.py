@@ -20,6 +20,7 @@ from ssmrl.figures import (
     BLACK,
     GREY,
     label_lines,
+    legend_below,
     lines_of,
     panels,
     save,
@@ -364,14 +365,12 @@ def _shade_trials(axis: Axes, curve: dict[str, Any], colour: str) -> None:
 
 
 def _legend_below(axis: Axes, memories: Container[str], *, resets: bool) -> None:
-    """What is labelled, memories first, below the axis: on it, a legend would cover curves."""
+    """What is labelled, memories first."""
     handles, labels = axis.get_legend_handles_labels()
     first = [handle for handle, label in zip(handles, labels, strict=True) if label in memories]
     control = [Line2D([], [], color=GREY, linestyle="--", label=_CONTROL)] if resets else []
     others = [handle for handle in handles if handle not in first]
-    # The distance in the legend's letters: room for the numbers and the name of the axis.
-    place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
-    axis.legend(handles=[*first, *control, *others], ncols=2, **place)
+    legend_below(axis, handles=[*first, *control, *others])
 
 
 def trial_panels(paths: Iterable[str | Path]) -> dict[str, dict[str, dict[str, Any]]]:

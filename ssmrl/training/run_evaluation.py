@@ -223,7 +223,7 @@ def print_evaluation(record: dict[str, Any]) -> None:
         table.add_row(name, _with_interval(record, name))
     for name in ("median", "min", "max"):
         table.add_row(name, f"{record[name]:.4f}")
-    table.add_row("steps an episode", f"{record['length']:.1f}")
+    table.add_row("steps per episode", f"{record['length']:.1f}")
     for name, own in record.get("info", {}).items():
         table.add_row(f"info/{name}, mean", _with_interval(own, "mean"))
     for row in record.get("seeds", ()):

@@ -256,4 +256,4 @@ def test_ones_own_environment_and_memory_on_the_command_line():
         [sys.executable, SCRIPTS / "evaluate.py", *line], check=True, capture_output=True, text=True
     )
     assert "my/drift" in result.stdout
-    assert re.search(r"steps an episode │ +5.0 │", result.stdout)
+    assert re.search(r"steps per episode │ +5.0 │", result.stdout)

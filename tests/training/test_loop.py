@@ -395,11 +395,11 @@ def test_steps_that_no_iteration_ends_on_are_explained(make_config, record):
     run_loop(make_config(total_steps=200, resume=True), record)
     assert totals == [(0, 60), (60, 140), (140, 200)]
     assert titles == {"stub/line, stub with tape"}
-    assert record.messages.count("compiling: seconds to minutes, in which nothing is shown") == 3
+    assert record.messages.count("compiling, which takes seconds to minutes") == 3
     explained = [message for message in record.messages if "total_steps" in message]
     assert explained == [
-        f"total_steps={total} ends within an iteration of 20 steps: training goes on to its end, "
-        f"step {last}"
+        f"total_steps={total} ends within an iteration of 20 steps: training ends with that "
+        f"iteration, at step {last}"
         for total, last in ((50, 60), (130, 140))
     ]
 

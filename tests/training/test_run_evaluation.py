@@ -48,7 +48,7 @@ ROWS = [
     ["median", "3.0000"],
     ["min", "-1.0000"],
     ["max", "9.8765"],
-    ["steps an episode", "12.3"],
+    ["steps per episode", "12.3"],
 ]
 
 

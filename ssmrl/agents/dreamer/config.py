@@ -63,71 +63,77 @@ class DreamerConfig:
     """Hyperparameters of Dreamer; the defaults are DreamerV3's, with a parallel posterior.
 
     Attributes:
-        size: widths of all networks, one of `SIZES`; its `deter` becomes `memory.features`.
-        deter: width of the memory instead of the size's; None for the size's.
+        size: widths of all networks: pico, nano, 1m, 12m, 25m, 50m, 100m, 200m or 400m. Its width
+            of the memory becomes `memory.features`.
+        deter: another width of the memory; None for the size's.
         num_envs: environments stepped side by side.
         rollout_length: steps of each environment per iteration. null: 16; for sizes from 12m on,
-            whose updates take seconds on a CPU, the fewest that make a whole number of updates,
-            which is 2 with one update where all else is left as it is. Metrics, checkpoints and
-            signals wait for an iteration's end.
+            whose updates take seconds on a CPU, the smallest number that makes whole updates (with
+            the other defaults 2 steps, which make one update). Metrics, checkpoints and signals
+            wait for an iteration's end.
         batch_size: windows in each update.
         batch_length: steps in each window.
         train_ratio: replayed steps per environment step. It must make a whole number of updates
             per iteration: train_ratio * num_envs * rollout_length / (batch_size * batch_length).
         replay_capacity: environment steps that the replay buffer holds; each takes the memory of
             two observations (the one acted on, and the one that the step led to).
-        replay_storage: where the replay buffer's observations are: on the "device", or on the
-            "host", in RAM, from where an iteration's windows come to the device in one block;
-            rewards, actions, flags and carries stay on the device. What is learned is the same. For
-            pictures that the device has no room for; it waits for them once an iteration. Not with
-            several devices. A checkpoint under way takes the buffer's memory on the host again.
+        replay_storage: where the replay buffer keeps observations: on the "device", or on the
+            "host", in RAM, for pictures that do not fit on the device. An iteration's windows are
+            then copied to the device in one block, for which it waits; rewards, actions, flags and
+            carries stay on the device. What is learned is the same. Not with several devices. While
+            a checkpoint is written, the host needs the buffer's memory twice.
         replay_context: start windows from carries that are kept in the replay buffer, instead of
-            starting each afresh: those that acting had there, overwritten by newer ones whenever
-            an update has passed. The buffer then holds a carry per step, which for memories with
-            large states is most of it; what it takes is said before a training.
-        replay_online: let batches begin with windows that nothing was learned from yet, so that
-            all steps are used soon after they were made; the rest is drawn uniformly.
+            from initial ones: the carries of acting, replaced by newer ones whenever an update has
+            passed that step. The buffer then holds a carry for each step, which with large states
+            is most of its memory; a run says at its start how much it takes.
+        replay_online: first fill batches with windows that have not been learned from yet, so that
+            all steps are used soon after they were taken; the other windows are drawn uniformly.
         reward_scale: factor on rewards. Near 0 the bins of two-hot codes are 0.17 apart: rewards
             much smaller than that are learned faster when scaled up. Returns are reported unscaled.
         posterior: "parallel" for q(z|o), trained in one scan, or "recurrent" for q(z|h, o).
-        joint_input: z and action reach the memory through one layer; otherwise through one each,
-            side by side, and its input is twice as wide.
+        joint_input: pass z and action to the memory through one layer; otherwise through one layer
+            each, which makes the memory's input twice as wide.
         policy_inputs: what actor and critic read beside z: "output" h, "hidden" the memory's
             state, or "full" for both. A GRU's output is its state. A state space model's is not:
-            the world model has it show what predicts the present, and what the policy will be
-            asked for later may be in the state alone.
+            the world model trains the output to predict the present, and what the policy will need
+            later may be in the state only.
         lr: learning rate.
-        warmup: updates until it is reached.
+        warmup: updates over which the learning rate rises to that value.
         ssm_lr_scale: factor on the learning rate of parameters that set a memory's time scales.
-        clip: adaptive gradient clipping; gradients of a tensor are scaled down to this share of
-            the tensor's norm.
-        beta1, beta2, eps: of LaProp.
-        reconstruction_weight: of the loss of predicted observations, published as 1. What shows in
-            few of them may not be worth its place in the latent otherwise.
-        reward_weight: of the loss of predicted rewards, published as 1. Where few steps pay, more
-            of it makes the world model attend to them sooner.
-        dynamics_weight, representation_weight: of the two KL losses.
+        clip: adaptive gradient clipping: a tensor's gradient is scaled down to at most this share
+            of the tensor's norm.
+        beta1: decay of the optimiser LaProp's first moment.
+        beta2: decay of LaProp's second moment.
+        eps: LaProp's ε.
+        reconstruction_weight: weight of the loss of predicted observations, published as 1. A
+            larger one lets the latent keep what shows in few observations.
+        reward_weight: weight of the loss of predicted rewards, published as 1. Where rewards are
+            rare, a larger one makes the world model attend to them sooner.
+        dynamics_weight: weight of the KL loss that trains the prior.
+        representation_weight: weight of the KL loss that trains the posterior.
         free_bits: nats below which KL losses have no gradient.
-        replay_value_weight: of the critic's loss on replayed steps; 0 leaves it out.
-        unimix: share of the uniform in the latent's categoricals.
-        policy_unimix: in the policy's; what it keeps exploring however certain it becomes.
-        bins: of the two-hot codes of rewards and values.
-        horizon: γ = 1 - 1 / horizon.
+        replay_value_weight: weight of the critic's loss on replayed steps; 0 leaves it out.
+        unimix: share of the uniform distribution in the latent's categoricals.
+        policy_unimix: the same in the policy's: how much it explores however certain it becomes.
+        bins: number of bins in the two-hot codes of rewards and values, an odd number.
+        horizon: sets the discount: γ = 1 - 1 / horizon.
         continue_discount: let the continue head predict γ times the probability of going on.
         return_lambda: λ of the returns.
         imagination_length: H, steps imagined from each start.
         imagination_starts: number of states of each batch to imagine from, drawn at random; None
-            for all of them, as published, which is most of the cost of an update.
+            for all of them, as published, which then make up most of the cost of an update.
         entropy_coefficient: weight of the policy's entropy.
-        return_rate: of the running percentiles (5 and 95) that returns are normalised by.
-        slow_critic_rate: of the critic's running average, which regularises it.
+        return_rate: rate at which the percentiles (5 and 95) that normalise returns are updated.
+        slow_critic_rate: rate of the critic's running average, which regularises the critic.
         slow_critic_weight: weight of that regulariser.
-        min_std, max_std: of continuous actions.
+        min_std: smallest standard deviation of continuous actions.
+        max_std: largest standard deviation of continuous actions.
         bounded_actions: how continuous actions with two bounds stay inside: "squashed" by a tanh of
             a normal, or "clipped", a normal around tanh(mean) that is cut off at the bounds, as
             published. Clipped policies can rest on a bound; squashed ones know the density of what
             the environment gets.
-        compute_dtype: of activations: "float32", "bfloat16", or "auto": bfloat16 except on CPUs.
+        compute_dtype: dtype of activations: "float32", "bfloat16", or "auto", which is bfloat16
+            except on CPUs.
     """
 
     name: str = "dreamer"

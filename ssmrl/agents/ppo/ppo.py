@@ -47,20 +47,21 @@ class PPOConfig(RolloutConfig):
     ids of POPGym: docs/recipe.md has the trials.
 
     Attributes:
-        gae_lambda: λ of the generalised advantage estimate. Tasks that pay for every answer at once
-            want less than the usual .95, whose estimates are noisy with what other answers pay.
-        clip: ε, how far the probability ratio may leave 1.
-        value_clip: the same for the value's change; None for no clipping.
+        gae_lambda: λ of the generalised advantage estimate. Where every answer is rewarded at
+            once, it should be less than the usual .95, which adds the rewards of other answers as
+            noise.
+        clip: ε, how far the probability ratio may move away from 1.
+        value_clip: how far a value may move from what it was in acting; None for no clipping.
         value_coefficient: weight of the value loss.
         entropy_coefficient: weight of the entropy bonus at the start of training.
-        entropy_coefficient_final: and at its end, linearly in between; None means constant.
+        entropy_coefficient_final: the same at its end, linear in between; None means constant.
         target_kl: stop an iteration's updates when the policy has moved this far; None for never.
-        normalize_advantages: to mean 0 and deviation 1 in every minibatch, which must hold at least
-            two transitions: the difference of one from its own mean is 0, and teaches nothing.
-        normalize_values: learn values in units of their running deviation (PopArt, van Hasselt et
-            al. 2016: the output layer is rescaled so that predictions stay the same).
+        normalize_advantages: scale advantages to mean 0 and standard deviation 1 in every
+            minibatch, which must hold at least two transitions: a single one would become 0.
+        normalize_values: learn values in units of their running standard deviation (PopArt, van
+            Hasselt et al. 2016: the output layer is rescaled so that predictions stay the same).
         actor: widths of the policy's hidden layers after the memory.
-        initial_log_std: of continuous actions.
+        initial_log_std: log of the initial standard deviation of continuous actions.
     """
 
     name: str = "ppo"

@@ -51,13 +51,12 @@ class PQNConfig(RolloutConfig):
     λ = .5, .91 with .8 and -.01 with .95 (PPO: .99).
 
     Attributes:
-        return_lambda: λ of the returns that Q is moved towards: 0 for one step, 1 for all of the
-            rollout.
-        epsilon: share of actions drawn at random, from all alike, at the start of training.
-        epsilon_final: and from the end of the decay on.
-        epsilon_decay: share of the training in which it goes down, linearly; 0: all of it after
-            the first iteration.
-        layer_norm: normalise in front of every activation of the encoder and the critic.
+        return_lambda: λ of the returns that Q learns: 0 for one step, 1 for the whole rollout.
+        epsilon: share of actions that are drawn uniformly at the start of training.
+        epsilon_final: the same after the decay.
+        epsilon_decay: share of training over which epsilon decays linearly; 0: it reaches its final
+            value after the first iteration.
+        layer_norm: LayerNorm before every activation of the encoder and the critic.
     """
 
     name: str = "pqn"

@@ -1,4 +1,4 @@
-"""discounting_chain: choose at first among rewards that come sooner or later.
+"""discounting_chain: choose at the first step among rewards that come sooner or later.
 
 The first action chooses one of five chains; those that follow do nothing. The chains pay 1 after 1,
 3, 10, 30 or 100 steps, and one of them, which the parameters say, pays 1.1. The episode terminates

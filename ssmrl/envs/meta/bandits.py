@@ -1,4 +1,4 @@
-"""Multi-armed bandits: a trial is one pull, and the trials of an episode are its horizon.
+"""Multi-armed bandits: find the arm that pays best; a trial is one pull.
 
 The first two are those of RL² (Duan et al., 2016), the third one switches, as the sources of
 Genewein et al., "Memory-Based Meta-Learning on Non-Stationary Distributions" (2023) do: its hazard

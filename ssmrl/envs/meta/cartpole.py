@@ -1,4 +1,4 @@
-"""MetaCartPole: a cart and a pole whose dynamics the task draws, which way a push goes included.
+"""MetaCartPole: a cart and a pole; tasks differ in their dynamics, even in which way a push goes.
 
 The rules are those of gymnasium's CartPole: a trial terminates when the cart leaves ±2.4 m or the
 pole ±12°, and is truncated after ``horizon`` steps. Every step pays ``1 / horizon``, so that the

@@ -1,4 +1,4 @@
-"""Dark Room: a dark square room with a goal that nothing shows but its reward.
+"""Dark Room: a dark square room whose goal only its reward reveals.
 
 The agent begins in the middle and sees where it is. Dark Room pays 1 in every step that ends at the
 goal; the hard one is larger and pays in a trial once. A trial is truncated after ``horizon`` steps.
