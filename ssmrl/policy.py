@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -341,7 +342,7 @@ def _as_array(space: Any, value: Any, batch: tuple[int, ...], where: str) -> np.
         lost = array[converted != array].flat[0]
         raise ValueError(f"{where} must be an element of {space}, got {lost}")
     (leaf,) = leaves_of(space, where)
-    if fault := leaf.fault(converted.reshape(-1, *space.shape)):
+    if fault := leaf.fault(converted.reshape(math.prod(batch), *space.shape)):
         raise ValueError(fault[1])
     return converted
 
