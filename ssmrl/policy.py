@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -329,7 +330,7 @@ def _as_array(space: Any, value: Any, batch: tuple[int, ...], where: str) -> np.
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
         array = np.asarray(value, object)
-    allowed = "biu" if space.dtype.kind in "iu" else "biuf"
+    allowed = "biu" if space.dtype.kind in "iub" else "biuf"
     if array.shape != shape or array.dtype.kind not in allowed:
         raise ValueError(
             f"{where} must be {signature(space.dtype, shape)}, got "
@@ -337,11 +338,11 @@ def _as_array(space: Any, value: Any, batch: tuple[int, ...], where: str) -> np.
         )
     with np.errstate(over="ignore"):  # an infinity, which is refused below
         converted = array.astype(space.dtype)
-    if space.dtype.kind in "iu" and not (converted == array).all():
+    if space.dtype.kind in "iub" and not (converted == array).all():
         lost = array[converted != array].flat[0]
         raise ValueError(f"{where} must be an element of {space}, got {lost}")
     (leaf,) = leaves_of(space, where)
-    if fault := leaf.fault(converted.reshape(-1, *space.shape)):
+    if fault := leaf.fault(converted.reshape(math.prod(batch), *space.shape)):
         raise ValueError(fault[1])
     return converted
 

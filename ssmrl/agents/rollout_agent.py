@@ -278,7 +278,8 @@ class RolloutAgent(abc.ABC):
         skip_nonfinite: leave out updates whose gradient is not finite.
 
     Raises:
-        ValueError: where the environment does not fit the configuration.
+        ValueError: where the environment does not fit the configuration, or there are more updates
+            than 32 bits count.
     """
 
     config: RolloutConfig
@@ -303,6 +304,11 @@ class RolloutAgent(abc.ABC):
         self.config, self.memory, self.env = config, memory, env
         self.iterations = -(-total_steps // self.steps_per_iteration)  # the loop rounds up too
         updates = self.iterations * config.epochs * config.minibatches
+        if updates >= 2**31:
+            raise ValueError(
+                f"total_steps={total_steps} takes {updates} updates, of which 32 bits count only "
+                f"{2**31 - 1}; choose fewer steps, agent.epochs or agent.minibatches"
+            )
         self.learning_rate = make_schedule(config, updates)
         self.optimizer = make_optimizer(config, memory, skip_nonfinite=skip_nonfinite)
 
@@ -439,7 +445,8 @@ class RolloutAgent(abc.ABC):
             state.acting,
             length=c.rollout_length // c.window,
         )
-        return acting, starts, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout)
+        flatten = lambda x: x.reshape(c.rollout_length, *x.shape[2:])  # noqa: E731
+        return acting, starts, jax.tree.map(flatten, rollout)
 
     def _collect_window(self, state: TrainState, acting: ActingState, _):
         step = partial(self._collect_step, state)
@@ -543,14 +550,17 @@ class RolloutAgent(abc.ABC):
             **targets: `[rollout_length, B]`.
         """
 
+        c = self.config
+
+        # Sizes are written out: an observation's part of no numbers leaves nothing to infer from.
         def cut(x):
-            x = x.reshape(-1, self.config.window, *x.shape[1:])
+            x = x.reshape(c.rollout_length // c.window, c.window, *x.shape[1:])
             x = jnp.moveaxis(x, 0, 1)
-            return x.reshape(x.shape[0], -1, *x.shape[3:])
+            return x.reshape(c.window, c.windows, *x.shape[3:])
 
         names = [f.name for f in dataclasses.fields(kind) if f.name not in ("carry", *targets)]
         series = {name: getattr(rollout, name) for name in names} | targets
-        carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), starts)
+        carry = jax.tree.map(lambda x: x.reshape(c.windows, *x.shape[2:]), starts)
         return kind(carry=carry, **jax.tree.map(cut, series))
 
     # ........................................................................ updating

@@ -1,9 +1,11 @@
 """What environments promise, checked: every fault is one line that says where, what, and what came.
 
 Two kinds of environments are held to it. Those in JAX are checked while they are traced
-(:func:`reset_checked`, :func:`step_checked`), which costs a running program nothing; values, which
-a trace does not see, by playing a few steps (:func:`first_steps_fault`). Python environments are
-checked where they answer (:mod:`ssmrl.envs.adapters.gymnasium`), with the same :class:`Leaf`.
+(:func:`reset_checked`, :func:`step_checked`, and :func:`vector_reset_checked`,
+:func:`vector_step_checked` for a user's own vector environments), which costs a running program
+nothing; values, which a trace does not see, by playing a few steps (:func:`first_steps_fault`).
+Python environments are checked where they answer (:mod:`ssmrl.envs.adapters.gymnasium`), with the
+same :class:`Leaf`.
 """
 
 from __future__ import annotations
@@ -204,6 +206,57 @@ def step_checked(
     return obs, after, reward, terminated, truncated, _arrays(where, dict(info), "info")
 
 
+def vector_reset_checked(venv: Any, key: Any) -> tuple[Any, Any]:
+    """``venv.reset(key)`` of a :class:`~ssmrl.envs.VectorEnv`, held to its contract.
+
+    Returns:
+        obs, state; the leaves strongly typed arrays.
+
+    Raises:
+        EnvironmentFault: as the module's docstring says.
+    """
+    where = f"{venv.name}, reset"
+    with _own_code(where):
+        result = venv.reset(key)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise EnvironmentFault(f"{where} must return (obs, state), got {describe(result)}")
+    obs, state = result
+    obs = _conform(where, venv.observation_space, obs, "observation", (venv.num_envs,))
+    return obs, _arrays(where, state, "state")
+
+
+def vector_step_checked(venv: Any, state: Any, action: Any) -> tuple[Any, ...]:
+    """``venv.step(state, action)`` of a :class:`~ssmrl.envs.VectorEnv`, held to its contract.
+
+    Returns:
+        obs, state, reward f32[B], terminated bool[B], truncated bool[B], info; strongly typed.
+
+    Raises:
+        EnvironmentFault: as the module's docstring says.
+    """
+    where, batch = f"{venv.name}, step", (venv.num_envs,)
+    with _own_code(where):
+        result = venv.step(jax.tree.map(lambda x: x, state), action)
+    names = "obs, state, reward, terminated, truncated, info"
+    if not isinstance(result, tuple) or len(result) != 6:
+        raise EnvironmentFault(f"{where} must return {names}, got {describe(result)}")
+    obs, after, reward, terminated, truncated, info = result
+    if not isinstance(info, Mapping) or "final_observation" not in info:
+        got = f"keys {sorted(map(str, info))}" if isinstance(info, Mapping) else describe(info)
+        raise EnvironmentFault(f"{where}: info must be a dict with 'final_observation', got {got}")
+    final = info["final_observation"]
+    space = venv.observation_space
+    obs = _conform(where, space, obs, "observation", batch)
+    final = _conform(where, space, final, "info['final_observation']", batch)
+    after = _arrays(where, after, "state")
+    _check_same_types(where, state, after)
+    reward = _scalar(where, "reward", reward, "real", batch).astype(jnp.float32)
+    terminated = _scalar(where, "terminated", terminated, "bool", batch)
+    truncated = _scalar(where, "truncated", truncated, "bool", batch)
+    info = _arrays(where, dict(info), "info") | {"final_observation": final}
+    return obs, after, reward, terminated, truncated, info
+
+
 @contextlib.contextmanager
 def _own_code(where: str) -> Iterator[None]:
     """Turns what an environment's own code raises into one line with its place."""
@@ -248,8 +301,10 @@ def _place(error: Exception) -> str:
     return f", at {os.path.basename(frame.filename)}:{frame.lineno}: {frame.line}"
 
 
-def _conform(where: str, space: Space, x: Any, name: str) -> Any:
+def _conform(where: str, space: Space, x: Any, name: str, batch: tuple[int, ...] = ()) -> Any:
     """``x`` if it has the structure, shapes and dtypes of ``space``, as strongly typed arrays.
+
+    Its leaves have the leading axes ``batch``.
 
     With ``jax_enable_x64`` the same code makes 64-bit numbers: they become the space's 32-bit ones.
     """
@@ -260,7 +315,8 @@ def _conform(where: str, space: Space, x: Any, name: str) -> Any:
                 f"{where}: {name} must be a dict of {sorted(space.spaces)}, got {got}"
             )
         return {
-            key: _conform(where, s, x[key], f"{name}[{key!r}]") for key, s in space.spaces.items()
+            key: _conform(where, s, x[key], f"{name}[{key!r}]", batch)
+            for key, s in space.spaces.items()
         }
     if isinstance(space, Tuple):
         if not isinstance(x, (tuple, list)) or len(x) != len(space.spaces):
@@ -268,10 +324,10 @@ def _conform(where: str, space: Space, x: Any, name: str) -> Any:
                 f"{where}: {name} must be a tuple of {len(space.spaces)}, got {describe(x)}"
             )
         parts = enumerate(zip(space.spaces, x, strict=True))
-        return tuple(_conform(where, s, part, f"{name}[{i}]") for i, (s, part) in parts)
-    array = _array(where, x, name)
-    if array.shape != space.shape or _narrow(array.dtype) != _narrow(space.dtype):
-        expected = signature(space.dtype, space.shape)
+        return tuple(_conform(where, s, part, f"{name}[{i}]", batch) for i, (s, part) in parts)
+    array, shape = _array(where, x, name), (*batch, *space.shape)
+    if array.shape != shape or _narrow(array.dtype) != _narrow(space.dtype):
+        expected = signature(space.dtype, shape)
         got = signature(array.dtype, array.shape)
         raise EnvironmentFault(f"{where}: {name} must be {expected} as its space, got {got}")
     return array.astype(space.dtype)
@@ -297,13 +353,14 @@ def _arrays(where: str, tree: Any, name: str) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-def _scalar(where: str, name: str, x: Any, kind: str) -> Any:
+def _scalar(where: str, name: str, x: Any, kind: str, batch: tuple[int, ...] = ()) -> Any:
     array = _array(where, x, name)
     is_bool = array.dtype == jnp.bool_
     is_real = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
-    if array.shape != () or not (is_bool or (is_real and kind == "real")):
+    if array.shape != batch or not (is_bool or (is_real and kind == "real")):
         got = signature(array.dtype, array.shape)
-        raise EnvironmentFault(f"{where}: {name} must be a {kind} scalar, got {got}")
+        expected = f"{kind}{list(batch)}" if batch else f"a {kind} scalar"
+        raise EnvironmentFault(f"{where}: {name} must be {expected}, got {got}")
     return array
 
 

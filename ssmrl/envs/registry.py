@@ -19,7 +19,12 @@ from ssmrl.envs.contract import EnvironmentFault, first_steps_fault
 from ssmrl.envs.environment import Environment
 from ssmrl.envs.partial_observability import obscure
 from ssmrl.envs.vector import JaxVectorEnv, VectorEnv, check_num_envs
-from ssmrl.envs.wrappers import EpisodeStatistics, ObservationExtras
+from ssmrl.envs.wrappers import (
+    CheckedVectorEnv,
+    EpisodeStatistics,
+    ObservationExtras,
+    checked,
+)
 
 JaxFactory = Callable[..., tuple[Environment, Any]]
 HostFactory = Callable[..., VectorEnv]
@@ -284,6 +289,9 @@ def make_vector(
             check_first_steps(venv)
     else:
         venv = _make_named(canonical_name(name), num_envs, **kwargs)
+    venv = checked(venv)
+    if isinstance(venv, CheckedVectorEnv) and not venv.is_host:
+        check_first_steps_of_all(venv)
     venv = obscure(
         venv,
         action_delay=action_delay,
@@ -329,10 +337,22 @@ def check_first_steps(venv: JaxVectorEnv) -> None:
     key = (venv.name, type(venv.env), digest)
     if digest is not None and key in _PLAYED:
         return
-    one = JaxVectorEnv(venv.env, venv.params, 1, name=venv.name)
-    if fault := first_steps_fault(one):
-        raise EnvironmentFault(f"{venv.name}, {fault}")
+    _play_first_steps(JaxVectorEnv(venv.env, venv.params, 1, name=venv.name))
     _PLAYED.add(key)
+
+
+def check_first_steps_of_all(venv: CheckedVectorEnv) -> None:
+    """:func:`check_first_steps` of a vector environment in JAX that is a user's own."""
+    key = (venv.name, type(venv.venv), _digest(vars(venv.venv)))
+    if key[-1] is not None and key in _PLAYED:
+        return
+    _play_first_steps(venv)
+    _PLAYED.add(key)
+
+
+def _play_first_steps(venv: VectorEnv) -> None:
+    if fault := first_steps_fault(venv):
+        raise EnvironmentFault(f"{venv.name}, {fault}")
 
 
 def _digest(values: Any) -> bytes | None:

@@ -136,15 +136,15 @@ class Box(Space):
     """Arrays of one shape and dtype between ``low`` and ``high``, both included.
 
     Args:
-        low: scalar or array broadcast to ``shape``; ``-inf`` for no bound, which an integer dtype
-            turns into its smallest value.
+        low: scalar or array broadcast to ``shape``; ``-inf`` for no bound, which a dtype other than
+            a float turns into its smallest value.
         high: likewise; ``inf`` for no bound.
         shape: shape of an element; taken from the bounds if left out.
-        dtype: dtype of an element, float or integer.
+        dtype: dtype of an element: float, integer, or bool, whose values are 0 and 1.
 
     Raises:
-        ValueError: if a bound does not broadcast to ``shape``, is NaN, is not a value of an integer
-            dtype, or if ``low > high`` somewhere.
+        ValueError: if a bound does not broadcast to ``shape``, is NaN, is not a value of a dtype
+            other than a float, or if ``low > high`` somewhere.
     """
 
     low: np.ndarray
@@ -172,7 +172,7 @@ class Box(Space):
 
     def sample(self, key: PRNGKeyArray) -> Array:
         """Uniform where bounded; a shifted exponential with one bound; a normal with none."""
-        if self.dtype.kind in "iu":
+        if self.dtype.kind in "iub":
             return self._sample_integers(key)
         low, high = self.low, self.high
         has_low, has_high = np.isfinite(low), np.isfinite(high)
@@ -194,7 +194,7 @@ class Box(Space):
     def _sample_integers(self, key: PRNGKeyArray) -> Array:
         """Uniform. JAX draws in 32 bits: of wider ranges the part that these hold."""
         dtype = jax.dtypes.canonicalize_dtype(self.dtype)
-        limits = np.iinfo(dtype if dtype.itemsize <= 4 else np.int32)
+        limits = np.iinfo(np.int32 if dtype.kind == "b" or dtype.itemsize > 4 else dtype)
         low, high = (
             np.clip(bound, limits.min, limits.max).astype(np.int64)
             for bound in (self.low, self.high)
@@ -229,17 +229,18 @@ def _bound_as(dtype: np.dtype, bound: np.ndarray) -> np.ndarray:
     """``bound`` in ``dtype``; what an integer cannot be is refused, never wrapped around.
 
     Raises:
-        ValueError: for a finite bound that is not a value of an integer ``dtype``.
+        ValueError: for a finite bound that is not a value of ``dtype``, an integer or bool.
     """
-    if dtype.kind not in "iu":
+    if dtype.kind not in "iub":
         with np.errstate(over="ignore"):  # beyond the largest float there is no bound
             return bound.astype(dtype)
-    limits = np.iinfo(dtype)
-    ends = np.where(bound > 0, limits.max, limits.min)
+    limits = np.iinfo(dtype) if dtype.kind != "b" else None
+    smallest, largest = (0, 1) if limits is None else (limits.min, limits.max)
+    ends = np.where(bound > 0, largest, smallest)
     finite = np.isfinite(bound)
     # In Python's integers: no dtype of numpy's holds all that may come.
     for value in np.unique(bound[finite]).tolist():
-        if value != int(value) or not limits.min <= value <= limits.max:
+        if value != int(value) or not smallest <= value <= largest:
             raise ValueError(f"Box bound {value} is no {dtype.name}")
     return np.where(finite, np.where(finite, bound, 0).astype(dtype), ends).astype(dtype)
 

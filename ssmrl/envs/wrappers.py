@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ssmrl.envs import spaces
 from ssmrl.envs.batching import select
+from ssmrl.envs.contract import check_space, vector_reset_checked, vector_step_checked
 from ssmrl.envs.environment import Leaf
 from ssmrl.envs.vector import VectorEnv, VectorTransition
 
@@ -59,6 +60,32 @@ class VectorWrapper(VectorEnv):
 
     def close(self) -> None:
         self.venv.close()
+
+
+class CheckedVectorEnv(VectorWrapper):
+    """Holds a vector environment of a user's own to its contract, as it is traced.
+
+    Raises:
+        EnvironmentFault: in ``reset`` and ``step``, a line that says what is wrong; here for spaces
+            that are none of ours.
+    """
+
+    def __init__(self, venv: VectorEnv):
+        super().__init__(venv)
+        check_space(self.name, "observation_space", self.observation_space)
+        check_space(self.name, "action_space", self.action_space)
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        return vector_reset_checked(self.venv, key)
+
+    def step(self, state: Any, action: Any) -> VectorTransition:
+        return vector_step_checked(self.venv, state, action)
+
+
+def checked(venv: VectorEnv) -> VectorEnv:
+    """``venv`` itself if its class is the library's, which checks what it is made of."""
+    own = type(venv).__module__.partition(".")[0] == "ssmrl"
+    return venv if own else CheckedVectorEnv(venv)
 
 
 @struct.dataclass
@@ -157,8 +184,8 @@ class ObservationExtras(VectorWrapper):
 
     def reset(self, key: PRNGKeyArray) -> tuple[dict[str, Any], Any]:
         obs, state = self.venv.reset(key)
-        first = jnp.ones(self.num_envs, bool)
-        return self.extend(obs, self.none(self.num_envs), jnp.zeros(self.num_envs), first), state
+        first, reward = jnp.ones(self.num_envs, bool), jnp.zeros(self.num_envs, jnp.float32)
+        return self.extend(obs, self.none(self.num_envs), reward, first), state
 
     def step(self, state: Any, action: Any) -> VectorTransition:
         obs, state, reward, terminated, truncated, info = self.venv.step(state, action)

@@ -67,11 +67,14 @@ class Memory(nn.Module):
             carries, every leaf `[T, *batch, ...]`.
 
         Raises:
-            ValueError: where shapes or dtypes break the contract, saying what was expected.
+            ValueError: where shapes or dtypes break the contract, those that `unroll` gives too,
+                saying what was expected.
         """
         check_inputs(self, carry, x, reset)
         unroll = self._unroll_nothing if 0 in x.shape[1:-1] else self.unroll
-        last, y, carries = unroll(carry, x, reset, return_carries)
+        result = unroll(carry, x, reset, return_carries)
+        check_outputs(self, carry, x, result)
+        last, y, carries = result
         return (last, y, carries) if return_carries else (last, y)
 
     def _unroll_nothing(self, carry, x, reset, return_carries):
@@ -203,6 +206,36 @@ def check_inputs(memory: Memory, carry: Carry, x: Array, reset: Array) -> None:
             raise ValueError(
                 f"{name}: a carry leaf has shape {jnp.shape(got)}, but x with batch shape "
                 f"{x.shape[1:-1]} asks for {want.shape}; use memory.initialize_carry(batch_shape)"
+            )
+
+
+def check_outputs(memory: Memory, carry: Carry, x: Array, result: Any) -> None:
+    """Raise a ValueError that says what is wrong with what `unroll` gave, if something is.
+
+    A memory of a user's own would otherwise fail far away from its cause, or not at all.
+    """
+    name = type(memory).__name__
+    if not isinstance(result, tuple) or len(result) != 3:
+        got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+        raise ValueError(f"{name}: unroll must return (carry, y, carries or None), got {got}")
+    last, y, _ = result
+    expected = (*x.shape[:-1], memory.features)
+    if jnp.shape(y) != expected:
+        raise ValueError(
+            f"{name}: unroll must give y of shape [T, *batch, features], here {expected}, "
+            f"got {jnp.shape(y)}"
+        )
+    if jax.tree.structure(last) != jax.tree.structure(carry):
+        raise ValueError(
+            f"{name}: unroll must give a carry like that of initialize_carry: expected "
+            f"{jax.tree.structure(carry)}, got {jax.tree.structure(last)}"
+        )
+    for before, after in zip(jax.tree.leaves(carry), jax.tree.leaves(last), strict=True):
+        want, got = ((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in (before, after))
+        if want != got:
+            raise ValueError(
+                f"{name}: unroll must give a carry like that of initialize_carry: a leaf was "
+                f"{want[1]} {want[0]}, and is {got[1]} {got[0]} now"
             )
 
 

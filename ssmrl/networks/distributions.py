@@ -189,7 +189,10 @@ def _categorical(space: Any, logits: Array) -> Categorical:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds of a box's entries, flat `[K]`; 0 where there is none."""
+    """The bounds of a box's entries, flat `[K]`; 0 where there is none.
+
+    The largest number of float32, which some write for "no bound", is none.
+    """
 
     low: np.ndarray
     high: np.ndarray
@@ -200,7 +203,8 @@ class Bounds:
     def of(cls, space: Box) -> "Bounds":
         """In float64, so that the width of the widest box in float32 is finite."""
         low, high = (np.ravel(bound).astype(np.float64) for bound in (space.low, space.high))
-        has_low, has_high = np.isfinite(low), np.isfinite(high)
+        limit = np.finfo(np.float32).max
+        has_low, has_high = low > -limit, high < limit
         return cls(np.where(has_low, low, 0), np.where(has_high, high, 0), has_low, has_high)
 
     @property

@@ -40,7 +40,7 @@ def refusals(**chosen: str) -> Iterator[None]:
         yield
     except UsageError:
         raise  # It says all already.
-    except MemoryError as error:
+    except (MemoryError, OverflowError) as error:
         raise RunError(f"{_culprit(error, chosen)}too large: {first_line(error)}") from error
     except ValueError as error:
         if _room(error) is None:
@@ -78,10 +78,18 @@ def out_of_memory() -> Iterator[None]:
     """Around compiling and running: says in a line that the device's memory was not enough.
 
     Raises:
-        RunError: in place of JAX's RESOURCE_EXHAUSTED.
+        RunError: in place of JAX's RESOURCE_EXHAUSTED, and of its overflows: it counts in 32 bits.
     """
     try:
         yield
+    except OverflowError as error:
+        if "parsing an argument to a jitted computation" not in str(error):
+            raise
+        number = str(error).rpartition(" ")[2]
+        raise RunError(
+            f"too large: something here is {number}, and programs count in 32 bits; choose fewer "
+            "steps, epochs or environments, or shorter windows"
+        ) from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -130,6 +130,46 @@ def test_ratio_is_one_for_other_actions(action_space):
     assert_same_view(metrics)
 
 
+class PartlyEmpty(Scripted):
+    """Its observation has a part of no numbers."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        nothing = spaces.Box(0, 1, (0,))
+        self.observation_space = spaces.Dict({"a": nothing, "b": self.observation_space})
+
+    def _with_nothing(self, observation):
+        return {"a": jnp.zeros((self.num_envs, 0)), "b": observation}
+
+    def reset(self, key):
+        observation, state = super().reset(key)
+        return self._with_nothing(observation), state
+
+    def step(self, state, action):
+        observation, *rest, info = super().step(state, action)
+        final = self._with_nothing(info["final_observation"])
+        return self._with_nothing(observation), *rest, {"final_observation": final}
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_parts_of_no_numbers_change_nothing(window, normalize):
+    options = {"window_length": window, "lr": 0.05, "normalize_observations": normalize}
+    states = []
+    for kind in (Scripted, PartlyEmpty):
+        agent = small_agent(kind(TERMINATED, TRUNCATED), "none", **options)
+        state, _ = quick_jit(agent.iteration)(start(agent, random=True))
+        states.append(state.params)
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_memory_with_nothing_to_carry():
+    env = Scripted(TERMINATED, TRUNCATED)
+    agent = watch(small_agent(env, "frame_stack", memory_options={"frames": 1}, clip=3e-5, lr=0.05))
+    _, metrics = quick_jit(agent.iteration)(start(agent, random=True))
+    assert_same_view(metrics)
+
+
 # ------------------------------------------------------------------------------ resets
 
 

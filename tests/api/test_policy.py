@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ssmrl.envs.adapters.gymnasium import HostVectorEnv
+from ssmrl.envs.spaces import Box, Dict
 from ssmrl.envs.wrappers import EpisodeStatistics
 from ssmrl.memory import list_memories
-from ssmrl.policy import Policy
+from ssmrl.policy import Policy, _as_batch
 from ssmrl.training import streams
 from tests.api.small import make, observations
 from tests.unchecked import unchecked
@@ -128,6 +129,18 @@ def test_a_wrong_observation_is_named(observation, message):
     with pytest.raises(ValueError, match=message) as error:
         Policy(*make("ppo", "gru"))(observation)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_part_of_no_numbers_and_one_of_truth_values(batch):
+    space = Dict({"nothing": Box(0, 1, (0,)), "truth": Box(0, 1, (2,), bool)})
+    value = {"nothing": np.zeros((*batch, 0)), "truth": np.ones((*batch, 2), int)}
+    taken = _as_batch(space, value, batch, "observation")
+    assert taken["nothing"].shape == (*batch, 0)
+    assert taken["truth"].dtype == bool and taken["truth"].all()
+    for wrong, message in ((0.5, r"must be bool\[.*got float64"), (2, "element of Box.*got 2")):
+        with pytest.raises(ValueError, match=message):
+            _as_batch(space, value | {"truth": np.full((*batch, 2), wrong)}, batch, "observation")
 
 
 def test_batches_flags_and_rewards_are_checked():

@@ -11,6 +11,7 @@ import ssmrl.envs
 from ssmrl.envs import EnvironmentFault, JaxVectorEnv, registry, spaces
 from ssmrl.envs.adapters.gymnasium import HostEnvironmentError, HostVectorEnv
 from ssmrl.envs.contract import first_steps_fault, leaves_of, step_checked
+from ssmrl.envs.wrappers import VectorWrapper
 
 g = gymnasium.spaces
 
@@ -593,6 +594,96 @@ def test_what_a_function_makes_is_all_used():
     assert [id(env) for env in venv.unwrapped._envs] == list(map(id, made))
     with pytest.raises(ValueError, match="gave the same one twice"):
         ssmrl.envs.make_vector(lambda: made[0], 2)
+
+
+class OwnVector(ssmrl.envs.VectorEnv):
+    """A user's own: what it answers can be replaced, part by part."""
+
+    name = "mine"
+    num_envs = 2
+    observation_space = spaces.Box(0.0, 1.0, (3,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, **answers):
+        self.answers = answers
+
+    def reset(self, key):
+        obs = self.answers.get("first", jnp.full((2, 3), 0.5))
+        return self.answers.get("begun", (obs, jnp.zeros(2)))
+
+    def step(self, state, action):
+        parts = {"obs": jnp.full((2, 3), 0.5), "state": state, "reward": jnp.zeros(2)}
+        parts |= {"terminated": jnp.zeros(2, bool), "truncated": jnp.zeros(2, bool)}
+        parts |= {"info": {"final_observation": parts["obs"]}} | self.answers
+        names = ("obs", "state", "reward", "terminated", "truncated", "info")
+        return self.answers.get("step", tuple(parts[name] for name in names))
+
+
+VECTOR_FAULTS = [
+    ({"first": jnp.zeros((2, 2))}, "reset: observation must be float32[2, 3] as its space, got f"),
+    (
+        {"first": jnp.zeros(3)},
+        "reset: observation must be float32[2, 3] as its space, got float32[",
+    ),
+    (
+        {"first": jnp.zeros((2, 3), int)},
+        "reset: observation must be float32[2, 3] as its space, got i",
+    ),
+    ({"begun": jnp.zeros((2, 3))}, "reset must return (obs, state), got float32[2, 3]"),
+    ({"obs": {"a": 0}}, "step: observation must be an array, got a dict"),
+    ({"state": jnp.zeros(2, int)}, "step must keep state: it was float32[2], now int32[2]"),
+    ({"reward": jnp.zeros((2, 2))}, "step: reward must be real[2], got float32[2, 2]"),
+    ({"reward": 0.0}, "step: reward must be real[2], got float32[]"),
+    ({"terminated": jnp.zeros(2)}, "step: terminated must be bool[2], got float32[2]"),
+    ({"truncated": False}, "step: truncated must be bool[2], got bool[]"),
+    ({"info": {}}, "step: info must be a dict with 'final_observation', got keys []"),
+    ({"info": None}, "step: info must be a dict with 'final_observation', got None"),
+    (
+        {"info": {"final_observation": jnp.zeros(3)}},
+        "step: info['final_observation'] must be float32[2, 3] as its space, got float32[3]",
+    ),
+    ({"step": (0, 0)}, "step must return obs, state, reward, terminated, truncated, info, got a"),
+    ({"first": jnp.full((2, 3), 7.0)}, "reset: observation[0] must be in [0.0, 1.0], got 7.0"),
+    ({"obs": jnp.full((2, 3), jnp.nan)}, "step 1: observation[0] must be finite, got nan"),
+    ({"reward": jnp.full(2, jnp.nan)}, "step 1: reward must be finite, got nan"),
+]
+
+
+@pytest.mark.parametrize(("answers", "line"), VECTOR_FAULTS)
+def test_vector_environments_of_ones_own_are_held_to_the_contract(answers, line):
+    with pytest.raises(EnvironmentFault) as caught:
+        ssmrl.envs.make_vector(OwnVector(**answers), 2)
+    message = str(caught.value)
+    assert message.startswith(f"mine, {line}") and "\n" not in message
+
+
+def test_a_good_vector_environment_of_ones_own_is_played_once(monkeypatch):
+    monkeypatch.setattr(registry, "_PLAYED", set())
+    played = []
+    monkeypatch.setattr(registry, "first_steps_fault", lambda venv: played.append(venv.name))
+    own = OwnVector()
+    for _ in range(2):
+        assert ssmrl.envs.make_vector(own, 2).unwrapped is own
+    assert played == ["mine"]
+
+    class InPython(OwnVector):
+        is_host = True
+
+    ssmrl.envs.make_vector(InPython(), 2)  # has one state, which nobody else may move
+    assert played == ["mine"]
+
+
+def test_wrappers_of_ones_own_are_held_to_the_contract():
+    class Cut(VectorWrapper):
+        def step(self, state, action):
+            obs, *rest = self.venv.step(state, action)
+            return obs[:, :2], *rest
+
+    own = Cut(JaxVectorEnv(Good(), None, 2, name="my/thing"))
+    with pytest.raises(
+        EnvironmentFault, match=r"my/thing, step: observation must be float32\[2, 3"
+    ):
+        ssmrl.envs.make_vector(own, 2)
 
 
 def test_leaves_are_in_the_order_of_the_tree():

@@ -50,6 +50,8 @@ class Scripted(gymnasium.Env):
         obs, reward = self.observe(), float(self.time)
         if self.fault == "raise" and self.time == 2:
             raise ZeroDivisionError("the pole is too long")
+        if self.fault == "exit" and self.time == 2:
+            raise SystemExit("the window was closed")
         if self.fault == "observation" and self.time == 2:
             obs["noise"][1] = np.nan
         if self.fault == "reward" and self.time == 2:
@@ -157,6 +159,9 @@ def test_vmap_is_refused(transform):
         transform(lambda a: venv.step(state, a)[0])(jax.tree.map(lambda x: x[None], action))
 
 
+CAUSES = {"raise": ZeroDivisionError, "exit": SystemExit}
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -164,6 +169,10 @@ def test_vmap_is_refused(transform):
             "raise",
             "the pole is too long (ZeroDivisionError); "
             "raised by test/scripted, environment 0, step 2",
+        ),
+        (
+            "exit",
+            "the window was closed (SystemExit); raised by test/scripted, environment 0, step 2",
         ),
         (
             "observation",
@@ -177,7 +186,7 @@ def test_faults_are_named(fault, message, caplog):
     with pytest.raises(Exception, match=re.escape(message)):
         rollout(venv, 4)
     assert type(venv.failure) is HostEnvironmentError and str(venv.failure) == message
-    assert isinstance(venv.failure.__cause__, ZeroDivisionError if fault == "raise" else type(None))
+    assert isinstance(venv.failure.__cause__, CAUSES.get(fault, type(None)))
     # JAX would log two tracebacks before anybody knows.
     assert not caplog.records
     # Nothing is left behind: another environment still works.

@@ -38,6 +38,8 @@ def test_samples_reach_every_value():
     assert [len(np.unique(multi[:, i])) for i in range(2)] == [2, 5]
     small = np.asarray(jax.vmap(Box(3, 5, (2,), np.uint8).sample)(keys))
     assert set(small.ravel().tolist()) == {3, 4, 5}
+    truth = np.asarray(jax.vmap(Box(0, 1, (2,), bool).sample)(keys))
+    assert truth.dtype == bool and abs(truth.mean() - 0.5) < 4 * 0.5 / np.sqrt(600)
     # The mean of U(-1, 3) from 300 draws: 1 within four standard errors.
     box = np.asarray(jax.vmap(Box(-1.0, 3.0, ()).sample)(keys))
     assert abs(box.mean() - 1) < 4 * (4 / np.sqrt(12)) / np.sqrt(300)
@@ -90,6 +92,7 @@ def test_equality_hash_and_immutability():
         (lambda: Box(1.0, 0.0, (2,)), "low <= high"),
         (lambda: Box(np.nan, 0.0, (2,)), "low <= high"),
         (lambda: Box(np.zeros(3), 1.0, (2,)), "do not broadcast"),
+        (lambda: Box(0, 2, (2,), bool), "bound 2 is no bool"),
         (lambda: Dict({"a": 3}), "not a space"),
         (lambda: Tuple([None]), "not a space"),
     ],
@@ -104,6 +107,10 @@ def test_repr_reads_as_the_space():
     for space in ALL[:6] + ALL[7:]:  # all but the one whose bounds are arrays
         assert eval(repr(space), names) == space
     assert repr(Box(-1.0, 2.0, (3,))) == "Box(-1.0, 2.0, (3,), float32)"
+
+
+def test_truth_values_without_bounds_are_both():
+    assert Box(-np.inf, np.inf, (2,), bool) == Box(0, 1, (2,), bool)
 
 
 def test_flat_size():

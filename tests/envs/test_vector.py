@@ -115,6 +115,17 @@ def test_observation_extras_of_continuous_actions_are_zero_at_first():
     np.testing.assert_array_equal(info["final_observation"]["previous_action"], actions)
 
 
+def test_extras_keep_their_types_where_64_bits_are_allowed():
+    venv = ssmrl.envs.make_vector(
+        "popgym/repeat_first_easy", 2, previous_action=True, previous_reward=True
+    )
+    with jax.enable_x64(True):
+        obs, state = jax.eval_shape(venv.reset, jax.random.key(0))
+        after = jax.eval_shape(venv.step, state, jnp.zeros(2, jnp.int32))[0]
+    types = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (obs, after)]
+    assert types[0] == types[1]
+
+
 def test_extras_of_nested_action_spaces():
     from ssmrl.envs.wrappers import none_action, with_none
 

@@ -1,6 +1,7 @@
 """Memories by name, their options, a user's own memory, and what is said about mistakes."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -235,6 +236,40 @@ def test_wrong_arguments_are_told_from_right_ones(what):
     with unchecked(), pytest.raises(ValueError) as error:
         jax.eval_shape(memory.init, jax.random.key(0), *(good | changes).values())
     assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+class Running(Memory):
+    """A user's own memory, the answer of whose `unroll` is made by `answer`."""
+
+    answer: Callable = None
+
+    def initialize_carry(self, batch_shape):
+        return {"h": jnp.zeros((*batch_shape, self.features))}
+
+    def unroll(self, carry, x, reset, return_carries):
+        return self.answer(carry, jnp.zeros((*x.shape[:-1], self.features)))
+
+
+WRONG_ANSWERS = {
+    "two": (lambda carry, y: (carry, y), "unroll must return (carry, y, carries or None), got 2 v"),
+    "alone": (lambda carry, y: y, "unroll must return (carry, y, carries or None), got "),
+    "narrow": (lambda carry, y: (carry, y[..., 1:], None), "here (3, 2, 4), got (3, 2, 3)"),
+    "no time": (lambda carry, y: (carry, y[0], None), "here (3, 2, 4), got (2, 4)"),
+    "structure": (lambda carry, y: (carry["h"], y, None), "expected PyTreeDef({'h': *}), got PyT"),
+    "one carry": (lambda c, y: ({"h": c["h"][0]}, y, None), "float32 (2, 4), and is float32 (4,)"),
+    "half": (lambda c, y: ({"h": jnp.float16(c["h"])}, y, None), "and is float16 (2, 4) now"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_ANSWERS)
+def test_wrong_answers_of_a_users_memory_are_named(what):
+    answer, message = WRONG_ANSWERS[what]
+    memory = Running(4, answer)
+    with unchecked(), pytest.raises(ValueError) as error:
+        jax.eval_shape(memory.init, jax.random.key(0), *good_arguments(memory))
+    assert str(error.value).startswith("Running: ") and message in str(error.value)
+    right = Running(4, lambda carry, y: (carry, y, None))
+    jax.eval_shape(right.init, jax.random.key(0), *good_arguments(right))
 
 
 @every_memory

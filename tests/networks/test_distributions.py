@@ -329,6 +329,17 @@ def test_entropy_estimates_of_every_kind_are_unbiased(kind, mean, log_std):
     assert abs(samples.mean() - exact) < 5 * samples.std() / math.sqrt(n) + 1e-3
 
 
+def test_the_largest_number_as_a_bound_of_an_action_is_none():
+    """As `ssmrl.networks.boxes` has it of observations: half the range would be 3e38."""
+    limit = np.finfo(np.float32).max
+    open_, wide = spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-limit, limit, (3,))
+    raw, mean, log_std = jnp.asarray([-2.0, 0.1, 3.0]), jnp.zeros(3), jnp.zeros(3)
+    for clip in (False, True):
+        ours, same = (action_distribution(s, mean, log_std, clip=clip) for s in (wide, open_))
+        np.testing.assert_array_equal(ours.action(raw), raw)
+        assert ours.log_prob(raw) == same.log_prob(raw)
+
+
 def test_kinds_can_be_mixed_in_one_box():
     """A matrix of all of them, entry by entry what each is alone."""
     low, high = np.float32(list(KINDS.values())).T.reshape(2, 2, 2)

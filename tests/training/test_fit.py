@@ -22,6 +22,13 @@ from tests.training.stub_train import ROOT
         (["memory.features=100000000"], 1, "float32[100000000, 300000000], 107 PiB: choose"),
         # A matrix of that size is computed while S5 is made: 8e16 / 2^50.
         (["memory=s5", "memory.features=1e8"], 1, "memory=s5: too large: Unable to allocate 71.1"),
+        # Beyond what 32 bits count.
+        (
+            ["memory.features=1e10"],
+            1,
+            "too large: Python integer 10000000000 out of bounds for int",
+        ),
+        (["total_steps=1e12"], 2, "agent=ppo: total_steps=1000000000000 takes 3906250016 updates"),
     ],
 )
 def test_a_choice_that_cannot_be_is_a_line(arguments, code, line, capsys):
@@ -90,6 +97,14 @@ def test_memory_that_runs_out_while_training(monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no more")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), fit.out_of_memory():
         raise jax.errors.JaxRuntimeError("INTERNAL: another fault")
+
+
+def test_numbers_that_programs_cannot_count_to():
+    expected = "^too large: something here is 4000000000, and programs count in 32 bits"
+    with pytest.raises(RunError, match=expected), fit.out_of_memory():
+        jax.jit(lambda x: x + 4_000_000_000)(jnp.int32(0))
+    with pytest.raises(OverflowError), fit.out_of_memory():
+        raise OverflowError("cannot convert float infinity to integer")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,8 @@ class SymlogEncoder(nn.Module):
                 vectors.append(box_target(space, value))
             else:
                 vectors.append(encode_leaf(space, value))
+        if not (pictures or any(vector.shape[-1] for vector in vectors)):
+            raise ValueError(f"no numbers to encode in observations of {self.space!r}")
         if vectors:
             mlp = NormedMLP(self.layers, self.units, dtype=self.dtype)
             pictures.insert(0, mlp(jnp.concatenate(vectors, -1)))
@@ -86,7 +88,9 @@ class Decoder(nn.Module):
         if not all(map(is_picture, spaces)):
             hidden = NormedMLP(self.layers, self.units, dtype=self.dtype, name="mlp")(features)
         for i, space in enumerate(spaces):
-            if is_picture(space):
+            if code_size(space) == 0:
+                predictions[str(i)] = jnp.zeros((*features.shape[:-1], 0), jnp.float32)
+            elif is_picture(space):
                 sizes = (self.depth, self.units, self.dtype, self.state)
                 decoder = PictureDecoder(picture_shape(space), *sizes, bounded=is_scaled(space))
                 predictions[str(i)] = decoder(features)

@@ -307,7 +307,7 @@ class HostVectorEnv(VectorEnv):
     def _call(self, i: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a window that was closed, in many a game
             # The environment's own words come first: whoever wrote it knows them.
             failure = HostEnvironmentError(f"{one_line(error)}; raised by {self._where(i)}")
             self._failure = failure

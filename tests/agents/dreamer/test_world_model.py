@@ -382,10 +382,19 @@ SPACES = {
             "a": spaces.Box(-1.0, 1.0, (2, 2)),
             "b": spaces.Tuple([spaces.Discrete(3), spaces.MultiDiscrete([2, 4])]),
             "c": spaces.Box(0, 255, (9, 12, 1), np.uint8),
+            "nothing": spaces.Box(0.0, 1.0, (0,)),
         }
     ),
     "pictures": spaces.Box(0.0, 1.0, (16, 16, 3)),
 }
+
+
+@pytest.mark.parametrize("space", [spaces.Dict({}), spaces.Box(0.0, 1.0, (2, 0))], ids=repr)
+def test_observations_of_nothing_are_refused_by_name(space):
+    encoder = observations.SymlogEncoder(space, 1, 4, 4)
+    value = jax.tree.map(lambda part: jnp.zeros((3, 2, *part.shape)), spaces.as_tree(space))
+    with pytest.raises(ValueError, match="^no numbers to encode in observations of"):
+        encoder.init(jax.random.key(0), value)
 
 
 @pytest.mark.parametrize(
