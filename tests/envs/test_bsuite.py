@@ -12,7 +12,7 @@ from ssmrl.envs.bsuite import EXPERIMENTS
 from ssmrl.envs.bsuite.discounting_chain import EnvState as DiscountingState
 from ssmrl.envs.bsuite.memory_chain import EnvState as MemoryState
 from ssmrl.envs.bsuite.umbrella_chain import EnvState as UmbrellaState
-from tests.compiling import quick_jit
+from tests.compiling import quick_jit, shipped_jit
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,19 @@ def test_memory_table():
         np.testing.assert_array_equal(terminated, [0, 0, 0, 1])
         np.testing.assert_array_equal(info["regret"], [0, 0, 0, 1 - value])
         assert not truncated.any()
+
+
+@pytest.mark.parametrize(
+    ("id_", "length", "place"),
+    [("bsuite/memory_len", "memory_length", 0), ("bsuite/umbrella_length", "chain_length", 2)],
+)
+def test_no_rounding_carries_the_time_left_out_of_the_space(id_, length, place):
+    """1 - t / T is -1.5e-8 at t = T for some T, as XLA compiles it: 1 - t · (1 / T)."""
+    for steps in (2, 4, 5, 6, 8, 10):
+        env, params = ssmrl.envs.make(id_, **{length: steps})
+        _, state = env.reset(jax.random.key(0), params)
+        observe = shipped_jit(lambda state, env=env, params=params: env.observe(state, params))
+        assert observe(state.replace(time=jnp.int32(steps)))[place] == 0
 
 
 def test_discounting_table():

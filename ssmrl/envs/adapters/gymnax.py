@@ -146,6 +146,10 @@ def _true_bounds(name: str, space: Box) -> tuple[np.ndarray, np.ndarray]:
         # [last reward, two actions, time]: the reward is a Gaussian, the time starts at -1.
         low[0], high[0], low[3] = -np.inf, np.inf, -1.0
     elif name == "MemoryChain-bsuite":
-        # [time left, query, context bits]: the bits are -1 or 1.
-        low[2:] = -1.0
+        # [time left, query, context bits]: 1 - t / T may be rounded to less than 0 in the end; the
+        # bits are -1 or 1.
+        low[0], low[2:] = -1e-6, -1.0
+    elif name == "UmbrellaChain-bsuite":
+        # [needed, had, time left, distractors]: likewise.
+        low[2] = -1e-6
     return low, high

@@ -98,7 +98,8 @@ class MemoryChain(Environment[EnvState, EnvParams]):
 
     def observe(self, state: EnvState, params: EnvParams) -> Float[Array, "N"]:
         """What is shown at ``state.time``."""
-        time_left = 1.0 - state.time / params.memory_length
+        # Not 1 - time / length, which compilers may round to less than 0 at the end.
+        time_left = (params.memory_length - state.time) / params.memory_length
         query = jnp.where(state.time == params.memory_length - 1, state.query, 0)
         bits = jnp.where(state.time == 0, 2 * state.context - 1, 0)
         head = jnp.stack([time_left, query.astype(jnp.float32)]).astype(jnp.float32)

@@ -87,7 +87,8 @@ class UmbrellaChain(Environment[EnvState, EnvParams]):
 
     def observe(self, state: EnvState, params: EnvParams) -> Float[Array, "N"]:
         """``[needed, had, time left, distractors]`` in float32."""
-        time_left = 1.0 - state.time / params.chain_length
+        # Not 1 - time / length, which compilers may round to less than 0 at the end.
+        time_left = (params.chain_length - state.time) / params.chain_length
         head = jnp.stack([state.need_umbrella, state.has_umbrella, time_left]).astype(jnp.float32)
         return jnp.concatenate([head, state.distractors])
 
