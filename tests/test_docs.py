@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ssmrl.agents import _AGENTS
-from ssmrl.cli import COMMANDS
+from ssmrl.cli import COMMANDS, main
 from ssmrl.envs import registry as envs
 from ssmrl.experiment import COMPONENTS, CONFIGS
 from ssmrl.memory import list_memories
@@ -242,6 +242,43 @@ def test_every_command_composes(page, untouched_registries):
         exec(compile(code, str(page), "exec"), {"__name__": page.stem})
     for name, arguments in {str(command): command for command in commands(page)}.values():
         check_command(name, arguments)
+
+
+CUT_DOWN = {
+    "train": ["total_steps=1"],  # one iteration
+    "evaluate": ["episodes=2"],
+    "diagnose": ["steps=2"],
+    "benchmark": ["steps=1", "ids=[repeat_previous_easy]"],
+    "plot": [],
+}
+
+
+def can_run(name: str, arguments: list[str]) -> bool:
+    """Not what needs an extra, a cluster, the original Memory Maze, or a run that nothing made."""
+    if re.search("hydra/|memory_maze_original", str(arguments)):
+        return False
+    runs = [a.removeprefix("run=") for a in arguments if a.startswith(("run=", "runs/"))]
+    return name == "train" or all(run.startswith("zoo:") or Path(run).exists() for run in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    # Those of the memories have the same two commands each.
+    [p for p in PAGES if commands(p) and (p.parent.name != "memories" or p.stem == "s5")],
+    ids=name_of,
+)
+def test_every_command_runs(page, tmp_path, monkeypatch, untouched_registries):
+    """One after the other in an empty folder, with the fewest steps."""
+    monkeypatch.chdir(tmp_path)
+    run = 0
+    for name, arguments in {str(command): command for command in commands(page)}.values():
+        if can_run(name, arguments):
+            keys = {setting.partition("=")[0] for setting in CUT_DOWN[name]}
+            kept = [a for a in arguments if a.partition("=")[0] not in keys]
+            assert main([name, *kept, *CUT_DOWN[name]]) == 0, (name, arguments)
+            run += 1
+    assert run, "nothing of this page can run"
 
 
 def test_there_are_commands():
