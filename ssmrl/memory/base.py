@@ -231,11 +231,11 @@ def check_outputs(memory: Memory, carry: Carry, x: Array, result: Any) -> None:
             f"{jax.tree.structure(carry)}, got {jax.tree.structure(last)}"
         )
     for before, after in zip(jax.tree.leaves(carry), jax.tree.leaves(last), strict=True):
-        want, got = ((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in (before, after))
-        if want != got:
+        was, now = ((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in (before, after))
+        if was != now:
             raise ValueError(
                 f"{name}: unroll must give a carry like that of initialize_carry: a leaf was "
-                f"{want[1]} {want[0]}, and is {got[1]} {got[0]} now"
+                f"{was[1]} {was[0]}, and is {now[1]} {now[0]} now"
             )
 
 

@@ -31,6 +31,7 @@ from ssmrl.training.loading import LoadedRun, load_run, make_venv
 from ssmrl.training.loop import longest_episode
 from ssmrl.training.prediction_video import record_prediction
 from ssmrl.training.run import read_evaluations, read_metrics, write_atomically
+from ssmrl.training.signals import one_interrupt
 from ssmrl.training.transfer import covers, same_kind
 from ssmrl.training.trials import compare_trials, play_controls
 from ssmrl.training.video import record_episode
@@ -119,8 +120,9 @@ def _player(
             greedy=config.greedy,
             max_steps=config.max_steps,
         )
-        evaluate = partial(evaluator, longest_seen=longest)
-        return evaluate_seeds(evaluate, loaded.config, loaded.state, key_of)
+        with one_interrupt() as is_interrupted:
+            evaluate = partial(evaluator, longest_seen=longest, should_stop=is_interrupted)
+            return evaluate_seeds(evaluate, loaded.config, loaded.state, key_of)
 
     return play
 

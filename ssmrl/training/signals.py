@@ -138,6 +138,36 @@ class StopSignals:
             os.close(self._write)
 
 
+@contextlib.contextmanager
+def one_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first SIGINT becomes a request, and a KeyboardInterrupt when the context is left.
+
+    Raised in between it may come while a program steps Python environments, and a process that
+    exits meanwhile hangs or crashes. A second SIGINT is raised at once. Outside the main thread,
+    where Python allows no handlers, it does nothing.
+
+    Yields:
+        whether there was one.
+    """
+    received = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = True
+
+    try:
+        with _handling([signal.SIGINT], handle):
+            yield lambda: received
+    except BaseException:
+        if received:
+            raise KeyboardInterrupt from None
+        raise
+    if received:
+        raise KeyboardInterrupt
+
+
 class Stopping:
     """What trains elsewhere is told to stop when this process is.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 from ssmrl.training import run_evaluation
 from ssmrl.training.config import EnvConfig, EvaluateConfig, TrainConfig
 from ssmrl.training.errors import RunError
-from ssmrl.training.evaluation import EvaluationResult
+from ssmrl.training.evaluation import EvaluationResult, EvaluationStoppedError
 from ssmrl.training.loading import LoadedRun
 from ssmrl.training.run import RunFolder
 from ssmrl.training.run_evaluation import print_evaluation, print_videos
@@ -292,3 +293,26 @@ def test_observations_have_appended_what_the_run_saw_and_what_is_asked_for():
     asked = EnvConfig(name="c/d", previous_reward=True)
     env = run_evaluation._evaluation_env(asked, trained)
     assert (env.previous_action, env.previous_reward, env.first_flag) == (False, True, True)
+
+
+def test_a_ctrl_c_waits_for_the_steps_under_way(monkeypatch):
+    """An interpreter that exits in the middle of a program that steps Python hangs or crashes."""
+    played = []
+
+    class Interrupted:
+        def __init__(self, *args, **options):
+            pass
+
+        def __call__(self, state, key, *, longest_seen, should_stop):
+            assert not should_stop()
+            signal.raise_signal(signal.SIGINT)
+            played.append("the steps under way")
+            if should_stop():
+                raise EvaluationStoppedError
+
+    monkeypatch.setattr(run_evaluation, "Evaluator", Interrupted)
+    loaded = Loaded(run=RunFolder("runs/a"), agent=None, state=None, config=TrainConfig())
+    play = run_evaluation._player(EvaluateConfig(run="runs/a"), loaded, None, 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        play(None)
+    assert played == ["the steps under way"]

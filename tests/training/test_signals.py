@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from ssmrl.training import signals as signals_module
-from ssmrl.training.signals import Children, StopSignals, exit_code, requeue_at_once
+from ssmrl.training.signals import (
+    Children,
+    StopSignals,
+    exit_code,
+    one_interrupt,
+    requeue_at_once,
+)
 
 
 def test_of_several_signals_the_first_that_stops_is_announced_and_no_other():
@@ -44,7 +50,8 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 open(f"{sys.argv[1]}.ready", "w")
-time.sleep(60)
+for _ in range(600):
+    time.sleep(0.1)  # a signal that comes just before a sleep is heard after it
 """
 
 
@@ -208,3 +215,33 @@ def test_a_program_s_own_handlers_and_other_threads_are_left_alone():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_one_ctrl_c_is_a_request_until_what_is_under_way_is_done():
+    before = signal.getsignal(signal.SIGINT)
+    done = []
+    with pytest.raises(KeyboardInterrupt), one_interrupt() as is_interrupted:
+        assert not is_interrupted()
+        signal.raise_signal(signal.SIGINT)
+        done.append(is_interrupted())
+    assert done == [True] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_was_given_up_for_a_ctrl_c_is_one():
+    with pytest.raises(KeyboardInterrupt), one_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("given up")
+
+
+def test_another_error_and_a_second_ctrl_c_pass():
+    with pytest.raises(RuntimeError, match="own"), one_interrupt():
+        raise RuntimeError("own")
+    done = []
+    with pytest.raises(KeyboardInterrupt), one_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append("more")
+    assert not done
+    with one_interrupt() as is_interrupted:
+        pass
+    assert not is_interrupted()
