@@ -68,12 +68,13 @@ def diagnose(config: Any) -> Path:
     from ssmrl.diagnostics.report import write_report
     from ssmrl.diagnostics.theory import state_tracking
     from ssmrl.memory import make_memory
-    from ssmrl.training.fit import check_size, refusals
+    from ssmrl.training.fit import check_size, check_width, refusals
 
     options = dataclasses.asdict(config.memory)
     name = options.pop("name")
     x = jax.ShapeDtypeStruct((1, 1, options["features"]), "float32")
     reset = jax.ShapeDtypeStruct((1, 1), bool)
+    check_width(options["features"])
     with refusals(memory=name):
         memory = make_memory(name, **options)
         carry = jax.eval_shape(lambda: memory.initialize_carry((1,)))

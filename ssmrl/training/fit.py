@@ -48,6 +48,25 @@ def refusals(**chosen: str) -> Iterator[None]:
         raise UsageError(f"{_culprit(error, chosen)}{first_line(error)}") from error
 
 
+def check_width(features: int, *, devices: int = 1) -> None:
+    """Raise RunError if one matrix of a memory's width alone is more than the devices hold.
+
+    To be asked before a memory is traced: some compute their starts on the host meanwhile, and of
+    so many numbers that would end the process.
+
+    Args:
+        features: width of the memory, all of which have a matrix of at least a third of its square.
+        devices: how many there are.
+    """
+    size, available = 4 * features**2, device_memory()
+    if available is None or size <= 3 * devices * available:
+        return
+    raise RunError(
+        f"memory.features={features} is too large: a matrix of its square takes "
+        f"{format_bytes(size)}, and there is {format_bytes(devices * available)}"
+    )
+
+
 def check_size(state: Any, *, devices: int = 1) -> None:
     """Raise RunError if a state is larger than the memory of the devices that are to hold it.
 

@@ -23,7 +23,7 @@ from ssmrl.training.errors import RunError, UsageError
 from ssmrl.training.evaluation import Evaluator, evaluate_seeds, info_means
 from ssmrl.training.exported import is_exported
 from ssmrl.training.failures import explained_failures, reason
-from ssmrl.training.fit import check_size, out_of_memory, refusals
+from ssmrl.training.fit import check_size, check_width, out_of_memory, refusals
 from ssmrl.training.loading import as_dict, build_agent, load_run, make_venv
 from ssmrl.training.loggers import CallbackLogger, Logger, NullLogger, check_logger, make_logger
 from ssmrl.training.loop import (
@@ -144,6 +144,9 @@ def _check_can_start(config: TrainConfig, agent: Any, *, is_host: bool) -> None:
         UsageError: settings contradict each other, or a logger is missing.
     """
     check_placement(agent, config, is_host=is_host)
+    # An object of a user's own has its width inside.
+    width = getattr(config.memory, "features", 0)
+    check_width(width, devices=device_count(config.devices))
     with refusals(agent=config.agent.name, memory=config.memory.name, env=config.env.name):
         check_size(
             abstract_state(agent, config.seed, config.seeds), devices=device_count(config.devices)

@@ -18,15 +18,23 @@ from tests.training.stub_train import ROOT
     ("arguments", "code", "line"),
     [
         (["memory.norm=foo"], 2, "memory=gru: unknown norm 'foo'; choose one of none, pre, post"),
-        # U is [1e8, 3e8] of 4 bytes each: 1.2e17 / 2^50.
-        (["memory.features=100000000"], 1, "float32[100000000, 300000000], 107 PiB: choose"),
+        # 1e8 squared of 4 bytes each: 4e16 / 2^50, whatever is computed while a memory is made.
+        *[
+            (
+                [f"memory={name}", "memory.features=1e8"],
+                1,
+                "memory.features=100000000 is too large: a matrix of its square takes 35.5 PiB",
+            )
+            for name in ("gru", "s5", "dss", "transformer")
+        ],
+        (["memory.features=1e12"], 1, "memory.features=1000000000000 is too large"),
+        # The GRU behind it has [4e8, 3 * 128] of 4 bytes each: 6.144e11 / 2^30.
+        (["agent.encoder=[400000000]"], 1, "float32[400000000, 384], 572 GiB: choose"),
         # A matrix of that size is computed while S5 is made: 8e16 / 2^50.
-        (["memory=s5", "memory.features=1e8"], 1, "memory=s5: too large: Unable to allocate 71.1"),
-        # Beyond what 32 bits count.
         (
-            ["memory.features=1e10"],
+            ["memory=s5", "memory.state_size=100000000"],
             1,
-            "too large: Python integer 10000000000 out of bounds for int",
+            "memory=s5: too large: Unable to allocate 71.1",
         ),
         (["total_steps=1e12"], 2, "agent=ppo: total_steps=1000000000000 takes 3906250016 updates"),
     ],
@@ -50,6 +58,19 @@ def test_a_users_own_fault_keeps_its_traceback():
         raise ValueError("my own")
     with pytest.raises(TypeError), fit.refusals(memory="mine"):
         jax.eval_shape(lambda x: jnp.ones(3) @ x, jnp.ones(4))
+
+
+def test_a_width_must_fit_into_the_devices(monkeypatch):
+    monkeypatch.setattr(fit, "device_memory", lambda: 1200)
+    fit.check_width(30)  # a third of 30 squared, of 4 bytes each
+    expected = "^memory.features=31 is too large: a matrix of its square takes 3.75 KiB, and there"
+    with pytest.raises(RunError, match=expected):
+        fit.check_width(31)
+    fit.check_width(42, devices=2)
+    with pytest.raises(RunError, match="and there is 2.34 KiB$"):
+        fit.check_width(43, devices=2)
+    monkeypatch.setattr(fit, "device_memory", lambda: None)
+    fit.check_width(10**9)
 
 
 def test_a_state_must_fit_into_the_devices(monkeypatch):
