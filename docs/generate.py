@@ -30,8 +30,8 @@ from ssmrl.training.config import (
 )
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # tests/ is not installed
-from tests.memory.test_remembers import FLOORS  # noqa: E402
+sys.path.insert(0, str(HERE.parent))  # benchmarks/ is not installed
+from benchmarks.learning import microscope  # noqa: E402
 
 PAGES, CONFIGURATION = HERE / "memories", HERE / "reference" / "configuration.md"
 CHOOSING, ZOO = HERE / "choosing.md", HERE / "zoo.md"
@@ -275,14 +275,9 @@ def _tracked(name: str) -> str:
     )
 
 
-def _recalled(name: str) -> str:
-    """The accuracies that a test holds the memory to, as two cells of a table."""
-    floors = FLOORS[name]
-    return "chance | chance" if floors is None else " | ".join(f"{x:.2f}" for x in floors)
-
-
 def _costs() -> list[str]:
     """What every memory costs, recalls and can track, in the order of its time in training."""
+    reached = json.loads(microscope.OUTPUT.read_text())["rows"]
     measured = json.loads((HERE.parent / "benchmarks/results/memory.json").read_text())
     training = {
         row["memory"]: row["results"]["ssmrl"]["seconds"]["median"]
@@ -293,11 +288,12 @@ def _costs() -> list[str]:
     rows = [
         f"| [{name}](memories/{name}.md) | {1000 * training[name]:,.0f} | "
         f"{1e6 * acting[name]['seconds']['median']:,.0f} | {acting[name]['state']:,} | "
-        f"{_recalled(name)} | {_tracked(name)} |"
+        f"{' | '.join(str(reached[name][task]) for task in microscope.ASKED)} | {_tracked(name)} |"
         for name in sorted(training, key=training.get)
     ]
-    head = "| memory | training, ms | acting, µs | carry, numbers | first input | 3 steps back | "
-    return [head + "tracking states |", "|---|--:|--:|--:|--:|--:|---|", *rows]
+    head = "| memory | training, ms | acting, µs | carry, numbers | first symbol, steps ago | "
+    head += "symbol k steps ago, k | parity, bits | tracking states, in theory |"
+    return [head, "|---|--:|--:|--:|--:|--:|--:|---|", *rows]
 
 
 def main() -> int:
