@@ -91,12 +91,12 @@ mutants: $(VENV)/.mutants
 # dm-control: the original runs in an interpreter of its own and needs nothing of ours there.
 MAZE_PYTHON ?= $(shell for python in python3.12 python3.11; do \
 	$$python -c '' 2>/dev/null && echo $$python && break; done)
-$(VENV)-memory-maze/.installed:
+$(VENV)-memory-maze/.installed: Makefile
 	@"$(MAZE_PYTHON)" -c '' 2>/dev/null || \
 		{ echo "Python 3.11 or 3.12 is needed; name one with make MAZE_PYTHON=..." >&2; exit 1; }
 	"$(MAZE_PYTHON)" -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet "memory-maze>=1.0.3" "dm-control>=1.0.50" \
-		"mujoco>=3.17,<4" "numpy>=2.0"
+		"mujoco>=3.17,<4" "numpy>=2.0" "pillow>=11.0"
 	@touch $@
 
 memory-maze: $(VENV)-memory-maze/.installed
