@@ -445,8 +445,8 @@ class RolloutAgent(abc.ABC):
             state.acting,
             length=c.rollout_length // c.window,
         )
-        flatten = lambda x: x.reshape(c.rollout_length, *x.shape[2:])  # noqa: E731
-        return acting, starts, jax.tree.map(flatten, rollout)
+        steps = jax.tree.map(lambda x: x.reshape(c.rollout_length, *x.shape[2:]), rollout)
+        return acting, starts, steps
 
     def _collect_window(self, state: TrainState, acting: ActingState, _):
         step = partial(self._collect_step, state)

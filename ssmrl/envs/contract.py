@@ -165,10 +165,7 @@ def reset_checked(name: str, env: Any, space: Space, key: Any, params: Any) -> t
     where = f"{name}, reset_env"
     with _own_code(where):
         result = env.reset_env(key, params)
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise EnvironmentFault(f"{where} must return (obs, state), got {describe(result)}")
-    obs, state = result
-    return _conform(where, space, obs, "observation"), _arrays(where, state, "state")
+    return _reset_result(where, result, space)
 
 
 def step_checked(
@@ -190,20 +187,7 @@ def step_checked(
     # A copy of the containers: what the environment writes into a dict of its state is not ours.
     with _own_code(where):
         result = env.step_env(key, jax.tree.map(lambda x: x, state), action, params)
-    names = "obs, state, reward, terminated, truncated, info"
-    if not isinstance(result, tuple) or len(result) != 6:
-        hint = " (terminated and truncated are two)" if length(result) == 5 else ""
-        raise EnvironmentFault(f"{where} must return {names}{hint}, got {describe(result)}")
-    obs, after, reward, terminated, truncated, info = result
-    if not isinstance(info, Mapping):
-        raise EnvironmentFault(f"{where}: info must be a dict, got {describe(info)}")
-    obs = _conform(where, space, obs, "observation")
-    after = _arrays(where, after, "state")
-    _check_same_types(where, state, after)
-    reward = _scalar(where, "reward", reward, "real").astype(jnp.float32)
-    terminated = _scalar(where, "terminated", terminated, "bool")
-    truncated = _scalar(where, "truncated", truncated, "bool")
-    return obs, after, reward, terminated, truncated, _arrays(where, dict(info), "info")
+    return _step_result(where, state, result, space)
 
 
 def vector_reset_checked(venv: Any, key: Any) -> tuple[Any, Any]:
@@ -218,11 +202,7 @@ def vector_reset_checked(venv: Any, key: Any) -> tuple[Any, Any]:
     where = f"{venv.name}, reset"
     with _own_code(where):
         result = venv.reset(key)
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise EnvironmentFault(f"{where} must return (obs, state), got {describe(result)}")
-    obs, state = result
-    obs = _conform(where, venv.observation_space, obs, "observation", (venv.num_envs,))
-    return obs, _arrays(where, state, "state")
+    return _reset_result(where, result, venv.observation_space, (venv.num_envs,))
 
 
 def vector_step_checked(venv: Any, state: Any, action: Any) -> tuple[Any, ...]:
@@ -234,27 +214,48 @@ def vector_step_checked(venv: Any, state: Any, action: Any) -> tuple[Any, ...]:
     Raises:
         EnvironmentFault: as the module's docstring says.
     """
-    where, batch = f"{venv.name}, step", (venv.num_envs,)
+    where, space, batch = f"{venv.name}, step", venv.observation_space, (venv.num_envs,)
     with _own_code(where):
         result = venv.step(jax.tree.map(lambda x: x, state), action)
+    *others, info = _step_result(where, state, result, space, batch, ("final_observation",))
+    final = info["final_observation"]
+    final = _conform(where, space, final, "info['final_observation']", batch)
+    return *others, info | {"final_observation": final}
+
+
+def _reset_result(where: str, result: Any, space: Space, batch: tuple[int, ...] = ()) -> Any:
+    """What a reset returned, checked; observations have the leading axes ``batch``."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise EnvironmentFault(f"{where} must return (obs, state), got {describe(result)}")
+    obs, state = result
+    return _conform(where, space, obs, "observation", batch), _arrays(where, state, "state")
+
+
+def _step_result(
+    where: str,
+    state: Any,
+    result: Any,
+    space: Space,
+    batch: tuple[int, ...] = (),
+    keys: tuple[str, ...] = (),
+) -> tuple[Any, Any, Any, Any, Any, dict[str, Any]]:
+    """What a step from ``state`` returned, likewise; its info must have the ``keys``."""
     names = "obs, state, reward, terminated, truncated, info"
     if not isinstance(result, tuple) or len(result) != 6:
-        raise EnvironmentFault(f"{where} must return {names}, got {describe(result)}")
+        hint = " (terminated and truncated are two)" if length(result) == 5 else ""
+        raise EnvironmentFault(f"{where} must return {names}{hint}, got {describe(result)}")
     obs, after, reward, terminated, truncated, info = result
-    if not isinstance(info, Mapping) or "final_observation" not in info:
+    if not isinstance(info, Mapping) or not info.keys() >= set(keys):
+        expected = "".join(f" with {key!r}" for key in keys)
         got = f"keys {sorted(map(str, info))}" if isinstance(info, Mapping) else describe(info)
-        raise EnvironmentFault(f"{where}: info must be a dict with 'final_observation', got {got}")
-    final = info["final_observation"]
-    space = venv.observation_space
+        raise EnvironmentFault(f"{where}: info must be a dict{expected}, got {got}")
     obs = _conform(where, space, obs, "observation", batch)
-    final = _conform(where, space, final, "info['final_observation']", batch)
     after = _arrays(where, after, "state")
     _check_same_types(where, state, after)
     reward = _scalar(where, "reward", reward, "real", batch).astype(jnp.float32)
     terminated = _scalar(where, "terminated", terminated, "bool", batch)
     truncated = _scalar(where, "truncated", truncated, "bool", batch)
-    info = _arrays(where, dict(info), "info") | {"final_observation": final}
-    return obs, after, reward, terminated, truncated, info
+    return obs, after, reward, terminated, truncated, _arrays(where, dict(info), "info")
 
 
 @contextlib.contextmanager
