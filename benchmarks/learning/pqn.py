@@ -1,6 +1,6 @@
-"""PQN beside PPO on POPGym's Easy ids: the same memory, widths and steps, and the same wall-clock.
+"""PQN beside PPO on POPGym and two meta tasks: the same memory, widths and steps, and wall-clock.
 
-    python -m benchmarks.learning.pqn [--ids ...] [--memory s5] [--steps 1000000] [--seeds 3]
+    python -m benchmarks.learning.pqn [--envs ...] [--memory s5] [--steps 1000000] [--seeds 1]
 
 The two pendulums are left out: their actions are continuous, and PQN has a value for every action.
 Every training is one run folder below --runs; one that is finished is not repeated and one that was
@@ -22,16 +22,25 @@ from ssmrl.envs import list_envs
 from ssmrl.training.plotting import Curve, read_curves
 from ssmrl.training.run import RunFolder, read_metrics
 
-EXPERIMENTS = {"ppo": "popgym", "pqn": "popgym_pqn"}
+AGENTS = ("ppo", "pqn")
+SETTINGS = {
+    ("popgym", "ppo"): ("experiment=popgym",),
+    ("popgym", "pqn"): ("experiment=popgym_pqn",),
+    ("meta", "ppo"): ("experiment=in_context",),
+    # What experiment=in_context sets of the options that PQN has.
+    ("meta", "pqn"): ("agent=pqn", "agent.rollout_length=200", "agent.discount=.95"),
+}
+META = ("meta/bernoulli_bandit", "meta/dark_room")
 
 
 def main() -> int:
     arguments = parse()
     rows = []
-    for env in arguments.ids:
+    for env in arguments.envs:
         paths = {}
-        for agent in EXPERIMENTS:
-            paths[agent] = arguments.runs / f"{env}-{agent}-{arguments.memory}-{arguments.steps}"
+        for agent in AGENTS:
+            name = f"{env.replace('/', '-')}-{agent}-{arguments.memory}-{arguments.steps}"
+            paths[agent] = arguments.runs / name
             if code := run(agent, env, paths[agent], arguments):
                 return code  # interrupted: the same command goes on from here
         rows.append(compare(env, paths))
@@ -43,10 +52,10 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ids", nargs="+", default=easy_ids())
+    parser.add_argument("--envs", nargs="+", default=[*easy_ids(), *META])
     parser.add_argument("--memory", default="s5")
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], help="further overrides, key=value")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "pqn")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/pqn.json")
@@ -55,15 +64,15 @@ def parse() -> argparse.Namespace:
 
 def easy_ids() -> list[str]:
     """POPGym's Easy ids whose actions can be numbered."""
-    easy = [name.partition("/")[2] for name in list_envs() if name.startswith("popgym/")]
-    return [id_ for id_ in easy if id_.endswith("_easy") and "pendulum" not in id_]
+    names = [name for name in list_envs() if name.startswith("popgym/")]
+    return [name for name in names if name.endswith("_easy") and "pendulum" not in name]
 
 
 def run(agent: str, env: str, path: Path, arguments: argparse.Namespace) -> int:
     """The exit code of one training."""
     overrides = [
-        f"experiment={EXPERIMENTS[agent]}",
-        f"env=popgym/{env}",
+        *SETTINGS[env.partition("/")[0], agent],
+        f"env={env}",
         f"memory={arguments.memory}",
         f"total_steps={arguments.steps}",
         f"seeds={arguments.seeds}",
@@ -77,7 +86,7 @@ def compare(env: str, paths: dict[str, Path]) -> dict[str, Any]:
     curves = {agent: read_curves(path) for agent, path in paths.items()}
     speeds = {agent: steps_per_second(path) for agent, path in paths.items()}
     fastest = max(speeds.values())
-    row: dict[str, Any] = {"id": env}
+    row: dict[str, Any] = {"env": env}
     for agent, seeds in curves.items():
         # The faster one's time is enough for all of its own steps, and for so many of the other's.
         limit = seeds[0].steps[-1] * speeds[agent] / fastest
@@ -109,18 +118,19 @@ def until(curve: Curve, steps: float) -> Curve:
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """Means over seeds; the last row is that over ids."""
-    values = ("mmer", "final", "same_time")
-    columns = [(agent, name) for name in values for agent in EXPERIMENTS]
-    means = {row["id"]: [statistics.mean(row[a][name]) for a, name in columns] for row in rows}
-    means["mean"] = [statistics.mean(column) for column in zip(*means.values(), strict=True)]
-    titles = [f"{agent} {name}" for agent, name in columns] + [f"{a} steps/s" for a in EXPERIMENTS]
-    print("\n| id |", " | ".join(titles), "|")
+    """Means over seeds; the last row is that over POPGym's ids, whose returns have one scale."""
+    columns = [(agent, name) for name in ("mmer", "final", "same_time") for agent in AGENTS]
+    means = {row["env"]: [statistics.mean(row[a][name]) for a, name in columns] for row in rows}
+    popgym = [cells for env, cells in means.items() if env.startswith("popgym/")]
+    if popgym:
+        means["mean"] = [statistics.mean(column) for column in zip(*popgym, strict=True)]
+    titles = [f"{agent} {name}" for agent, name in columns] + [f"{a} steps/s" for a in AGENTS]
+    print("\n| env |", " | ".join(titles), "|")
     print("|---" * (len(titles) + 1) + "|")
-    for row in [*rows, {"id": "mean"}]:
-        speeds = [f"{row[a]['steps_per_second']:,}" if a in row else "" for a in EXPERIMENTS]
-        cells = [f"{value:.2f}" for value in means[row["id"]]]
-        print("|", " | ".join([row["id"], *cells, *speeds]), "|")
+    speeds = {row["env"]: [f"{row[a]['steps_per_second']:,}" for a in AGENTS] for row in rows}
+    for name, values in means.items():
+        cells = [f"{value:.2f}" for value in values]
+        print("|", " | ".join([name, *cells, *speeds.get(name, ["", ""])]), "|")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """From observations of any space to one feature vector."""
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -12,12 +11,11 @@ from jax import Array
 from ssmrl.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, as_tree
 from ssmrl.memory.linear import Dense
 from ssmrl.networks.boxes import arrange_picture, has_one_range, is_picture, to_centred
+from ssmrl.networks.convolution import Conv
 from ssmrl.networks.mlp import MLP, activation_function
+from ssmrl.networks.patches import cut_patches, halvings, patch_sides
 
 PICTURE_ENCODERS = ("convolutions", "patches")
-
-_SMALLEST = 4
-_LARGEST_PATCH = 8
 
 
 class ObservationEncoder(nn.Module):
@@ -86,7 +84,7 @@ class Convolutions(nn.Module):
         activate = activation_function(self.activation)
         x = picture
         for i in range(halvings(*picture.shape[-3:-1])):
-            x = nn.Conv(self.depth * 2**i, (4, 4), strides=(2, 2), padding="SAME")(x)
+            x = Conv(self.depth * 2**i, (4, 4), strides=(2, 2))(x)
             x = activate(nn.LayerNorm()(x) if self.layer_norm else x)
         return x.reshape(*x.shape[:-3], -1)
 
@@ -125,32 +123,6 @@ class Patches(nn.Module):
             x = Dense(self.depth * min(i + 1, 2))(x)
             x = activate(nn.LayerNorm()(x) if self.layer_norm else x)
         return x.reshape(*x.shape[:-3], -1)
-
-
-def halvings(height: int, width: int) -> int:
-    """How often a picture is halved until its shorter side is about 4 pixels; at least once."""
-    return max(1, round(math.log2(min(height, width) / _SMALLEST)))
-
-
-def patch_sides(height: int, width: int) -> list[int]:
-    """Sides of the patches of each layer: a large one first, then 2, all halvings together."""
-    count = halvings(height, width)
-    first = min(max(count - 1, 1), round(math.log2(_LARGEST_PATCH)))
-    return [2**first] + [2] * (count - first)
-
-
-def cut_patches(picture: Array, side: int) -> Array:
-    """`[*leading, height, width, channels]` → `[*leading, rows, columns, side * side * channels]`.
-
-    Patches do not overlap; the last row and column are filled up by repeating the picture's edge.
-    """
-    *leading, height, width, channels = picture.shape
-    rows, columns = -(-height // side), -(-width // side)
-    missing = [(0, rows * side - height), (0, columns * side - width)]
-    if any(missing[0] + missing[1]):
-        picture = jnp.pad(picture, [(0, 0)] * len(leading) + [*missing, (0, 0)], mode="edge")
-    x = picture.reshape(*leading, rows, side, columns, side, channels)
-    return jnp.swapaxes(x, -4, -3).reshape(*leading, rows, columns, side * side * channels)
 
 
 def leaves(space: Space, value: Any) -> list[tuple[Space, Any]]:

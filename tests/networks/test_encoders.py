@@ -10,11 +10,10 @@ from ssmrl.networks.encoders import (
     Convolutions,
     ObservationEncoder,
     Patches,
-    cut_patches,
     leaves,
-    patch_sides,
 )
 from ssmrl.networks.mlp import ACTIVATIONS, MLP
+from ssmrl.networks.patches import cut_patches, join_patches, patch_sides
 
 
 def encode(space, value, **options):
@@ -196,6 +195,14 @@ def test_a_product_over_patches_is_a_convolution_that_strides_by_its_size(height
         assert result.dtype == jnp.float64
     shape = (2, 3, -(-height // side), -(-width // side), 5)
     np.testing.assert_allclose(result, np.reshape(expected, shape), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_joining_patches_undoes_cutting_them(side):
+    picture = np.random.default_rng(0).normal(size=(2, 3, 8, 12, 3)).astype(np.float32)
+    patches = cut_patches(jnp.asarray(picture), side)
+    assert patches.shape == (2, 3, 8 // side, 12 // side, side * side * 3)
+    np.testing.assert_array_equal(join_patches(patches, side), picture)
 
 
 @pytest.mark.parametrize(

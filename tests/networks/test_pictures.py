@@ -6,8 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssmrl.networks.encoders import PICTURE_ENCODERS
 from ssmrl.networks.normed import NormedMLP
-from ssmrl.networks.pictures import PictureDecoder, PictureEncoder, channel_counts
+from ssmrl.networks.pictures import (
+    PICTURE_NETWORKS,
+    PatchDecoder,
+    PatchEncoder,
+    PictureDecoder,
+    channel_counts,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,10 +30,16 @@ def test_channels_of_each_halving(height, width, counts):
     assert channel_counts(height, width, 2) == counts
 
 
+def test_there_is_a_pair_for_every_name():
+    assert tuple(PICTURE_NETWORKS) == PICTURE_ENCODERS
+
+
+@pytest.mark.parametrize("name", PICTURE_ENCODERS)
 @pytest.mark.parametrize("shape", [(9, 12, 1), pytest.param((16, 16, 3), marks=pytest.mark.slow)])
-def test_pictures_keep_their_shape(shape):
+def test_pictures_keep_their_shape(shape, name):
     """Odd sizes too, with any leading axes; values stay between 0 and 1."""
-    encoder, decoder = PictureEncoder(2), PictureDecoder(shape, 2, 8)
+    encoder, decoder = PICTURE_NETWORKS[name]
+    encoder, decoder = encoder(2), decoder(shape, 2, 8)
     pictures = jax.random.uniform(jax.random.key(0), (2, 3, *shape))
 
     @jax.jit
@@ -65,6 +78,28 @@ def test_blocks_of_a_state_have_channels_of_their_own():
     assert (slope != 0).any((0, 1))[:, 16:].all()
     np.testing.assert_array_equal(
         (slope != 0).any((0, 1))[:, :16], np.kron(np.eye(8), np.ones((1, 2)))
+    )
+
+
+def test_layers_over_patches_keep_places():
+    """Each place of the smallest picture becomes its part of the picture, and comes from it."""
+    decoder = PatchDecoder((16, 24, 1), 1, 4)  # 4 × 6 places of 4 × 4 pixels
+    params = decoder.init(jax.random.key(0), jnp.ones((1, 5)))
+    place = params["params"]["spread"]["output"]["bias"].reshape(4, 6, 8).at[2, 5].add(3.0)
+    changed = jax.tree.map(lambda x: x, params)
+    changed["params"]["spread"]["output"]["bias"] = place.ravel()
+    x = jnp.ones((1, 5))
+    different = (decoder.apply(params, x) != decoder.apply(changed, x))[0, :, :, 0]
+    expected = np.zeros((16, 24), bool)
+    expected[8:12, 20:24] = True
+    np.testing.assert_array_equal(different, expected)
+
+    encoder = PatchEncoder(1)
+    picture = jax.random.uniform(jax.random.key(1), (16, 24, 1))
+    code, params = encoder.init_with_output(jax.random.key(2), picture)
+    other = encoder.apply(params, picture.at[9, 23].add(1.0))
+    np.testing.assert_array_equal(
+        (code != other).reshape(4, 6, 8).any(-1), np.arange(24).reshape(4, 6) == 2 * 6 + 5
     )
 
 

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ssmrl.networks.encoders import PICTURE_ENCODERS
+
 POSTERIORS = ("parallel", "recurrent")
 POLICY_INPUTS = ("output", "hidden", "full")
 BOUNDED_ACTIONS = ("squashed", "clipped")
@@ -21,7 +23,7 @@ class Size:
         deter: width of the memory's output h.
         hidden: of the memory's input and of the layers after the prior and the posterior.
         classes: of each of the latent's categoricals.
-        depth: unit of the convolutions' channels.
+        depth: unit of the pictures' channels.
         units: of all other layers.
         variables: number of categoricals in the latent z.
         layers: hidden layers of encoder, decoder, actor and critic.
@@ -97,6 +99,8 @@ class DreamerConfig:
             state, or "full" for both. A GRU's output is its state. A state space model's is not:
             the world model trains the output to predict the present, and what the policy will need
             later may be in the state only.
+        picture_encoder: how pictures are encoded and predicted: "convolutions", as published, or
+            "patches", matrix products over patches that do not overlap, for CPUs.
         lr: learning rate.
         warmup: updates over which the learning rate rises to that value.
         ssm_lr_scale: factor on the learning rate of parameters that set a memory's time scales.
@@ -152,6 +156,7 @@ class DreamerConfig:
     posterior: str = "parallel"
     joint_input: bool = True
     policy_inputs: str = "output"
+    picture_encoder: str = "convolutions"
     lr: float = 4e-5
     warmup: int = 1000
     ssm_lr_scale: float = 1.0
@@ -192,6 +197,7 @@ class DreamerConfig:
             "size": tuple(SIZES),
             "posterior": POSTERIORS,
             "policy_inputs": POLICY_INPUTS,
+            "picture_encoder": PICTURE_ENCODERS,
             "bounded_actions": BOUNDED_ACTIONS,
             "replay_storage": REPLAY_STORAGES,
             "compute_dtype": DTYPES,

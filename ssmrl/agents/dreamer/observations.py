@@ -22,7 +22,7 @@ from ssmrl.networks.boxes import (
 from ssmrl.networks.distributions import Bounds
 from ssmrl.networks.encoders import elementary_spaces, encode_leaf, leaves
 from ssmrl.networks.normed import NormedMLP
-from ssmrl.networks.pictures import PictureDecoder, PictureEncoder
+from ssmrl.networks.pictures import PICTURE_NETWORKS
 
 Prediction = dict[str, Array]
 """What the decoder says about each elementary observation, by its place in `leaves`: logits of
@@ -33,12 +33,14 @@ class SymlogEncoder(nn.Module):
     """Observations `[*leading, ...]` of a space → features `[*leading, K]`.
 
     Discrete values are one-hot, boxes go through symlog, and all of that through an MLP; pictures
-    through convolutions. What has bounds is scaled by them before: see `ssmrl.networks.boxes`.
+    through networks of their own. What has bounds is scaled by them before: see
+    `ssmrl.networks.boxes`.
 
     Attributes:
         space: of one observation.
         layers, units: of the MLP.
-        depth: unit of the convolutions' channels.
+        depth: unit of the pictures' channels.
+        picture_encoder: which of `ssmrl.networks.pictures.PICTURE_NETWORKS` pictures go through.
         dtype: of activations.
     """
 
@@ -46,6 +48,7 @@ class SymlogEncoder(nn.Module):
     layers: int
     units: int
     depth: int
+    picture_encoder: str = "convolutions"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -55,7 +58,8 @@ class SymlogEncoder(nn.Module):
             if is_picture(space):
                 target = box_target(space, value)
                 picture = target - 0.5 if is_scaled(space) else target
-                pictures.append(PictureEncoder(self.depth, self.dtype)(picture))
+                encoder, _ = PICTURE_NETWORKS[self.picture_encoder]
+                pictures.append(encoder(self.depth, self.dtype)(picture))
             elif isinstance(space, Box):
                 vectors.append(box_target(space, value))
             else:
@@ -78,6 +82,7 @@ class Decoder(nn.Module):
     layers: int
     units: int
     depth: int
+    picture_encoder: str = "convolutions"
     dtype: Any = jnp.float32
     state: int = 0
 
@@ -92,8 +97,9 @@ class Decoder(nn.Module):
                 predictions[str(i)] = jnp.zeros((*features.shape[:-1], 0), jnp.float32)
             elif is_picture(space):
                 sizes = (self.depth, self.units, self.dtype, self.state)
-                decoder = PictureDecoder(picture_shape(space), *sizes, bounded=is_scaled(space))
-                predictions[str(i)] = decoder(features)
+                _, decoder = PICTURE_NETWORKS[self.picture_encoder]
+                picture = decoder(picture_shape(space), *sizes, bounded=is_scaled(space))
+                predictions[str(i)] = picture(features)
             else:
                 output = NormedMLP(0, 0, outputs=code_size(space), name=f"vector_{i}")
                 predictions[str(i)] = output(hidden)

@@ -96,7 +96,7 @@ class WorldModel(nn.Module):
     def setup(self):
         c, size = self.config, self.config.sizes
         code = size.variables * size.classes
-        shape = (size.layers, size.units, size.depth, self.dtype)
+        shape = (size.layers, size.units, size.depth, c.picture_encoder, self.dtype)
         self.encoder = SymlogEncoder(self.observation_space, *shape)
         self.decoder = Decoder(self.observation_space, *shape, state=self.memory.features)
         if c.joint_input:

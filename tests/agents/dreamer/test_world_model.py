@@ -13,6 +13,7 @@ from ssmrl.agents.dreamer.replay import Batch
 from ssmrl.agents.dreamer.world_model import Start, WorldModel, initial_start, open_loop
 from ssmrl.envs import spaces
 from ssmrl.memory import make_memory
+from ssmrl.networks.encoders import PICTURE_ENCODERS
 from tests.agents.dreamer import cases
 from tests.agents.dreamer.cases import B, T
 from tests.compiling import quick_jit
@@ -264,14 +265,31 @@ def test_the_decoder_can_reach_what_is_to_be_reconstructed(space, value, target,
     np.testing.assert_allclose(likely, target if sigmoid else value, rtol=1e-5)
 
 
-def test_the_world_model_sees_the_same_picture_in_every_layout_type_and_range():
+@pytest.mark.parametrize("name", PICTURE_ENCODERS)
+def test_the_world_model_sees_the_same_picture_in_every_layout_type_and_range(name):
     picture = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 2)).astype(np.uint8)
     shifted = np.moveaxis(picture, -1, 1).astype(np.float32) / 64 - 2
-    encoder = observations.SymlogEncoder(spaces.Box(0, 255, (12, 10, 2), np.uint8), 1, 4, 2)
+    space = spaces.Box(0, 255, (12, 10, 2), np.uint8)
+    encoder = observations.SymlogEncoder(space, 1, 4, 2, picture_encoder=name)
     code, params = encoder.init_with_output(jax.random.key(0), jnp.asarray(picture))
     other = encoder.clone(space=spaces.Box(-2.0, 255 / 64 - 2, (2, 12, 10)))
     np.testing.assert_array_equal(other.apply(params, jnp.asarray(shifted)), code)
     assert np.ptp(code, axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize("name", PICTURE_ENCODERS)
+def test_an_agent_s_option_says_how_pictures_go_in_and_come_out(name):
+    space, config = (
+        spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        cases.small_config(picture_encoder=name),
+    )
+    model = WorldModel(space, cases.ACTIONS, make_memory("none", features=16), config)
+    start = initial_start(model.memory, config, 1)
+    inputs = (jnp.zeros((1, 1, 8, 8, 3), jnp.uint8), jnp.zeros((1, 1, 2)), jnp.ones((1, 1), bool))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), start, *inputs, 0.0)["params"]
+    layers = {part: str(sorted(shapes[part])) for part in ("encoder", "decoder")}
+    kind = {"convolutions": "Picture", "patches": "Patch"}[name]
+    assert layers == {part: f"['{kind}{part.title()}_0']" for part in layers}
 
 
 def test_what_people_are_shown_of_a_prediction():
@@ -335,7 +353,8 @@ def test_encoders_see_pictures_around_zero_and_vectors_first(monkeypatch):
         seen.append(np.asarray(picture))
         return jnp.zeros((2, 3))
 
-    monkeypatch.setattr(observations, "PictureEncoder", lambda depth, dtype: encode)
+    networks = {"convolutions": (lambda depth, dtype: encode, None)}
+    monkeypatch.setattr(observations, "PICTURE_NETWORKS", networks)
     space = spaces.Dict(
         {
             "a": spaces.Box(0, 255, (8, 8, 1), np.uint8),
