@@ -96,8 +96,8 @@ class _Decoder(nn.Module):
 
         Rounded up, so that odd sizes fit too; what is too much is cut off in the end.
         """
-        small = [-(-side // halved) for side in self.shape[:2]]
-        x = self._spread(x.reshape(-1, x.shape[-1]), (*small, channels)).astype(self.dtype)
+        height, width = (-(-side // halved) for side in self.shape[:2])
+        x = self._spread(x.reshape(-1, x.shape[-1]), (height, width, channels)).astype(self.dtype)
         return nn.silu(nn.RMSNorm(EPSILON, dtype=self.dtype, name="norm")(x))
 
     def _end(self, picture: Array, leading: tuple[int, ...]) -> Array:
