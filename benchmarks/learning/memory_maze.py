@@ -206,19 +206,20 @@ def draw(rows: dict[str, Any], arguments: argparse.Namespace) -> None:
         last = max(last, float(steps[-1]))
         curves.plot(steps, row["curve"]["returns"], line, color=colour, label=memory)
         for name, result in policies_of(row):
+            if name == "random":
+                curves.axhline(result["mean"], color="grey", linestyle=":")
+                continue
             low, high = result["mean_interval"]
             bars.barh(len(names), result["mean"], color=colour, alpha=0.8)
             bars.hlines(len(names), low, high, color="black")
             names.append(f"{memory}, {name}")
-            if name == "random":
-                curves.axhline(result["mean"], color="grey", linestyle=":")
     curves.set(ylabel="return of an episode")
     steps_axis(curves, last)
     curves.set_title("training (dotted: random)")
     label_lines(curves)
     bars.set_yticks(range(len(names)), names)
     bars.invert_yaxis()
-    bars.set_title("return on fresh mazes, 95% intervals")
+    bars.set_title("on fresh mazes, 95% intervals")
     if arguments.note:
         figure.supxlabel(arguments.note, fontsize="small")
     arguments.figure.parent.mkdir(parents=True, exist_ok=True)
