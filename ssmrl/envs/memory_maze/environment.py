@@ -192,9 +192,9 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
     def reset_env(self, key: PRNGKeyArray, params: EnvParams) -> tuple[Any, EnvState]:
         key_maze, key_lots, key_colours = jax.random.split(key, 3)
         maze, start = draw_maze(key_maze, self.size, params.targets)
-        lots = jax.random.uniform(key_lots, (2,))
+        lots = jax.random.uniform(key_lots, (2,), jnp.float32)
         heading = (2 * lots[0] - 1) * jnp.pi
-        colours = jnp.arange(len(COLOURS))
+        colours = jnp.arange(len(COLOURS), dtype=jnp.int32)
         if params.shuffle_colours:
             colours = jax.random.permutation(key_colours, colours)
         state = EnvState(
@@ -285,8 +285,8 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
 
 def next_target(key: PRNGKeyArray, touched: Leaf, current: Leaf) -> Leaf:
     """Uniformly one of those not touched; the current one where there is no other."""
-    lots = jnp.where(touched, -1.0, jax.random.uniform(key, touched.shape))
-    return jnp.where(jnp.all(touched), current, jnp.argmax(lots))
+    lots = jnp.where(touched, -1.0, jax.random.uniform(key, touched.shape, jnp.float32))
+    return jnp.where(jnp.all(touched), current, jnp.argmax(lots).astype(jnp.int32))
 
 
 def _first_person(
