@@ -141,7 +141,7 @@ def _highest(lots: Leaf, allowed: Bool[Array, "... n"]) -> Int[Array, "..."]:
     return jnp.argmax(jnp.where(allowed, lots, -1.0), axis=-1).astype(jnp.int32)
 
 
-def _first(flags: Bool[Array, "n"]) -> Int[Array, ""]:
+def _first(flags: Bool[Array, "K"]) -> Int[Array, ""]:
     """The place of the first that is True."""
     return jnp.argmax(flags).astype(jnp.int32)
 
