@@ -175,6 +175,21 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path):
             ssmrl.envs.make_vector("memory_maze_original/9x9", 1, python=str(bare))
 
 
+def test_nothing_to_draw_with_is_told(tmp_path, monkeypatch):
+    """As PyOpenGL fails without a library; and the package's own beginning is passed over."""
+    package = tmp_path / "memory_maze"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('this wants the old gym')")
+    (package / "tasks.py").write_text("raise AttributeError('None has\\nno glGetError')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setitem(sys.modules, "memory_maze", None)  # so that it is taken out again
+    del sys.modules["memory_maze"]
+    words = "cannot draw with MUJOCO_GL=egl .AttributeError: None has no glGetError.: apt-get inst"
+    with pytest.raises(ImportError, match=words):
+        worker.load_tasks()
+
+
 def test_a_process_that_dies_is_told(tmp_path):
     dead = tmp_path / "python"
     dead.write_text("#!/bin/sh\nexit 3\n")
