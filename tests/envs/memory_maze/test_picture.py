@@ -92,11 +92,7 @@ def test_the_frame_is_exact(size):
 
 
 def covered(picture, empty, target):
-    """Pixels of a target's hue that are different without it, and of another hue there.
-
-    In squares of two at least: along a wall's edge the original smooths, and ours without a target
-    that stands for it differs in lines of one pixel.
-    """
+    """Pixels of a target's hue that are different without it, and of another hue there."""
     hue = COLOURS[target] / np.linalg.norm(COLOURS[target])
 
     def likeness(x):
@@ -104,7 +100,12 @@ def covered(picture, empty, target):
 
     picture, empty = picture.astype(float), empty.astype(float)
     is_new = np.abs(picture - empty).sum(axis=-1) > 40
-    pixels = (likeness(picture) > 0.99) & (likeness(empty) < 0.96) & is_new & ~frame(64)
+    return (likeness(picture) > 0.99) & (likeness(empty) < 0.96) & is_new & ~frame(64)
+
+
+def solid(pixels):
+    """Those in squares of two: along a wall's edge the original smooths, and ours without a target
+    that stands for it differs in lines of one pixel."""
     return binary_opening(pixels, np.ones((1, 1, 2, 2)))
 
 
@@ -118,8 +119,10 @@ def test_targets_are_where_they_were(quality):
             ours = covered(pictures(size, quality), pictures(size, quality, target), target)
             # Ours stands for the original's, of which there is none without the target.
             theirs = covered(recorded(size), pictures(size, "good", target), target)
+            in_both = ours.any(axis=(2, 3)) & theirs.any(axis=(2, 3))
+            ours, theirs = solid(ours), solid(theirs)
             counts = np.stack([ours.sum(axis=(2, 3)), theirs.sum(axis=(2, 3))])
-            agree.append((counts.min(axis=0) > 0)[counts.max(axis=0) > 0])
+            agree.append(in_both[counts.max(axis=0) > 0])
             for place in zip(*np.nonzero(counts.min(axis=0) >= 8), strict=True):
                 centres = [
                     np.array([rows[x[place]].mean(), columns[x[place]].mean()])
