@@ -291,16 +291,24 @@ def make_memory_maze_original(
             ``SSMRL_MEMORY_MAZE_PYTHON`` names, or else this one.
         stock_contacts: look for touches as the package does: the same, at a third of the speed.
         info: see :class:`HostVectorEnv`.
-        **options: of ``memory_maze/…``, but for ``quality`` and ``targets``.
+        **options: of ``memory_maze/…``, but for ``quality`` and ``targets``; episodes can be
+            shorter than the original's, but not longer.
 
     Raises:
         ImportError: if the package is missing, or there is nothing to draw with.
-        ValueError: for unknown options, and for more environments than memory holds.
+        ValueError: for unknown options and values that there are not, and for more environments
+            than memory holds.
     """
     name = f"memory_maze_original/{size}x{size}{variant and f'_{variant}'}"
     if fixed := {"quality", "targets"} & options.keys():
         raise ValueError(f"{name} has no option {sorted(fixed)[0]!r}: that is the original's own")
     params = MemoryMaze(size).make_params(**options)
+    longest = MemoryMaze(size).default_params.episode_length
+    if params.episode_length > longest:
+        raise ValueError(
+            f"{name} needs an episode_length of 1 to {longest}, where the original ends, "
+            f"got {params.episode_length}"
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = min(num_envs, cores or 1) if workers is None else workers
     if not 1 <= workers <= num_envs:

@@ -89,7 +89,7 @@ def shortest_path(maze: Maze, body: Body, target: Leaf) -> Bool[Array, "N N"]:
     """Cells of a shortest path from the agent to a target, both ends included."""
     n = maze.is_wall.shape[0]
     steps = jnp.pad(distances(maze.is_wall, maze.targets[target]), 1, constant_values=_UNREACHED)
-    moves = jnp.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
+    moves = jnp.array([[-1, 0], [1, 0], [0, -1], [0, 1]], jnp.int32)
 
     def unfinished(carry: tuple[Leaf, Leaf]) -> Leaf:
         remaining = steps[carry[0][0], carry[0][1]]

@@ -23,6 +23,8 @@ from ssmrl.envs.memory_maze.scripted import begin_wandering, wander
 
 def _make_walk(size: int, noise: float, options: dict[str, Any]) -> Callable[[PRNGKeyArray], Any]:
     """A jitted function of keys `[B]`: observations `[B, T + 1, ...]`, actions, rewards."""
+    if not 0 <= noise <= 1:
+        raise ValueError(f"a dataset needs a noise of 0 to 1, a chance, got {noise}")
     env = MemoryMaze(size)
     params = env.make_params(**options | {"extra_observations": True})
     length = -(-params.episode_length // params.action_repeat)
@@ -52,6 +54,12 @@ def _as_files(obs: Any, action: Any, reward: Any) -> list[dict[str, Any]]:
     return [{name: array[i] for name, array in arrays.items()} for i in range(len(action))]
 
 
+def _check_positive(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"a dataset needs {name} of at least 1, got {count}")
+
+
 def record(
     key: PRNGKeyArray, size: int = 9, episodes: int = 1, noise: float = 0.1, **options: Any
 ) -> list[dict[str, np.ndarray]]:
@@ -71,10 +79,10 @@ def record(
         ``targets_pos``, ``targets_vec``, ``target_pos``, ``target_vec`` and ``target_color``.
 
     Raises:
-        ValueError: for sizes and options that there are not, and for fewer than one episode.
+        ValueError: for sizes and options that there are not, a noise that is no chance, and for
+            fewer than one episode.
     """
-    if episodes < 1:
-        raise ValueError(f"a dataset needs at least one episode, got {episodes}")
+    _check_positive(episodes=episodes)
     walk = _make_walk(size, noise, options)
     return _as_files(*jax.device_get(walk(jax.random.split(key, episodes))))
 
@@ -100,7 +108,12 @@ def write(
 
     Returns:
         how many files were written now.
+
+    Raises:
+        ValueError: as :func:`record`, and for fewer than one at once.
+        OSError: if ``folder`` cannot be written to.
     """
+    _check_positive(episodes=episodes, at_once=at_once)
     walk = _make_walk(size, noise, options)
     folder.mkdir(parents=True, exist_ok=True)
     written = 0

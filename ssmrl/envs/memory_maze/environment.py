@@ -45,6 +45,8 @@ agent's head, a cylinder of 0.1 m that ends at 0.59 m, touches them √(0.6² - 
 
 VIEWS = ("agent", "above")
 _PICTURE_SIZES = (16, 512)
+# Longer episodes would not fit into the clock, and actions that last much longer never end.
+_EPISODE_LENGTHS, _ACTION_REPEATS = (1, 1_000_000_000), (1, 1000)
 _RENDERED = 192
 
 
@@ -54,11 +56,11 @@ class EnvParams:
 
     Attributes:
         episode_length: in steps, of a quarter of a second each.
-        action_repeat: how many steps an action lasts; the reward is their sum. The original's is 1.
-            With more, who acts at random gets about and finds targets at all, and fewer pictures
-            are drawn; with 3, a turn is about 55°.
+        action_repeat: how many steps an action lasts, 1 to 1000; the reward is their sum. The
+            original's is 1. With more, who acts at random gets about and finds targets at all, and
+            fewer pictures are drawn; with 3, a turn is about 55°.
         targets: how many, 1 to the size's ``max_targets``.
-        picture_size: pixels a side.
+        picture_size: pixels a side, 16 to 512; no less than twice the maze's with ``show_path``.
         quality: of the picture, ``fast`` or ``good``.
         view: what the agent sees: its own view, or the maze from ``above``.
         extra_observations: whether the observation is a dict with the maze and the places of agent
@@ -140,16 +142,16 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
                 f"{self.name} needs 1 to {most} targets, which its rooms can hold, "
                 f"got {params.targets}"
             )
-        if params.episode_length < 1:
-            raise ValueError(f"{self.name} needs an episode_length of at least 1, got {params}")
-        if params.action_repeat < 1:
-            raise ValueError(f"{self.name} needs an action_repeat of at least 1, got {params}")
-        smallest, largest = _PICTURE_SIZES
-        if not smallest <= params.picture_size <= largest:
-            raise ValueError(
-                f"{self.name} needs a picture_size of {smallest} to {largest}, "
-                f"got {params.picture_size}"
-            )
+        for field, article, (least, most) in (
+            ("episode_length", "an", _EPISODE_LENGTHS),
+            ("action_repeat", "an", _ACTION_REPEATS),
+            ("picture_size", "a", _PICTURE_SIZES),
+        ):
+            value = getattr(params, field)
+            if not least <= value <= most:
+                raise ValueError(
+                    f"{self.name} needs {article} {field} of {least} to {most}, got {value}"
+                )
         if params.show_path and params.picture_size < 2 * self.size:
             raise ValueError(
                 f"{self.name} needs a picture_size of at least {2 * self.size} to show a path, "
@@ -192,9 +194,9 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
     def reset_env(self, key: PRNGKeyArray, params: EnvParams) -> tuple[Any, EnvState]:
         key_maze, key_lots, key_colours = jax.random.split(key, 3)
         maze, start = draw_maze(key_maze, self.size, params.targets)
-        lots = jax.random.uniform(key_lots, (2,))
+        lots = jax.random.uniform(key_lots, (2,), jnp.float32)
         heading = (2 * lots[0] - 1) * jnp.pi
-        colours = jnp.arange(len(COLOURS))
+        colours = jnp.arange(len(COLOURS), dtype=jnp.int32)
         if params.shuffle_colours:
             colours = jax.random.permutation(key_colours, colours)
         state = EnvState(
@@ -285,8 +287,8 @@ class MemoryMaze(Environment[EnvState, EnvParams]):
 
 def next_target(key: PRNGKeyArray, touched: Leaf, current: Leaf) -> Leaf:
     """Uniformly one of those not touched; the current one where there is no other."""
-    lots = jnp.where(touched, -1.0, jax.random.uniform(key, touched.shape))
-    return jnp.where(jnp.all(touched), current, jnp.argmax(lots))
+    lots = jnp.where(touched, -1.0, jax.random.uniform(key, touched.shape, jnp.float32))
+    return jnp.where(jnp.all(touched), current, jnp.argmax(lots).astype(jnp.int32))
 
 
 def _first_person(

@@ -121,7 +121,7 @@ def _draw_places(
     """
     n, max_rooms = size + 2, SIZES[size].max_rooms
     counts = np.cumsum([max_rooms * n * n, max_rooms * n * n, max_rooms, max_rooms])
-    lots = jnp.split(jax.random.uniform(key, (counts[-1] + 9,)), counts)
+    lots = jnp.split(jax.random.uniform(key, (counts[-1] + 9,), jnp.float32), counts)
     inside = rooms.ravel() == jnp.arange(1, max_rooms + 1)[:, None]
     exists = jnp.arange(max_rooms) < num_rooms
     starts = _highest(lots[0].reshape(inside.shape), inside)
@@ -138,7 +138,12 @@ def _draw_places(
 
 def _highest(lots: Leaf, allowed: Bool[Array, "... n"]) -> Int[Array, "..."]:
     """The one of those allowed with the highest lot: a uniform choice if lots are."""
-    return jnp.argmax(jnp.where(allowed, lots, -1.0), axis=-1)
+    return jnp.argmax(jnp.where(allowed, lots, -1.0), axis=-1).astype(jnp.int32)
+
+
+def _first(flags: Bool[Array, "K"]) -> Int[Array, ""]:
+    """The place of the first that is True."""
+    return jnp.argmax(flags).astype(jnp.int32)
 
 
 def draw_layout(
@@ -268,7 +273,7 @@ def _draw_rooms(key: PRNGKeyArray, size: int, min_rooms: int) -> tuple[Array, Ar
     def draw(key: PRNGKeyArray) -> tuple[Array, Array]:
         everywhere = jnp.ones(len(lattice.rooms), bool)
         begin = (everywhere, jnp.zeros((size + 2, size + 2), jnp.uint8), jnp.int32(0))
-        lots = jax.random.gumbel(key, (max_rooms, len(lattice.rooms)))
+        lots = jax.random.gumbel(key, (max_rooms, len(lattice.rooms)), jnp.float32)
         (_, rooms, count), _ = jax.lax.scan(add, begin, lots)
         return rooms, count
 
@@ -311,7 +316,7 @@ def _draw_corridors(
         key, key_turn = jax.random.split(walk.key)
         begins = walk.depth == 0
         here = jnp.where(
-            begins, jnp.argmax(walk.regions == 0), walk.way_back[jnp.maximum(walk.depth - 1, 0)]
+            begins, _first(walk.regions == 0), walk.way_back[jnp.maximum(walk.depth - 1, 0)]
         )
         region = walk.region + begins
         depth = jnp.maximum(walk.depth, 1)
@@ -319,7 +324,7 @@ def _draw_corridors(
         way_back = walk.way_back.at[depth - 1].set(here)
         near = neighbours[here]
         possible = (near >= 0) & (regions[near] == 0)
-        turn = _highest(jax.random.uniform(key_turn, (4,)), possible)
+        turn = _highest(jax.random.uniform(key_turn, (4,), jnp.float32), possible)
         goes = jnp.any(possible)
         there = jnp.where(goes, near[turn], here)
         return _Walk(
@@ -348,7 +353,7 @@ def _draw_doors(key: PRNGKeyArray, regions: Int[Array, "K"], size: int) -> Bool[
     edges = _lattice(size).edges
     a, b = regions[edges[:, 0]], regions[edges[:, 1]]
     pair = jnp.minimum(a, b) * len(regions) + jnp.maximum(a, b)
-    lot = jax.random.uniform(key, pair.shape)
+    lot = jax.random.uniform(key, pair.shape, jnp.float32)
     beaten = (pair[:, None] == pair) & (lot > lot[:, None])
     return (a != b) & ~jnp.any(beaten, axis=1)
 
@@ -388,7 +393,7 @@ def _remove_horseshoes(grid: Int[Array, "N N"]) -> Int[Array, "N N"]:
     """
     n = grid.shape[0]
     largest = n - 4
-    directions = jnp.asarray(_DIRECTIONS)
+    directions = jnp.asarray(_DIRECTIONS, jnp.int32)
 
     def step(at: _Removal) -> _Removal:
         bends = horseshoes(at.grid == _WALL, at.grid == _PASSAGE).reshape(4, -1)
@@ -396,9 +401,9 @@ def _remove_horseshoes(grid: Int[Array, "N N"]) -> Int[Array, "N N"]:
         sought = (bends >= at.smallest) & (bends <= largest)
         size = jnp.where(is_searching, jnp.min(jnp.where(sought, bends, n)), at.size)
         fits = (bends == size) & (size <= largest)
-        cell = jnp.where(is_searching, jnp.argmax(jnp.any(fits, axis=0)), at.cell)
+        cell = jnp.where(is_searching, _first(jnp.any(fits, axis=0)), at.cell)
         found = jnp.any(fits[:, cell])
-        up = directions[jnp.argmax(fits[:, cell])]
+        up = directions[_first(fits[:, cell])]
         shortened = _shorten(at.grid, cell, up, size)
         return _Removal(
             grid=jnp.where(found, shortened, at.grid),
@@ -454,7 +459,7 @@ def _horseshoes_up(wall: Bool[Array, "N N"], passage: Bool[Array, "N N"]) -> Int
 
 def _run(mask: Bool[Array, "R C"]) -> Int[Array, "R C"]:
     """How many entries in a row are True from each on, to the right."""
-    column = jnp.arange(mask.shape[1])
+    column = jnp.arange(mask.shape[1], dtype=jnp.int32)
     stop = jnp.where(mask, mask.shape[1], column)
     return jax.lax.cummin(stop, axis=1, reverse=True) - column
 

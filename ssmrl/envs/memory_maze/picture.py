@@ -42,7 +42,7 @@ _FRAMES = np.floor(0.7 * COLOURS / 220 * 255 + 1e-4).astype(np.uint32)
 
 EYE_HEIGHT, EYE_AHEAD, TARGET_RADIUS = 0.45, 0.075, 0.3
 _HALF_VIEW = np.radians(40)
-_COS, _SIN = 1 / np.sqrt(1.01), 0.1 / np.sqrt(1.01)  # of the camera's pitch: it drops by 0.1 in 1
+_COS, _SIN = 1 / 1.01**0.5, 0.1 / 1.01**0.5  # of the camera's pitch: it drops by 0.1 in 1
 _AMBIENT, _DIFFUSE = 0.3, 0.6
 _FLOOR_SHADE = _AMBIENT + _DIFFUSE * _SIN
 _SKY_ABOVE = np.array([102, 153, 204])

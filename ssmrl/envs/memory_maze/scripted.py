@@ -70,9 +70,9 @@ def wander(
     is_there = jnp.hypot(wandering.goal[0] - body.x, wandering.goal[1] - body.y) < _ARRIVED
     goal = jnp.where(is_there, _somewhere(key_goal, maze), wandering.goal)
     begins = (wandering.astray == 0) & jax.random.bernoulli(key_noise, noise)
-    drawn = jax.random.randint(key_action, (), 0, NUM_ACTIONS)
+    drawn = jax.random.randint(key_action, (), 0, NUM_ACTIONS, jnp.int32)
     action = jnp.where(begins, drawn, wandering.action)
-    length = jax.random.randint(key_length, (), 1, 5)
+    length = jax.random.randint(key_length, (), 1, 5, jnp.int32)
     left = jnp.where(begins, length, wandering.astray)
     chosen = jnp.where(left > 0, action, go_to(maze, body, goal))
     return Wandering(goal, action, jnp.maximum(left - 1, 0)), chosen
@@ -82,7 +82,7 @@ def _somewhere(key: PRNGKeyArray, maze: Maze) -> Float[Array, "2"]:
     """The centre of a free cell, (x, y)."""
     logits = jnp.where(maze.is_wall.ravel(), -jnp.inf, 0.0)
     row, column = jnp.divmod(jax.random.categorical(key, logits), maze.is_wall.shape[1])
-    return jnp.stack([column, row]) + 0.5
+    return jnp.stack([column, row]).astype(jnp.float32) + 0.5
 
 
 def go_to(maze: Maze, body: Body, goal: Float[Array, "2"]) -> Int[Array, ""]:

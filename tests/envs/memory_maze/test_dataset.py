@@ -121,8 +121,16 @@ def test_an_interrupted_dataset_goes_on(tmp_path):
                 np.testing.assert_array_equal(a[array], b[array])
 
 
-def test_what_cannot_be():
-    with pytest.raises(ValueError, match="at least one episode, got 0"):
+def test_what_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="needs episodes of at least 1, got 0"):
         dataset.record(KEY, episodes=0)
+    with pytest.raises(ValueError, match="needs episodes of at least 1, got -2"):
+        dataset.write(tmp_path / "new", KEY, episodes=-2)
+    with pytest.raises(ValueError, match="needs at_once of at least 1, got 0"):
+        dataset.write(tmp_path / "new", KEY, episodes=1, at_once=0)
+    for noise in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=f"needs a noise of 0 to 1, a chance, got {noise}"):
+            dataset.write(tmp_path / "new", KEY, episodes=1, noise=noise)
+    assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="needs a size of 7, 9"):
         dataset.record(KEY, size=8)

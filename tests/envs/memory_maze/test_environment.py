@@ -12,6 +12,7 @@ from ssmrl.envs.memory_maze.above import distances, shortest_path
 from ssmrl.envs.memory_maze.environment import next_target
 from ssmrl.envs.memory_maze.motion import FORWARD, NOOP, Body, at_rest
 from ssmrl.envs.memory_maze.picture import COLOURS
+from ssmrl.envs.memory_maze.scripted import begin_wandering, wander
 from tests.compiling import quick_jit
 from tests.envs.memory_maze.recorded import episodes, maze
 
@@ -241,6 +242,35 @@ def test_memory_of_one_environment(size):
     assert sum(x.size * x.dtype.itemsize for x in shapes) < 20_000
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"low_walls": True, "action_repeat": 2},
+        {"extra_observations": True, "show_path": True, "shuffle_colours": True},
+        {"view": "above"},
+    ],
+)
+def test_states_keep_their_types_where_64_bits_are_allowed(options):
+    """States fit a scan's carry, observations their space."""
+
+    def play(key):
+        env, params = ssmrl.envs.make("memory_maze/7x7", **options)
+        first, state = env.reset_env(key, params)
+        wandering = begin_wandering(key, state)
+        after, action = wander(key, wandering, state)
+        obs, state_after, reward, *ends, _ = env.step_env(key, state, action, params)
+        sample = env.observation_space(params).sample(key)
+        return (first, obs, sample), (state, state_after), (wandering, after), reward, ends
+
+    with jax.enable_x64(True):
+        *trees, reward, ends = jax.eval_shape(play, jax.random.key(0))
+    for same in trees:
+        types = [[(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in same]
+        assert all(each == types[0] for each in types)
+    assert [x.dtype for x in (reward, *ends)] == [jnp.float32, jnp.bool, jnp.bool]
+
+
 @pytest.fixture(scope="module")
 def traced():
     """A step and a reset, with pictures."""
@@ -265,8 +295,10 @@ def test_what_cannot_be():
         ({"targets": 5}, "needs 1 to 4 targets, which its rooms can hold, got 5"),
         ({"targets": 0}, "needs 1 to 4 targets"),
         ({"targets": 2.5}, "needs an integer targets, got 2.5"),
-        ({"episode_length": 0}, "needs an episode_length of at least 1"),
-        ({"action_repeat": 0}, "needs an action_repeat of at least 1"),
+        ({"episode_length": 0}, "needs an episode_length of 1 to 1000000000, got 0$"),
+        ({"episode_length": 10**10}, "needs an episode_length of 1 to 1000000000, got 1"),
+        ({"action_repeat": 0}, "needs an action_repeat of 1 to 1000, got 0$"),
+        ({"action_repeat": 1001}, "needs an action_repeat of 1 to 1000, got 1001$"),
         ({"picture_size": 8}, "needs a picture_size of 16 to 512, got 8"),
         ({"picture_size": 16, "show_path": True}, "at least 18 to show a path, got 16"),
         ({"quality": "best"}, "needs a quality out of fast, good, got 'best'"),

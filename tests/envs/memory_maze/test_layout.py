@@ -114,6 +114,23 @@ def test_dead_ends_and_horseshoes(size):
     assert stats.chi2_contingency(table).pvalue > LEVEL
 
 
+def loops(free):
+    """How many ways round there are in each layout: each goes round walls that hang together."""
+    return np.array([label(~maze, np.ones((3, 3)))[1] - 1 for maze in free])
+
+
+def test_loops_are_counted():
+    free = np.zeros((2, 7, 7), bool)
+    free[:, 1:-1, 1:-1] = True
+    free[0, 3, 2:5] = free[1, 2, 2] = free[1, 3, 4] = False
+    assert loops(free).tolist() == [1, 2]
+
+
+@EVERY_SIZE
+def test_loops(size):
+    same_distribution(loops(drawn(size)[0]), loops(layouts(size)[0]))
+
+
 @EVERY_SIZE
 def test_paths_between_targets(size):
     """Steps from a target to another, one pair of each maze."""

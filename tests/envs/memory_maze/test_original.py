@@ -145,7 +145,8 @@ def test_the_worker_says_what_went_wrong_and_goes_on(monkeypatch):
         ({"python": "/no/python"}, "SSMRL_MEMORY_MAZE_PYTHON=/no/python does not run"),
         ({"quality": "good"}, "has no option 'quality'"),
         ({"targets": 2}, "has no option 'targets'"),
-        ({"action_repeat": 0}, "needs an action_repeat of at least 1"),
+        ({"action_repeat": 0}, "needs an action_repeat of 1 to 1000, got 0$"),
+        ({"episode_length": 1001}, "of 1 to 1000, where the original ends, got 1001"),
         ({"workers": 3}, "needs 1 to 2 workers, got 3"),
         ({"picture_size": 8}, "needs a picture_size of 16 to 512, got 8"),
     ],
@@ -172,6 +173,21 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path):
         patch.setenv("BARE", code)
         with pytest.raises(ImportError, match=r'\(No module\); pip install "ssmrl\[memory-maze\]"'):
             ssmrl.envs.make_vector("memory_maze_original/9x9", 1, python=str(bare))
+
+
+def test_nothing_to_draw_with_is_told(tmp_path, monkeypatch):
+    """As PyOpenGL fails without a library; and the package's own beginning is passed over."""
+    package = tmp_path / "memory_maze"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('this wants the old gym')")
+    (package / "tasks.py").write_text("raise AttributeError('None has\\nno glGetError')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setitem(sys.modules, "memory_maze", None)  # so that it is taken out again
+    del sys.modules["memory_maze"]
+    words = "cannot draw with MUJOCO_GL=egl .AttributeError: None has no glGetError.: apt-get inst"
+    with pytest.raises(ImportError, match=words):
+        worker.load_tasks()
 
 
 def test_a_process_that_dies_is_told(tmp_path):

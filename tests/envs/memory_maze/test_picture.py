@@ -2,11 +2,13 @@
 
 import re
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import binary_opening
 
 from ssmrl.envs.memory_maze import textures
 from ssmrl.envs.memory_maze.layout import make_maze
@@ -16,16 +18,17 @@ from tests.compiling import quick_jit
 from tests.envs.memory_maze.recorded import DATA, SIZES, episodes, mazes
 from tests.envs.memory_maze.similarity import similarity
 
-EVERY = 4  # of the recorded pictures: 13 of each episode
-
 
 @cache
-def pictures(size, quality, with_targets=True):
-    """Ours at the places of the recorded ones, uint8 [episodes, pictures, 64, 64, 3]."""
+def pictures(size, quality, without=None):
+    """Ours at the places of the recorded ones, uint8 [episodes, pictures, 64, 64, 3].
+
+    `without`: a target that is not there.
+    """
     data, all_mazes = episodes(size), mazes(size)
-    if not with_targets:
-        all_mazes = all_mazes.replace(targets=jnp.full_like(all_mazes.targets, -50.0))
-    at = np.arange(0, data["pos"].shape[1], 5 * EVERY)
+    if without is not None:
+        all_mazes = all_mazes.replace(targets=all_mazes.targets.at[:, without].set(-50.0))
+    at = np.arange(0, data["pos"].shape[1], 5)
     target = data["target"][:, at].astype(np.int32)
     places = data["pos"][:, at] + 1, data["heading"][:, at]
     return np.asarray(of_episodes(quality)(all_mazes, *places, target))
@@ -33,7 +36,7 @@ def pictures(size, quality, with_targets=True):
 
 @cache
 def of_episodes(quality):
-    """Compiled once for each size, with targets and without."""
+    """Compiled once for each size."""
 
     def one(maze, place, heading, current):
         colours = jnp.arange(len(maze.targets))
@@ -43,7 +46,7 @@ def of_episodes(quality):
 
 
 def recorded(size):
-    return episodes(size)["image"][:, ::EVERY]
+    return episodes(size)["image"]
 
 
 def test_similarity_of_a_picture_with_itself_and_with_noise():
@@ -89,7 +92,7 @@ def test_the_frame_is_exact(size):
 
 
 def covered(picture, empty, target):
-    """Pixels of a target's hue that are different without targets, and of another hue there."""
+    """Pixels of a target's hue that are different without it, and of another hue there."""
     hue = COLOURS[target] / np.linalg.norm(COLOURS[target])
 
     def likeness(x):
@@ -100,28 +103,35 @@ def covered(picture, empty, target):
     return (likeness(picture) > 0.99) & (likeness(empty) < 0.96) & is_new & ~frame(64)
 
 
+def solid(pixels):
+    """Those in squares of two: along a wall's edge the original smooths, and ours without a target
+    that stands for it differs in lines of one pixel."""
+    return binary_opening(pixels, np.ones((1, 1, 2, 2)))
+
+
 @pytest.mark.parametrize("quality", ["fast", "good"])
 def test_targets_are_where_they_were(quality):
-    """Seen in both or in neither, in 99 of 100; where both show much of one, at one place."""
+    """Of 100 that are seen in one, 99 are in both; where both show much of one, at one place."""
     rows, columns = np.mgrid[:64, :64]
     agree, apart = [], []
     for size in SIZES:
-        empty = pictures(size, quality, with_targets=False)
-        # What stands for the original's, of which there is none without targets.
-        their_empty = pictures(size, "good", with_targets=False)
         for target in range(episodes(size)["targets"].shape[1]):
-            ours = covered(pictures(size, quality), empty, target)
-            theirs = covered(recorded(size), their_empty, target)
+            ours = covered(pictures(size, quality), pictures(size, quality, target), target)
+            # Ours stands for the original's, of which there is none without the target.
+            theirs = covered(recorded(size), pictures(size, "good", target), target)
+            in_both = ours.any(axis=(2, 3)) & theirs.any(axis=(2, 3))
+            ours, theirs = solid(ours), solid(theirs)
             counts = np.stack([ours.sum(axis=(2, 3)), theirs.sum(axis=(2, 3))])
-            agree.append(~((counts.max(axis=0) >= 6) & (counts.min(axis=0) < 2)).ravel())
-            for place in zip(*np.nonzero(counts.min(axis=0) >= 12), strict=True):
+            agree.append(in_both[counts.max(axis=0) > 0])
+            for place in zip(*np.nonzero(counts.min(axis=0) >= 8), strict=True):
                 centres = [
                     np.array([rows[x[place]].mean(), columns[x[place]].mean()])
                     for x in (ours, theirs)
                 ]
                 apart.append(np.linalg.norm(centres[0] - centres[1]))
-    assert np.concatenate(agree).mean() >= 0.99
-    assert len(apart) >= 15 and max(apart) < 1
+    agree = np.concatenate(agree)
+    assert agree.size >= 90 and agree.mean() >= 0.99
+    assert len(apart) >= 90 and max(apart) < 1
 
 
 def hall(targets):
@@ -173,6 +183,8 @@ def test_the_sky_gets_brighter_upwards():
 
 def test_levels_of_detail():
     """Each is the mean of the one before; the coarsest has the colours that were measured."""
+    file = Path(textures.__file__).with_name("textures.npz")
+    assert file.stat().st_size <= 300_000  # in the wheel
     pyramid = textures.pyramid(256)
     assert len(pyramid) == textures.offset(1, 256) + textures.COUNT
     blue = [pyramid[textures.offset(1, 256)] >> shift & 255 for shift in (0, 8, 16)]
