@@ -255,16 +255,28 @@ def page(ids: dict[str, Any], published: dict[str, Any]) -> str:
         found, other = ids[id_], published[id_] or {"value": None, "method": "", "source": ""}
         bound = f"{'' if found['exact'] else '≤ '}{number(found['bound'], found['bound_error'])}"
         reached = number(found["reached"], found["reached_error"])
-        best = "" if other["value"] is None else f"{other['value']:.3f}"
-        by = f"{other['method']} ({other['source']})" if best else ""
+        is_missing = other["value"] is None
+        best = "missing" if is_missing else f"{other['value']:.3f}"
+        by = "" if is_missing else f"{other['method']} ({other['source']})"
         lines.append(f"| {task_name(id_)} | {bound} | {reached} | {best} | {by} |")
-    lines += ["", "| family | how the best is known | the script |", "|---|---|---|"]
+    lines += ["", thompson(ids), ""]
+    lines += ["| family | how the best is known | the script |", "|---|---|---|"]
     for family in sorted(FAMILIES):
         found = [ids[f"popgym/{family}_{difficulty}"] for difficulty in DIFFICULTIES]
         hows = dict.fromkeys(one["how"] for one in found)
         how = "; harder: ".join(hows)
         lines.append(f"| {task_name(f'popgym/{family}')} | {how} | {found[0]['script']} |")
     return "\n".join(lines) + "\n"
+
+
+def thompson(ids: dict[str, Any]) -> str:
+    """A sentence on what bandits are often compared with."""
+    found = [ids[f"popgym/multiarmed_bandit_{difficulty}"] for difficulty in DIFFICULTIES]
+    easy, medium, hard = (number(one["thompson"], one["thompson_error"]) for one in found)
+    return (
+        f"Thompson sampling (1933) earns {easy} on MultiarmedBanditEasy, {medium} on Medium and\n"
+        f"{hard} on Hard: less than the script, since it goes on exploring to the end."
+    )
 
 
 def number(value: float, error: float) -> str:
@@ -278,9 +290,9 @@ INTRODUCTION = """\
 How much can be earned on each of POPGym's 48 ids, and what has been earned? For each id the table
 has the expected return of the best policy or, after ≤, an upper bound on the return of any policy;
 what a script with perfect memory earns in our environment from observations alone; and the best
-published figure that we know of (`benchmarks/published/popgym_best.json` says what was not looked
-at). Numbers after ± are standard errors, or, where a grid was refined, the last change. The second
-table says how the bounds are known and what the scripts do. `python -m
+published figure that we know of, or "missing" (`benchmarks/published/popgym_best.json` says what
+was not looked at). Numbers after ± are standard errors, or, where a grid was refined, the last
+change. The second table says how the bounds are known and what the scripts do. `python -m
 benchmarks.learning.popgym_optimum` writes this page.
 
 PPO's published figures are MMER, the maximum over training of the mean return; those of world

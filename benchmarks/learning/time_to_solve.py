@@ -4,23 +4,27 @@
 
 Each side is a process of its own, alone on the machine, with what a user of it runs: ours
 ``experiment=popgym memory=s5``, popjaxrl's the configuration of its run_popgym.py. The clock begins
-when the process does, so that imports and compilation count, and stops at the first update whose
-finished episodes return at least the threshold, as a mean over all that ended in the update. What
+when the process does, so that imports and compilation count, and stops when the episodes that ended
+in the last 65,536 steps, an update of popjaxrl's, return at least the threshold on average. What
 takes `--times` as long as ours did with the same seed is stopped, and the ratio is then a lower
-bound. Writes a row for each environment, side and seed.
+bound. Writes a row for each environment, side and seed; those that are there are kept.
 """
 
 import argparse
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.learning.studies import with_earlier
 from benchmarks.peers import popjaxrl_shim
 from benchmarks.peers.ppo_popjaxrl import popjaxrl_config
 
@@ -31,6 +35,7 @@ ENVS = {
 }
 """POPGym's ids, ours to popjaxrl's."""
 SIDES = ("ssmrl", "popjaxrl")
+STEPS = 65_536  # of an update of popjaxrl's
 MARK = "return "  # begins the lines of a worker that are for us
 OUTPUT = Path(__file__).parents[1] / "results" / "time_to_solve.json"
 
@@ -38,13 +43,36 @@ OUTPUT = Path(__file__).parents[1] / "results" / "time_to_solve.json"
 # ------------------------------------------------------------------------------------ a worker
 
 
+class Ended:
+    """The mean return of the episodes that ended in the last `STEPS` steps, as popjaxrl prints it.
+
+    An iteration of ours is an eighth of that: the luck of a single one would stop the clock.
+    """
+
+    def __init__(self):
+        self._iterations: deque[tuple[float, float]] | None = None
+
+    def add(self, metrics: dict[str, Any]) -> float:
+        """Take an iteration in; NaN until there were so many steps, and where no episode ended."""
+        if self._iterations is None:
+            self._iterations = deque(maxlen=max(1, STEPS // metrics["step"]))
+        count = metrics["episodes"]
+        self._iterations.append((count, count * metrics.get("episode_return", 0.0)))
+        episodes, total = map(sum, zip(*self._iterations, strict=True))
+        is_whole = len(self._iterations) == self._iterations.maxlen
+        return total / episodes if is_whole and episodes else math.nan
+
+
 def train_ours(env: str, seed: int) -> None:
-    """Ours, with the settings of POPGym, printing the return of every iteration that has one."""
+    """Ours, with the settings of POPGym, printing a return after every iteration that has one."""
     import ssmrl
 
+    ended = Ended()
+
     def show(metrics: dict[str, Any]) -> None:
-        if "episode_return" in metrics:
-            print(f"{MARK}{metrics['episode_return']}", flush=True)
+        mean = ended.add(metrics)
+        if not math.isnan(mean):
+            print(f"{MARK}{mean}", flush=True)
 
     ssmrl.train(
         agent="ppo",
@@ -93,38 +121,55 @@ def time_to(command: list[str], threshold: float, limit: float | None) -> dict[s
         RuntimeError: the worker failed.
     """
     start = time.perf_counter()
-    best, solved = -math.inf, None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    best, solved = None, None
+    # popjaxrl prints and does not flush: its lines would come a few hundred at a time.
+    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=unbuffered) as process:
         assert process.stdout is not None
+        # One of its updates may take longer than the limit.
+        alarm = threading.Timer(threading.TIMEOUT_MAX if limit is None else limit, process.kill)
+        alarm.daemon = True
+        alarm.start()
         for line in process.stdout:
-            taken, value = time.perf_counter() - start, return_in(line)
-            if value is not None:
-                best = max(best, value)
+            if (value := return_in(line)) is None:
+                continue
+            best = value if best is None else max(best, value)
             if best >= threshold:
-                solved = taken
-            if solved is not None or (limit is not None and taken > limit):
+                solved = time.perf_counter() - start
                 process.kill()
                 break
-        else:
-            if code := process.wait():
-                raise RuntimeError(f"{' '.join(command)} ended with {code}")
-    return {"seconds": solved, "stopped_after": time.perf_counter() - start, "best": best}
+        taken = time.perf_counter() - start
+        is_late = limit is not None and taken >= limit
+        alarm.cancel()
+        if solved is None and not is_late and (code := process.wait()):
+            raise RuntimeError(f"{' '.join(command)} ended with {code}")
+    return {"seconds": solved, "stopped_after": taken, "best": best}
 
 
-def race(env: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each side, ours first: it sets the other's limit."""
+def race(
+    env: str, seed: int, arguments: argparse.Namespace, known: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A row for each side, ours first: it sets the other's limit. Those of `known` are kept."""
     rows: list[dict[str, Any]] = []
     for side in SIDES if arguments.popjaxrl else SIDES[:1]:
-        command = [sys.executable, "-m", __spec__.name, "--side", side, "--envs", env]
-        command += ["--seed", str(seed), "--steps", str(arguments.steps)]
-        command += ["--popjaxrl", str(arguments.popjaxrl)]
-        limit = None
-        if rows:
-            limit = arguments.times * (rows[0]["seconds"] or rows[0]["stopped_after"])
-        taken = time_to(command, arguments.threshold, limit)
-        rows.append({"env": env, "side": side, "seed": seed, **taken})
-        print(rows[-1], flush=True)
+        here = [row for row in known if key(row) == (env, seed, side)]
+        if not here:
+            command = [sys.executable, "-m", __spec__.name, "--side", side, "--envs", env]
+            command += ["--seed", str(seed), "--steps", str(arguments.steps)]
+            command += ["--popjaxrl", str(arguments.popjaxrl)]
+            limit = None
+            if rows:
+                limit = arguments.times * (rows[0]["seconds"] or rows[0]["stopped_after"])
+            taken = time_to(command, arguments.threshold, limit)
+            here = [{"env": env, "side": side, "seed": seed, **taken}]
+            print(here[0], flush=True)
+        rows += here
     return rows
+
+
+def key(row: dict[str, Any]) -> tuple[str, int, str]:
+    """What tells a row from another."""
+    return row["env"], row["seed"], row["side"]
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -155,11 +200,12 @@ def main() -> None:
         if arguments.side == "ssmrl":
             return train_ours(env, arguments.seed)
         return train_popjaxrl(env, arguments.seed, arguments.steps, arguments.popjaxrl)
-    rows: list[dict[str, Any]] = []
+    settings = {name: getattr(arguments, name) for name in ("threshold", "times", "steps")}
+    rows = with_earlier(arguments.output, settings, [], key)
     for env in arguments.envs:
         for seed in range(arguments.seeds):
-            rows += race(env, seed, arguments)
-            settings = {name: getattr(arguments, name) for name in ("threshold", "times", "steps")}
+            new = race(env, seed, arguments, rows)
+            rows = with_earlier(arguments.output, settings, new, key)
             record = {"machine": harness.machine_info(), **settings, "rows": rows}
             harness.write_json(arguments.output, {**record, "ratios": ratios(rows)})
     for env, ratio in ratios(rows).items():

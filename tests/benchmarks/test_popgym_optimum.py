@@ -23,6 +23,8 @@ from tests.envs.policies_cards import count_cards_return
 
 IDS = {f"popgym/{family}_{difficulty}" for family in FAMILIES for difficulty in DIFFICULTIES}
 
+BANDIT = "popgym/multiarmed_bandit_easy"
+
 
 def maze(text):
     """# wall, S start, G goal."""
@@ -250,7 +252,10 @@ def test_the_results_are_within_their_bounds_and_in_the_table():
         assert found["reached"] <= found["bound"] + error + 1e-4
     published = json.loads(popgym_optimum.PUBLISHED.read_text())["ids"]
     table = Path(popgym_optimum.ROOT) / "docs/popgym_optimum.md"
-    assert table.read_text() == popgym_optimum.page(ids, published)
+    text = table.read_text()
+    assert text == popgym_optimum.page(ids, published)
+    assert text.count("| missing |") == sum(found is None for found in published.values())
+    assert f"Thompson sampling (1933) earns {ids[BANDIT]['thompson']:.3f} ± 0.006 on" in text
 
 
 @pytest.mark.parametrize(("size", "mines"), [(4, 2), (6, 6), (8, 10)])

@@ -1,5 +1,7 @@
 """The clock of the race: what it reads, when it stops, and what the ratios are of."""
 
+import json
+import math
 import sys
 
 import pytest
@@ -16,10 +18,11 @@ def test_lines_of_both_sides(line, value):
 
 
 def worker(code):
-    return [sys.executable, "-u", "-c", code]
+    return [sys.executable, "-c", code]
 
 
-def test_the_clock_stops_at_the_threshold():
+def test_the_clock_stops_at_the_threshold_though_nothing_is_flushed(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     code = "import time\nfor x in (.1, .8, .95): print(x)\ntime.sleep(60)"
     taken = study.time_to(worker(code), 0.9, None)
     assert taken["best"] == 0.95 and 0 < taken["seconds"] < 30
@@ -31,6 +34,11 @@ def test_the_clock_stops_at_the_limit_and_at_the_end():
     assert taken["seconds"] is None and taken["stopped_after"] < 30 and taken["best"] == 0.3
     ended = study.time_to(worker("print(.3)"), 0.9, None)
     assert ended["seconds"] is None and ended["best"] == 0.3
+
+
+def test_a_worker_that_says_nothing_is_stopped_at_the_limit():
+    taken = study.time_to(worker("import time; time.sleep(60)"), 0.9, 0.5)
+    assert taken["seconds"] is None and taken["stopped_after"] < 30 and taken["best"] is None
 
 
 def test_a_worker_that_fails_is_no_result():
@@ -51,3 +59,40 @@ def test_ratios_are_medians_over_seeds_and_say_where_they_are_bounds():
     assert study.ratios(rows) == {"a": {"times": 8.0, "bound": True, "seeds": 3}}
     rows += [row("ssmrl", 0, None, env="b"), row("popjaxrl", 0, 9.0, env="b")]
     assert "b" not in study.ratios(rows)
+
+
+def test_our_return_is_of_as_many_steps_as_an_update_of_popjaxrl():
+    """Eight iterations of 8,192 steps, all episodes with the same weight."""
+    ended = study.Ended()
+    returns = [1.0] * 7 + [None, 0.0, 0.0]
+    counts = [3, *[1] * 6, 0, 1, 1]
+    means = []
+    for i, (count, value) in enumerate(zip(counts, returns, strict=True)):
+        own = {} if value is None else {"episode_return": value}
+        means.append(ended.add({"step": 8192 * (i + 1), "episodes": count, **own}))
+    assert all(map(math.isnan, means[:7]))
+    assert means[7:] == [1.0, 6 / 7, 5 / 7]
+
+
+def test_a_study_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    output, ran = tmp_path / "times.json", []
+
+    def time_to(command, threshold, limit):
+        side, seed = (command[command.index(name) + 1] for name in ("--side", "--seed"))
+        if (side, seed) == ("popjaxrl", "1") and not ran.count(("popjaxrl", "1")):
+            ran.append((side, seed))
+            raise RuntimeError
+        ran.append((side, seed))
+        return {"seconds": 10.0 if side == "ssmrl" else 40.0, "stopped_after": 1.0, "best": 1.0}
+
+    monkeypatch.setattr(study, "time_to", time_to)
+    command = ["--popjaxrl", "clone", "--envs", "repeat_first_easy", "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", ["time_to_solve", *command, "--output", str(output)])
+    with pytest.raises(RuntimeError):
+        study.main()
+    study.main()
+    record = json.loads(output.read_text())
+    assert record["ratios"]["repeat_first_easy"] == {"times": 4.0, "bound": False, "seeds": 2}
+    assert (
+        len(record["rows"]) == 4 and ran.count(("ssmrl", "0")) == ran.count(("popjaxrl", "0")) == 1
+    )
