@@ -155,10 +155,11 @@ def unknown_environment(name: str) -> UnknownEnvironmentError:
 def near_matches(name: str, count: int = 3) -> list[str]:
     """Names that ``name`` may mean, the likeliest first.
 
-    An id that is right but for its suite or version comes before one that only begins alike, and
-    that before one that is spelt alike. Among equals, a version in ``name`` speaks for gymnasium,
-    whose ids have them, then a task comes before the distribution of tasks of its name, and then
-    the order of registration decides, which puts a family's easiest first.
+    For a suite these are its first ids. An id that is right but for its suite or version comes
+    before one that only begins alike, and that before one that is spelt alike. Among equals, a
+    version in ``name`` speaks for gymnasium, whose ids have them, then a task comes before the
+    distribution of tasks of its name, and then the order of registration decides, which puts a
+    family's easiest first.
 
     Args:
         name: what was asked for; with or without a suite.
@@ -168,6 +169,8 @@ def near_matches(name: str, count: int = 3) -> list[str]:
         *_ENTRIES,
         *(f"{suite}/{i}" for suite, open_ in _OPEN_SUITES.items() for i in open_.ids()),
     ]
+    if own := [n for n in names if _normalise(n).startswith(f"{_normalise(name)}/")]:
+        return own[:count]
     suite, _, id_ = name.rpartition("/") if name.count("/") < 2 else name.partition("/")
     within = [n for n in names if suite and _normalise(n).startswith(f"{_normalise(suite)}/")]
     ranked = sorted((_distance(name, suite, id_, n), i) for i, n in enumerate(within or names))

@@ -58,6 +58,7 @@ def test_spelling_does_not_matter(name):
         ("brax/antt", "brax/ant"),
         ("popgim/repeat_first_hard", "popgym/repeat_first_hard"),
         ("gymnasium/CartPoel-v1", "gymnasium/CartPole-v1"),
+        ("Memory-Maze", "memory_maze/7x7"),
     ],
 )
 def test_unknown_names_get_the_near_match(name, near):

@@ -7,6 +7,7 @@ random cell to the next, now and then astray, and collects no rewards but by cha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,8 @@ def write(
 ) -> int:
     """Write ``episodes`` files ``000000.npz`` and on; those that are there already stay.
 
+    Beside them ``dataset.json`` says what they were made with.
+
     Args:
         folder: is made where it is missing.
         key: each file's episode depends on this, its number and ``at_once``, so that an interrupted
@@ -110,12 +113,15 @@ def write(
         how many files were written now.
 
     Raises:
-        ValueError: as :func:`record`, and for fewer than one at once.
+        ValueError: as :func:`record`, for fewer than one at once, and for a ``folder`` whose
+            episodes were made with anything else; nothing is written then.
         OSError: if ``folder`` cannot be written to.
     """
     _check_positive(episodes=episodes, at_once=at_once)
     walk = _make_walk(size, noise, options)
     folder.mkdir(parents=True, exist_ok=True)
+    made_with = {"key": jax.random.key_data(key).tolist(), "at_once": at_once, "size": size}
+    _check_made_with(folder, made_with | {"noise": noise} | options)
     written = 0
     for first in range(0, episodes, at_once):
         numbers = range(first, min(first + at_once, episodes))
@@ -131,3 +137,24 @@ def write(
             partial.rename(folder / f"{number:06}.npz")
             written += 1
     return written
+
+
+def _check_made_with(folder: Path, made_with: dict[str, Any]) -> None:
+    """Compares with the folder's note, or leaves one in a folder without episodes."""
+    note = folder / "dataset.json"
+    if note.exists():
+        found = json.loads(note.read_text())
+    elif any(folder.glob("*.npz")):
+        found = {}
+    else:
+        partial = note.with_suffix(".partial")
+        partial.write_text(json.dumps(made_with))
+        partial.rename(note)
+        return
+    other = [name for name in made_with | found if found.get(name) != made_with.get(name)]
+    if other:
+        differences = ", ".join(
+            f"{name} {found.get(name, 'unknown')} instead of {made_with.get(name, 'the default')}"
+            for name in other
+        )
+        raise ValueError(f"{folder} has episodes with {differences}: take another folder")

@@ -113,12 +113,31 @@ def test_an_interrupted_dataset_goes_on(tmp_path):
     assert dataset.write(tmp_path / "parts", KEY, 3, **options) == 2
     assert (tmp_path / "parts" / "000000.npz").stat() == kept
     names = [f"{n:06}.npz" for n in range(3)]
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == [*names, "dataset.json"]
     for name in names:
         with np.load(tmp_path / "whole" / name) as a, np.load(tmp_path / "parts" / name) as b:
             assert sorted(a.files) == sorted(b.files)
             for array in a.files:
                 np.testing.assert_array_equal(a[array], b[array])
+
+
+def test_a_dataset_goes_on_with_what_it_was_made_with_or_not_at_all(tmp_path):
+    options = {"at_once": 2, **SMALL, "episode_length": 3}
+    dataset.write(tmp_path, KEY, 1, **options)
+    for other, message in [
+        ({"episode_length": 4}, "episode_length 3 instead of 4"),
+        ({"at_once": 1}, "at_once 2 instead of 1"),
+        ({"noise": 0.2}, "noise 0.1 instead of 0.2"),
+        ({"action_repeat": 2}, "action_repeat unknown instead of 2"),
+    ]:
+        with pytest.raises(ValueError, match=f"has episodes with {message}: take another"):
+            dataset.write(tmp_path, KEY, 2, **options | other)
+    with pytest.raises(ValueError, match=r"has episodes with key \[0, \d\] instead of \[0, 9\]"):
+        dataset.write(tmp_path, jax.random.key(9), 2, **options)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+    (tmp_path / "dataset.json").unlink()
+    with pytest.raises(ValueError, match="size unknown instead of"):
+        dataset.write(tmp_path, KEY, 2, **options)
 
 
 def test_what_cannot_be(tmp_path):
