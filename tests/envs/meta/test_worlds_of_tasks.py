@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ssmrl.envs
+from ssmrl.envs.meta.bandit_policies import gaussian_policies, play_gaussian
 from ssmrl.envs.meta.cartpole import DRAWN, CartPoleState, MetaCartPole
 from ssmrl.envs.meta.dark_room import (
     DarkRoom,
@@ -109,6 +110,16 @@ def test_posterior_sampling_learns_in_the_trials():
     first, last, best = sampling[:, 0].mean(), sampling[:, -5:].mean(), informed.mean()
     assert first == pytest.approx(5.0, abs=0.5)  # rewards have mean 1
     assert first + 0.8 * (best - first) < last < best + 0.2
+
+
+def test_posterior_sampling_of_one_state_is_that_of_a_bandit():
+    """With one step in one state the arms have N(1, 1): 1 more than the bandit's."""
+    informed, sampling = play_mdps(1, 2, 1, trials=8, episodes=20_000)
+    assert informed[:, 0].mean() == pytest.approx(1 + 1 / np.sqrt(np.pi), abs=0.03)
+    thompson = gaussian_policies(8, 1.0, 1.0)["thompson"]
+    expected = 1 + play_gaussian(thompson, 2, 8, 1.0, 1.0, episodes=20_000).mean(axis=0)
+    # Each mean's deviation is √2 / √20000 = .01. Who takes the likeliest arm has .1 more at first.
+    np.testing.assert_allclose(sampling.mean(axis=0), expected, atol=0.05)
 
 
 # ------------------------------------------------------------------------------ dark rooms
@@ -247,11 +258,29 @@ def test_what_is_known_of_each(name, options, expected):
     assert all(x.ndim == 2 and x.shape[1] == env.trials for x in found.values())
 
 
+def test_references_are_of_the_options_in_use():
+    env, params = ssmrl.envs.make("meta/random_mdp", states=4, actions=2, horizon=3, trials=5)
+    found = env.references(params, episodes=20, seed=3)
+    expected = play_mdps(4, 2, 3, 5, 20, 3)
+    np.testing.assert_array_equal(found["informed"], expected[0])
+    np.testing.assert_array_equal(found["posterior_sampling"], expected[1])
+    for once in (False, True):
+        env, params = ssmrl.envs.make("meta/dark_room", size=5, horizon=8, once=once, trials=6)
+        found = env.references(params)
+        assert (found["informed"] == informed_return(5, 8, once)).all()
+        np.testing.assert_array_equal(found["search"], search_returns(5, 8, once, 6))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("random_mdp", {"states": 1}, "needs 2 states"),
-        ("cartpole", {"spread": 0.5}, "a spread of at least 1"),
+        ("random_mdp", {"horizon": 2**31}, "needs a horizon that 32 bits hold, got 2147483648"),
+        ("cartpole", {"spread": 0.5}, "a finite spread of at least 1"),
+        ("cartpole", {"spread": np.inf}, "a finite spread of at least 1"),
+        ("cartpole", {"spread": np.nan}, "spread must be a number, got nan"),
+        ("cartpole", {"spread": "wide"}, "spread must be a number, got 'wide'"),
+        ("dark_room", {"once": "no"}, "once must be true or false, got 'no'"),
         ("dark_room", {"horizon": 0}, "and a step"),
     ],
 )
