@@ -406,7 +406,8 @@ def panels_of(
         policies = trials["policies"]
         label = memory if memory not in curves else f"{memory}, {name}"
         curves[label] = policies["agent"]
-        curves[f"{label}{_RESET}"] = policies["memory_reset"]
+        if "memory_reset" in policies:  # not where the ends of trials are hidden
+            curves[f"{label}{_RESET}"] = policies["memory_reset"]
         curves.setdefault(NO_MEMORY, policies["random"])
         for reference, curve in trials["references"].items():
             curves.setdefault(reference.replace("_", " "), curve)
