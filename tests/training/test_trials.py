@@ -188,9 +188,13 @@ def test_panels_tell_what_was_hidden_and_need_no_control():
         "policies": {"agent": trial_curve(np.ones((2, 1, 3))), "random": {"mean": [0, 0, 0]}},
         "references": {},
     }
-    panels = panels_of([("meta/x", {"flicker": 0.1}, "gru", record, "run")])
+    options = {"held_out": ["a", "b"], "flicker": 0.1}
+    panels = panels_of([("meta/x", options, "gru", record, "run")])
     (title,) = panels
-    assert title.endswith(" flicker=0.1") and list(panels[title]) == ["gru", "random"]
+    assert title.endswith(" held_out=[a, b] flicker=0.1") and list(panels[title]) == [
+        "gru",
+        "random",
+    ]
 
 
 def test_who_guesses_remembers_nothing():
