@@ -126,15 +126,30 @@ def test_velocities_of_gymnax_are_what_changes_with_them(id_):
 
 
 @BRAX_SAYS_THAT_IT_IS_OLD
-@pytest.mark.parametrize("id_", ["half_cheetah", "inverted_double_pendulum", "walker2d"])
+@pytest.mark.parametrize(
+    "id_",
+    [
+        *("ant", "half_cheetah", "hopper", "inverted_double_pendulum", "inverted_pendulum"),
+        *("pusher", "reacher", "walker2d"),
+    ],
+)
 def test_velocities_of_brax_are_what_changes_with_them(id_):
     envs = pytest.importorskip("brax.envs")
+    from brax import base
+
     from ssmrl.envs.adapters.brax import ENVIRONMENTS
 
     env = envs.get_environment(ENVIRONMENTS[id_])
     q, qd = jnp.linspace(0.1, 0.9, env.sys.q_size()), jnp.linspace(0.1, 0.9, env.sys.qd_size())
-    x = SimpleNamespace(pos=jnp.ones((9, 3)))
-    seen = [np.asarray(env._get_obs(SimpleNamespace(q=q, qd=v, x=x))) for v in (qd, qd + 1)]
+    links = env.sys.num_links()
+    turn = jnp.tile(jnp.array([1.0, 0, 0, 0]), (links, 1))
+    x = base.Transform(pos=jnp.ones((links, 3)), rot=turn)
+
+    def see(v):
+        xd = base.Motion(ang=jnp.full((links, 3), v[0]), vel=jnp.full((links, 3), v[0]))
+        return np.asarray(env._get_obs(SimpleNamespace(q=q, qd=v, x=x, xd=xd)))
+
+    seen = [see(qd), see(qd + 1)]
     size, positions, velocities = partial.LAYOUTS[f"brax/{id_}"]
     assert seen[0].shape == (size,)
     np.testing.assert_array_equal(np.flatnonzero(seen[0] != seen[1]), velocities)
