@@ -12,6 +12,7 @@ from flax import struct
 from ssmrl.envs import Environment, JaxVectorEnv, VectorWrapper, make_vector, obscure, spaces
 from ssmrl.envs import partial_observability as partial
 from ssmrl.envs.environment import NoParams
+from ssmrl.envs.meta import Trials
 from tests.envs.counting import Counting, Params
 from tests.envs.test_vector import play
 from tests.envs.test_wiring import ENVS, draws
@@ -94,6 +95,28 @@ def test_only_what_is_observed_in_the_order_asked_for():
 def test_entries_that_are_not_there(entries, expected):
     with unchecked(), pytest.raises(ValueError, match=re.escape(expected)):
         obscure(counting(), observe=entries)
+
+
+def test_of_trials_the_task_s_own_observation_is_masked():
+    env = Trials(Counting(), 2)
+    plain, masked = (obscure(JaxVectorEnv(env, None, 2), observe=x) for x in (None, [1]))
+    (first, (obs, *_, info)), (first_seen, (seen, *_, seen_info)) = (
+        play(venv, ACTIONS) for venv in (plain, masked)
+    )
+    pairs = [(first, first_seen), (obs, seen)]
+    pairs += [(info["final_observation"], seen_info["final_observation"])]
+    for whole, part in pairs:
+        np.testing.assert_array_equal(part["observation"], whole["observation"][..., [1]])
+        others = {name: x for name, x in whole.items() if name != "observation"}
+        for name, x in others.items():
+            np.testing.assert_array_equal(part[name], x)
+        assert part.keys() == whole.keys()
+    assert masked.observation_space["observation"] == spaces.Box(0.0, 1000.0, (1,))
+    assert masked.observation_space["first"] == spaces.Discrete(2)
+    venv = make_vector("meta/cartpole", 2, observe="positions")
+    whole, _ = make_vector("meta/cartpole", 2).reset(jax.random.key(0))
+    part, _ = venv.reset(jax.random.key(0))
+    np.testing.assert_array_equal(part["observation"], whole["observation"][:, [0, 2]])
 
 
 def test_entries_of_what_has_none():
