@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import math
 import numbers
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -119,13 +120,23 @@ class Environment(abc.ABC, Generic[State, Params]):
 
         Raises:
             ValueError: for a field that does not exist, naming the near match; for one that must be
-                an integer and is not; for values that make no game (see :meth:`check_params`).
+                an integer, a number or a truth value and is not; for values that make no game (see
+                :meth:`check_params`).
         """
         for field, value in overrides.items():
-            if type(getattr(self.default_params, field, None)) is int:
+            default = getattr(self.default_params, field, None)
+            if type(default) is int:
                 if not is_integer(value):
                     raise ValueError(f"{self.name} needs an integer {field}, got {value!r}")
+                if not abs(value) < 2**31:
+                    raise ValueError(
+                        f"{self.name} needs a {field} that 32 bits hold, got {value!r}"
+                    )
                 overrides[field] = int(value)
+            elif type(default) is float:
+                check_number(f"{self.name}'s {field}", value)
+            elif type(default) is bool:
+                check_truth(f"{self.name}'s {field}", value)
         params = replace_fields(self.name, self.default_params, overrides)
         self.check_params(params)
         return params
@@ -137,6 +148,22 @@ class Environment(abc.ABC, Generic[State, Params]):
 def is_integer(value: Any) -> bool:
     """Whether ``value`` is an integer, numpy's included, and no truth value."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise a ValueError unless ``value``, called ``name``, is a number, or an array."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number or hasattr(value, "dtype")) or (is_number and math.isnan(value)):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+def check_truth(name: str, value: Any) -> None:
+    """Raise a ValueError unless ``value``, called ``name``, is true or false, or an array.
+
+    ``no`` from a command line is a word, and a word counts as true.
+    """
+    if not isinstance(value, bool) and not hasattr(value, "dtype"):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
 def replace_fields(name: str, params: Any, overrides: dict[str, Any]) -> Any:

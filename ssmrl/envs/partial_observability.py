@@ -41,6 +41,7 @@ LAYOUTS: dict[str, tuple[int, list[int], list[int]]] = {
     "brax/pusher": (23, [*range(7), *range(14, 23)], [*range(7, 14)]),
     "brax/reacher": (11, [*range(6), *range(8, 11)], [6, 7]),
     "brax/walker2d": (17, [*range(8)], [*range(8, 17)]),
+    "meta/cartpole": (4, [0, 2], [1, 3]),
 }
 """Of environments that are known: the size of an observation, and which of its entries are
 positions (angles, their sines and cosines, distances too) and which velocities. A humanoid's other
@@ -89,7 +90,8 @@ class Observe(VectorWrapper):
     """Only some entries of an observation, in the order given; it becomes smaller.
 
     Args:
-        venv: its observations are a ``Box`` of one axis.
+        venv: its observations are a ``Box`` of one axis, or a ``Dict`` with one as ``observation``,
+            such as that of trials, of which all else stays.
         entries: ``"positions"`` or ``"velocities"`` of an environment in :data:`LAYOUTS`, or the
             indices of what is seen.
 
@@ -100,7 +102,9 @@ class Observe(VectorWrapper):
 
     def __init__(self, venv: VectorEnv, entries: str | Sequence[int]):
         super().__init__(venv)
-        space = venv.observation_space
+        whole = venv.observation_space
+        part = whole.spaces.get("observation") if isinstance(whole, spaces.Dict) else None
+        self._is_part, space = part is not None, whole if part is None else part
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise ValueError(
                 f"observe={_said(entries)} needs observations in a Box of one axis; "
@@ -113,16 +117,24 @@ class Observe(VectorWrapper):
             chosen = _indices(entries, size)
         self._entries = np.asarray(chosen, np.int32)
         low, high = space.low[self._entries], space.high[self._entries]
-        self.observation_space = spaces.Box(low, high, self._entries.shape, space.dtype)
+        seen: spaces.Space = spaces.Box(low, high, self._entries.shape, space.dtype)
+        if isinstance(whole, spaces.Dict):
+            seen = spaces.Dict({**whole.spaces, "observation": seen})
+        self.observation_space = seen
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Any]:
         obs, state = self.venv.reset(key)
-        return obs[:, self._entries], state
+        return self._see(obs), state
 
     def step(self, state: Any, action: Any) -> VectorTransition:
         obs, state, reward, terminated, truncated, info = self.venv.step(state, action)
-        info = {**info, "final_observation": info["final_observation"][:, self._entries]}
-        return obs[:, self._entries], state, reward, terminated, truncated, info
+        info = {**info, "final_observation": self._see(info["final_observation"])}
+        return self._see(obs), state, reward, terminated, truncated, info
+
+    def _see(self, obs: Any) -> Any:
+        if self._is_part:
+            return {**obs, "observation": obs["observation"][:, self._entries]}
+        return obs[:, self._entries]
 
 
 def _layout(name: str, word: str, size: int) -> list[int]:

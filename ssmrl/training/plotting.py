@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -325,7 +326,7 @@ def plot_trials(curves_of: dict[str, dict[str, dict[str, Any]]], path: Path) -> 
                 # Of one memory as of another: one label stands for all of them.
                 _draw_trials(axis, None, curve, color=lines[memory][0], linestyle="--")
                 _shade_trials(axis, curve, lines[memory][0])
-        axis.set(title=title, xlabel="trial", ylabel="return of the trial")
+        axis.set(title=fill(title, 36), xlabel="trial", ylabel="return of the trial")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_below(axis, lines, resets=any(label.endswith(_RESET) for label in curves))
     with writing(path):
@@ -401,12 +402,14 @@ def panels_of(
     """
     curves_of: dict[str, dict[str, dict[str, Any]]] = {}
     for env, kwargs, memory, trials, name in entries:
-        options = " ".join(f"{k}={v}" for k, v in kwargs.items())
+        # As on a command line: a list of names without quotation marks.
+        options = " ".join(f"{k}={v}".replace("'", "") for k, v in kwargs.items())
         curves = curves_of.setdefault(f"{task_name(env)} {options}".strip(), {})
         policies = trials["policies"]
         label = memory if memory not in curves else f"{memory}, {name}"
         curves[label] = policies["agent"]
-        curves[f"{label}{_RESET}"] = policies["memory_reset"]
+        if "memory_reset" in policies:  # not where the ends of trials are hidden
+            curves[f"{label}{_RESET}"] = policies["memory_reset"]
         curves.setdefault(NO_MEMORY, policies["random"])
         for reference, curve in trials["references"].items():
             curves.setdefault(reference.replace("_", " "), curve)

@@ -89,7 +89,7 @@ def evaluate_run(
     if config.controls and (trials := find_trials(venv)) is not None:
         references = trials.references(_params_of(venv), episodes=REFERENCES, seed=config.seed)
         compared = compare_trials(results, play_controls(loaded.agent, venv, play), references)
-        record["trials"] = {"kwargs": env.kwargs, **compared}
+        record["trials"] = {"kwargs": {**env.kwargs, **obscuring(env)}, **compared}
     _append_record(loaded.run.evaluations, record)
     if show is not None:
         show(record)

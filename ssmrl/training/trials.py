@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssmrl.envs.partial_observability import Flicker, ObservationDelay
+from ssmrl.envs.wrappers import VectorWrapper
 from ssmrl.training.evaluation import EvaluationResult, interval_ends
 
 AGENT, MEMORY_RESET, RANDOM = "agent", "memory_reset", "random"
@@ -153,12 +155,24 @@ def play_controls(
 ) -> dict[str, list[EvaluationResult]]:
     """Results of the controls by name.
 
+    Where the end of a trial is not always seen when it comes, no memory can be reset by it: that
+    control is left out, since it would be none.
+
     Args:
         agent: whose policy forgets.
         venv: the environments.
         play: evaluates every seed of the run with an agent.
     """
-    return {
-        MEMORY_RESET: play(ForgetfulAgent(agent, venv)),
-        RANDOM: play(RandomAgent(venv)),
-    }
+    controls = {RANDOM: play(RandomAgent(venv))}
+    if shows_ends(venv):
+        controls = {MEMORY_RESET: play(ForgetfulAgent(agent, venv)), **controls}
+    return controls
+
+
+def shows_ends(venv: Any) -> bool:
+    """Whether observations say that a trial has ended as soon as it has, and every time."""
+    while isinstance(venv, VectorWrapper):
+        if isinstance(venv, (Flicker, ObservationDelay)):
+            return False
+        venv = venv.venv
+    return True

@@ -12,6 +12,7 @@ from flax import struct
 from ssmrl.envs import Environment, JaxVectorEnv, VectorWrapper, make_vector, obscure, spaces
 from ssmrl.envs import partial_observability as partial
 from ssmrl.envs.environment import NoParams
+from ssmrl.envs.meta import Trials
 from tests.envs.counting import Counting, Params
 from tests.envs.test_vector import play
 from tests.envs.test_wiring import ENVS, draws
@@ -96,6 +97,28 @@ def test_entries_that_are_not_there(entries, expected):
         obscure(counting(), observe=entries)
 
 
+def test_of_trials_the_task_s_own_observation_is_masked():
+    env = Trials(Counting(), 2)
+    plain, masked = (obscure(JaxVectorEnv(env, None, 2), observe=x) for x in (None, [1]))
+    (first, (obs, *_, info)), (first_seen, (seen, *_, seen_info)) = (
+        play(venv, ACTIONS) for venv in (plain, masked)
+    )
+    pairs = [(first, first_seen), (obs, seen)]
+    pairs += [(info["final_observation"], seen_info["final_observation"])]
+    for whole, part in pairs:
+        np.testing.assert_array_equal(part["observation"], whole["observation"][..., [1]])
+        others = {name: x for name, x in whole.items() if name != "observation"}
+        for name, x in others.items():
+            np.testing.assert_array_equal(part[name], x)
+        assert part.keys() == whole.keys()
+    assert masked.observation_space["observation"] == spaces.Box(0.0, 1000.0, (1,))
+    assert masked.observation_space["first"] == spaces.Discrete(2)
+    venv = make_vector("meta/cartpole", 2, observe="positions")
+    whole, _ = make_vector("meta/cartpole", 2).reset(jax.random.key(0))
+    part, _ = venv.reset(jax.random.key(0))
+    np.testing.assert_array_equal(part["observation"], whole["observation"][:, [0, 2]])
+
+
 def test_entries_of_what_has_none():
     venv = fixed(spaces.Discrete(3), np.int32(1))
     with pytest.raises(ValueError, match=r"observe=\[0\] needs .* Box of one axis.*Discrete\(3\)"):
@@ -126,15 +149,30 @@ def test_velocities_of_gymnax_are_what_changes_with_them(id_):
 
 
 @BRAX_SAYS_THAT_IT_IS_OLD
-@pytest.mark.parametrize("id_", ["half_cheetah", "inverted_double_pendulum", "walker2d"])
+@pytest.mark.parametrize(
+    "id_",
+    [
+        *("ant", "half_cheetah", "hopper", "inverted_double_pendulum", "inverted_pendulum"),
+        *("pusher", "reacher", "walker2d"),
+    ],
+)
 def test_velocities_of_brax_are_what_changes_with_them(id_):
     envs = pytest.importorskip("brax.envs")
+    from brax import base
+
     from ssmrl.envs.adapters.brax import ENVIRONMENTS
 
     env = envs.get_environment(ENVIRONMENTS[id_])
     q, qd = jnp.linspace(0.1, 0.9, env.sys.q_size()), jnp.linspace(0.1, 0.9, env.sys.qd_size())
-    x = SimpleNamespace(pos=jnp.ones((9, 3)))
-    seen = [np.asarray(env._get_obs(SimpleNamespace(q=q, qd=v, x=x))) for v in (qd, qd + 1)]
+    links = env.sys.num_links()
+    turn = jnp.tile(jnp.array([1.0, 0, 0, 0]), (links, 1))
+    x = base.Transform(pos=jnp.ones((links, 3)), rot=turn)
+
+    def see(v):
+        xd = base.Motion(ang=jnp.full((links, 3), v[0]), vel=jnp.full((links, 3), v[0]))
+        return np.asarray(env._get_obs(SimpleNamespace(q=q, qd=v, x=x, xd=xd)))
+
+    seen = [see(qd), see(qd + 1)]
     size, positions, velocities = partial.LAYOUTS[f"brax/{id_}"]
     assert seen[0].shape == (size,)
     np.testing.assert_array_equal(np.flatnonzero(seen[0] != seen[1]), velocities)

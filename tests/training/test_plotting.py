@@ -288,6 +288,17 @@ def trials(*mean: float, width: float | None = 0.5, **more) -> dict:
     return {"mean": list(mean), "interval": interval, **more}
 
 
+def test_titles_of_many_options_are_within_the_figure(drawn):
+    title = "Classic control held_out=[acrobot] split=held_out flicker=0.25"
+    plot_trials({title: {"gru": trials(0, 1), NO_MEMORY: trials(0, 0)}}, Path("p.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    box = axis.title.get_window_extent()
+    assert axis.get_title().replace("\n", " ") == title
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+
+
 def test_curves_over_trials_tell_memories_from_what_they_are_compared_with(drawn):
     curves = {
         "s5": trials(1, 2, 3),

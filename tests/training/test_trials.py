@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, ObservationExtras
+from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, ObservationExtras, obscure
 from ssmrl.envs.meta import Episodes, Trials
 from ssmrl.training.cli import plot_command
 from ssmrl.training.config import EnvConfig, EvaluateConfig
 from ssmrl.training.evaluation import EvaluationResult, Evaluator, find_trials
+from ssmrl.training.plotting import panels_of
 from ssmrl.training.run import RunFolder
 from ssmrl.training.run_evaluation import evaluate_run, print_evaluation
 from ssmrl.training.run_training import run_training
@@ -22,6 +23,7 @@ from ssmrl.training.trials import (
     ForgetfulAgent,
     RandomAgent,
     compare_trials,
+    play_controls,
     trial_curve,
 )
 from tests.envs.counting import Counting
@@ -163,6 +165,38 @@ def test_intervals_are_of_a_thousand_resamples_of_episodes(monkeypatch):
     assert asked == [(rows, [11.0, 5.0, 6.0], 0.95, 1000, 0)]
 
 
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({}, True),
+        ({"observation_noise": 0.1, "action_delay": 1}, True),
+        ({"flicker": 0.1}, False),
+        ({"observation_delay": 1}, False),
+    ],
+)
+def test_the_control_is_left_out_where_the_ends_of_trials_are_hidden(options, seen):
+    venv = EpisodeStatistics(ObservationExtras(obscure(make_venv().venv, **options), True))
+    played = []
+    found = play_controls(Steps(), venv, lambda agent: played.append(type(agent)) or [])
+    control = {"memory_reset": []} if seen else {}
+    assert found == {**control, "random": []}
+    assert set(played) == ({ForgetfulAgent, RandomAgent} if seen else {RandomAgent})
+
+
+def test_panels_tell_what_was_hidden_and_need_no_control():
+    record = {
+        "policies": {"agent": trial_curve(np.ones((2, 1, 3))), "random": {"mean": [0, 0, 0]}},
+        "references": {},
+    }
+    options = {"held_out": ["a", "b"], "flicker": 0.1}
+    panels = panels_of([("meta/x", options, "gru", record, "run")])
+    (title,) = panels
+    assert title.endswith(" held_out=[a, b] flicker=0.1") and list(panels[title]) == [
+        "gru",
+        "random",
+    ]
+
+
 def test_who_guesses_remembers_nothing():
     assert RandomAgent(make_venv()).initialize_carry(3).shape == (3, 0)
 
@@ -180,8 +214,9 @@ def test_an_interval_covers_what_differs_between_episodes():
 FLAGS = ("previous_action", "previous_reward", "first_flag")
 
 
-def make_vector(name, num_envs, **options):
-    return make_venv(num_envs, **{k: v for k, v in options.items() if k not in FLAGS})
+def make_vector(name, num_envs, observation_noise=0.0, **options):
+    venv = make_venv(num_envs, **{k: v for k, v in options.items() if k not in FLAGS})
+    return EpisodeStatistics(obscure(venv.venv, observation_noise=observation_noise))
 
 
 META = dataclasses.replace(STUB, make_vector=make_vector)
@@ -189,18 +224,17 @@ META = dataclasses.replace(STUB, make_vector=make_vector)
 
 def test_a_run_is_evaluated_printed_and_drawn_by_trial(make_config, record, capsys):
     """The stub's agent takes action 1 at first and 0 from then on, as `Steps` does."""
-    done = run_training(
-        make_config(seeds=2, env={"kwargs": {"trial_discount": 0.5}}), META, reporter=record
-    )
+    options = {"kwargs": {"trial_discount": 0.5}}
+    done = run_training(make_config(seeds=2, env=options), META, reporter=record)
     config = EvaluateConfig(run=str(done.run.path), episodes=8, num_envs=4)
-    config.env = EnvConfig(name="run")
+    config.env = EnvConfig(name="run", observation_noise=1e-9)
     kept = evaluate_run(config, META, show=print_evaluation)
     trials = kept["trials"]
     assert set(trials["policies"]) == {"agent", "memory_reset", "random"}
     assert trials["policies"]["agent"]["mean"] == [11, 60, 60]
     assert trials["policies"]["memory_reset"]["mean"] == [11, 11, 11]
     assert trials["references"]["lazy"]["reached"] is None
-    assert trials["kwargs"] == {"trial_discount": 0.5}
+    assert trials["kwargs"] == {"trial_discount": 0.5, "observation_noise": 1e-9}
     printed = capsys.readouterr().out
     (row,) = [line for line in printed.splitlines() if "memory reset" in line]
     assert "11.000" in row and "33.000 [33.000, 33.000]" in row

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ssmrl.envs.environment import Environment
+from ssmrl.envs.environment import Environment, check_truth
 from ssmrl.envs.meta.bandits import BernoulliBandit, GaussianBandit, OneGoodArm
 from ssmrl.envs.meta.cartpole import MetaCartPole
 from ssmrl.envs.meta.dark_room import DarkRoom
@@ -47,7 +47,7 @@ def make_tasks(
     defaults: dict[str, Any],
     *,
     projected: bool = False,
-    observation_width: int = 16,
+    observation_width: int | None = None,
     **options: Any,
 ) -> tuple[Trials, Any]:
     """A task distribution in :class:`Trials`, and its parameters.
@@ -57,7 +57,7 @@ def make_tasks(
         defaults: options unless others are given.
         projected: the task draws a linear map of the observation and a permutation of the actions
             as well, see :class:`Joined`.
-        observation_width: of the projection.
+        observation_width: of the projection; None for 16.
         **options: of :class:`Trials`, or fields of the parameters.
 
     Raises:
@@ -70,12 +70,22 @@ def make_tasks(
 
 
 def _in_trials(
-    member: Member, label: str, projected: bool, observation_width: int, options: dict[str, Any]
+    member: Member,
+    label: str,
+    projected: bool,
+    observation_width: int | None,
+    options: dict[str, Any],
 ) -> tuple[Trials, Any]:
     """Trials of one kind of tasks, seen as they are or through random projections."""
+    check_truth("projected", projected)
     if not projected:
+        if observation_width is not None:
+            raise ValueError(
+                f"observation_width={observation_width} is of a projection; add projected=true"
+            )
         return Trials(member.env, **options), member.params
-    joined = Joined({label: member}, observation_width=observation_width, label=label)
+    width = 16 if observation_width is None else observation_width
+    joined = Joined({label: member}, observation_width=width, label=label)
     return Trials(joined, **options), joined.default_params
 
 
@@ -84,7 +94,7 @@ def make_repeated(
     *,
     repeat: bool = True,
     projected: bool = False,
-    observation_width: int = 16,
+    observation_width: int | None = None,
     **options: Any,
 ) -> tuple[Trials, Any]:
     """Any environment in JAX, by name: its episodes are trials that begin alike.
@@ -100,6 +110,7 @@ def make_repeated(
         ValueError: for a Python environment, and for options that are unknown or out of their
             ranges; for trials of what has trials already.
     """
+    check_truth("repeat", repeat)
     own, options = split_options({"trials": 4, **options})
     inner, params = make(env, **own)
     if isinstance(inner, Trials):

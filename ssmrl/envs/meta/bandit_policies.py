@@ -142,7 +142,7 @@ def bayes_optimal(arms: int, pulls: int) -> Choose:
 
 
 def gittins_indices(pulls: int) -> np.ndarray:
-    """Indices of a Bernoulli arm, by the pulls to come: float64 ``[pulls + 1, pulls, pulls]``.
+    """Indices of a Bernoulli arm, by the pulls to come: float32 ``[pulls + 1, pulls, pulls]``.
 
     ``[n, w, l]`` is the price of a pull at which an arm that paid w times and l times did not is
     just worth pulling, if it may be pulled up to n times more and left at any time (Gittins 1979,

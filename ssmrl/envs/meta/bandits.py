@@ -10,6 +10,7 @@ rate, known to whoever plays optimally, is the option ``hazard`` of
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any, TypeVar
 
 import jax
@@ -140,8 +141,8 @@ class GaussianBandit(Bandit[GaussianParams]):
 
     def check_params(self, params: GaussianParams) -> None:
         super().check_params(params)
-        if params.mean_deviation <= 0 or params.reward_deviation <= 0:
-            raise ValueError(f"{self.name} needs positive deviations, got {params}")
+        if not all(0 < x < math.inf for x in (params.mean_deviation, params.reward_deviation)):
+            raise ValueError(f"{self.name} needs positive, finite deviations, got {params}")
 
     def sample_task(self, key: PRNGKeyArray, params: GaussianParams) -> Array:
         return params.mean_deviation * jax.random.normal(key, (params.arms,), jnp.float32)

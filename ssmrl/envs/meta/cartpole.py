@@ -11,6 +11,7 @@ Equations of motion: :mod:`ssmrl.envs.popgym._cartpole`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -56,8 +57,10 @@ class MetaCartPole(TaskEnvironment[CartPoleState, CartPoleParams]):
         return CartPoleParams()
 
     def check_params(self, params: CartPoleParams) -> None:
-        if params.horizon < 1 or params.spread < 1:
-            raise ValueError(f"{self.name} needs a step and a spread of at least 1, got {params}")
+        if params.horizon < 1 or not 1 <= params.spread < math.inf:
+            raise ValueError(
+                f"{self.name} needs a step and a finite spread of at least 1, got {params}"
+            )
 
     def observation_space(self, params: CartPoleParams) -> Box:
         return Box(-np.inf, np.inf, (4,), np.float32)

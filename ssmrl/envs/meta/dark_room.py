@@ -94,7 +94,7 @@ class DarkRoom(TaskEnvironment[DarkRoomState, DarkRoomParams]):
     def references(
         self, params: DarkRoomParams, trials: int, *, hazard: float, episodes: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """Knowing the goal beforehand, and searching for it without going anywhere twice."""
+        """Knowing the goal beforehand, and always going to the nearest place not yet seen."""
         size, horizon, once = params.size, params.horizon, params.once
         if hazard:
             return {"informed": np.full((1, trials), informed_return(size, horizon, once))}

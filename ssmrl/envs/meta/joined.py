@@ -298,8 +298,13 @@ def chosen_names(
         default: some of ``known``; None for all.
 
     Raises:
-        ValueError: for a name that is unknown or given twice, or in both; for none to train in.
+        ValueError: for what is no list; for a name that is unknown or given twice, or in both; for
+            none to train in.
     """
+    for option, names in (("tasks", () if tasks is None else tasks), ("held_out", held_out)):
+        # A word is a sequence too, of its letters.
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise ValueError(f"{option} must be a list of names, [{names}] say, got {names!r}")
     held_out = list(held_out)
     if tasks is None:
         tasks = [name for name in (known if default is None else default) if name not in held_out]

@@ -7,6 +7,9 @@ begins in state 0 and is truncated after ``horizon`` steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,13 +106,12 @@ class RandomMDP(TaskEnvironment[MDPState, MDPParams]):
     def references(
         self, params: MDPParams, trials: int, *, hazard: float, episodes: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """Knowing the MDP beforehand, and posterior sampling. Nothing with a hazard."""
+        """Knowing the MDP beforehand, posterior sampling, and the action that has paid best in each
+        state. Nothing with a hazard."""
         if hazard:
             return {}
-        informed, sampling = play_mdps(
-            params.states, params.actions, params.horizon, trials, episodes, seed
-        )
-        return {"informed": informed, "posterior_sampling": sampling}
+        sizes = (params.states, params.actions, params.horizon)
+        return play_mdps(*sizes, trials, episodes, seed)
 
     def render(self, state: MDPState, params: MDPParams) -> UInt8[Array, "64 W 3"]:
         """The state, beside the mean rewards of its actions (a line is 0)."""
@@ -146,31 +148,72 @@ def plan(
 
 def play_mdps(
     states: int, actions: int, horizon: int, trials: int, episodes: int, seed: int = 0
-) -> tuple[Float[np.ndarray, "E trials"], Float[np.ndarray, "E trials"]]:
-    """Returns by trial in ``episodes`` random MDPs: expected ones of a policy that knows them, and
-    those of posterior sampling.
+) -> dict[str, Float[np.ndarray, "E trials"]]:
+    """Returns by trial in ``episodes`` random MDPs of policies that know how MDPs are drawn.
 
-    Posterior sampling (Strens 2000; Osband, Russo, Van Roy 2013) plans each trial for an MDP drawn
-    from what is believed: Dirichlet counts of transitions, and normal means of rewards.
+    Of ``informed``, which knows the MDP, they are expected ones. ``posterior_sampling`` (Strens
+    2000; Osband, Russo, Van Roy 2013) plans each trial for an MDP drawn from what is believed:
+    Dirichlet counts of transitions, and normal means of rewards. ``greedy`` takes in each state the
+    action of the largest believed mean and plans nothing, which earns more while there are few
+    steps for each of many states and actions.
     """
     rng = np.random.default_rng(seed)
     pairs = (episodes, states, actions)
     transitions = rng.dirichlet(np.ones(states), pairs)
     rewards = rng.normal(MEAN_REWARD, REWARD_DEVIATION, pairs)
-    informed = np.repeat(plan(transitions, rewards, horizon)[0][:, :1], trials, axis=1)
+    value, _ = plan(transitions, rewards, horizon)
+    informed = np.repeat(value[:, :1], trials, axis=1)
+    play = partial(_play, transitions, rewards, horizon, trials)
+    sampled = play(partial(_sampled_plan, horizon), rng)
+    return {"informed": informed, "posterior_sampling": sampled, "greedy": play(_greedy, rng)}
+
+
+Policy = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+"""Counts of transitions, one more than there were, ``[E, S, A, S]``; believed mean and precision of
+rewards ``[E, S, A]``; a generator → the actions of a trial that begins, ``[E, horizon or 1, S]``.
+One of a single time is asked again at every step."""
+
+
+def _sampled_plan(
+    horizon: int,
+    counts: np.ndarray,
+    mean: np.ndarray,
+    precision: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    draws = rng.standard_gamma(counts)
+    drawn = rng.normal(mean, 1 / np.sqrt(precision))
+    return plan(draws / draws.sum(axis=-1, keepdims=True), drawn, horizon)[1]
+
+
+def _greedy(
+    counts: np.ndarray, mean: np.ndarray, precision: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    return mean.argmax(axis=2)[:, None]
+
+
+def _play(
+    transitions: Float[np.ndarray, "E S A S"],
+    rewards: Float[np.ndarray, "E S A"],
+    horizon: int,
+    trials: int,
+    policy: Policy,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "E trials"]:
+    """Returns by trial of a policy in ``E`` MDPs that it does not know."""
+    episodes = len(rewards)
     cumulative = transitions.cumsum(axis=-1)
-    counts, sums, pulls = np.ones((*pairs, states)), np.zeros(pairs), np.zeros(pairs)
+    counts, sums, pulls = np.ones_like(transitions), np.zeros_like(rewards), np.zeros_like(rewards)
     returns = np.zeros((episodes, trials))
     every = np.arange(episodes)
     for trial in range(trials):
-        draws = rng.standard_gamma(counts)
-        precision = 1 / REWARD_DEVIATION**2 + pulls / NOISE**2
-        believed = (MEAN_REWARD / REWARD_DEVIATION**2 + sums / NOISE**2) / precision
-        drawn = rng.normal(believed, 1 / np.sqrt(precision))
-        _, policy = plan(draws / draws.sum(axis=-1, keepdims=True), drawn, horizon)
-        place = np.zeros(episodes, int)
+        place, chosen = np.zeros(episodes, int), np.zeros((episodes, 0, 1), int)
         for time in range(horizon):
-            action = policy[every, time, place]
+            if time >= chosen.shape[1]:
+                precision = 1 / REWARD_DEVIATION**2 + pulls / NOISE**2
+                mean = (MEAN_REWARD / REWARD_DEVIATION**2 + sums / NOISE**2) / precision
+                chosen = policy(counts, mean, precision, rng)
+            action = chosen[every, min(time, chosen.shape[1] - 1), place]
             here = (every, place, action)
             reward = rng.normal(rewards[here], NOISE)
             after = (rng.random((episodes, 1)) >= cumulative[here][:, :-1]).sum(axis=1)
@@ -179,4 +222,4 @@ def play_mdps(
             pulls[here] += 1
             returns[:, trial] += reward
             place = after
-    return informed, returns
+    return returns

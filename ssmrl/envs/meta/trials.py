@@ -34,6 +34,9 @@ _TASKS = 19
 """Seed of the keys of a finite number of tasks: they are the same in every run."""
 
 
+_MOST = 2**30
+"""Trials, steps of one, and tasks to train in, at most."""
+
 OPTIONS = ("trials", "max_trial_steps", "trial_discount", "hazard", "num_tasks", "split")
 """Options of :class:`Trials`."""
 
@@ -100,11 +103,11 @@ class Trials(Environment[TrialsState, Any]):
         split: str = "train",
     ):
         self.env = env if isinstance(env, TaskEnvironment) else Episodes(env)
-        self.trials = check_positive("trials", trials)
-        self.max_trial_steps = _or_none(check_positive, "max_trial_steps", max_trial_steps)
+        self.trials = _countable("trials", trials)
+        self.max_trial_steps = _or_none(_countable, "max_trial_steps", max_trial_steps)
         self.trial_discount = _or_none(share, "trial_discount", trial_discount)
         self.hazard = share("hazard", hazard)
-        self.num_tasks = _or_none(check_positive, "num_tasks", num_tasks)
+        self.num_tasks = _or_none(_countable, "num_tasks", num_tasks)
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         if split == "held_out" and num_tasks is None and not getattr(self.env, "held_out", ()):
@@ -247,6 +250,13 @@ class Trials(Environment[TrialsState, Any]):
         ended = columns * self.trials < state.trial * picture.shape[1]
         bar = paint(canvas(_BAR, picture.shape[1]), np.ones_like(columns, bool), GREY)
         return jnp.concatenate([picture, paint(bar, ended, BLACK)])
+
+
+def _countable(name: str, value: Any) -> int:
+    """A positive integer that 32 bits count, with room beyond it: tasks to hold out, say."""
+    if check_positive(name, value) > _MOST:
+        raise ValueError(f"{name} must be at most {_MOST}, got {value}")
+    return int(value)
 
 
 def _or_none(check: Any, name: str, value: Any) -> Any:

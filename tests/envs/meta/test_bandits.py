@@ -202,11 +202,36 @@ def test_what_is_known_of_each(name, options, expected):
         assert returns.shape in ((8, env.trials), (1, env.trials))
 
 
+def test_references_are_of_the_options_in_use():
+    env, params = ssmrl.envs.make("meta/bernoulli_bandit", arms=2, trials=3)
+    found = env.references(params, episodes=4000)
+    assert found["bayes_optimal"].sum(axis=1).mean() == pytest.approx(5 / 3, abs=0.06)
+    assert found["gittins"].sum(axis=1).mean() == pytest.approx(5 / 3, abs=0.06)
+    # Arms that differ by much more than their noise: the better one of both pays 2.8. The other
+    # way round it is .06.
+    options = {"arms": 2, "trials": 10, "mean_deviation": 5.0, "reward_deviation": 0.1}
+    env, params = ssmrl.envs.make("meta/gaussian_bandit", **options)
+    found = env.references(params, episodes=500)
+    for name in ("thompson", "bayes_ucb"):
+        assert found[name][:, 2:].mean() > 2
+    for hazard in (0.0, 0.2):
+        rule = {"arms": 2, "trials": 30, "good": 0.9, "bad": 0.4, "hazard": hazard}
+        env, params = ssmrl.envs.make("meta/switching_bandit", **rule)
+        found = env.references(params, episodes=50, seed=3)
+        for name, believed in (("filter", hazard), ("static_filter", 0.0)):
+            expected = policies.play_one_good_arm(2, 30, 0.9, 0.4, hazard, believed, 50, 3)
+            np.testing.assert_array_equal(found[name], expected)
+        expected = policies.one_good_arm_value(30, 0.9, 0.4, hazard)
+        np.testing.assert_array_equal(found["bayes_optimal"], expected[None])
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("bernoulli_bandit", {"arms": 1}, "needs at least 2 arms, got 1"),
-        ("gaussian_bandit", {"reward_deviation": 0.0}, "needs positive deviations"),
+        ("gaussian_bandit", {"reward_deviation": 0.0}, "needs positive, finite deviations"),
+        ("gaussian_bandit", {"mean_deviation": np.inf}, "needs positive, finite deviations"),
+        ("gaussian_bandit", {"mean_deviation": np.nan}, "'s mean_deviation must be a number"),
         ("switching_bandit", {"bad": 0.9}, "needs 0 <= bad < good <= 1"),
     ],
 )

@@ -181,6 +181,10 @@ def test_observations_of_all_kinds_become_vectors():
         ({"held_out": ["five"]}, "held_out has 'five'"),
         ({"tasks": ["four", "four"]}, "tasks names an environment twice"),
         ({"tasks": []}, "tasks is empty"),
+        ({"tasks": "four"}, r"tasks must be a list of names, \[four\] say, got 'four'"),
+        ({"held_out": "four"}, r"held_out must be a list of names, \[four\] say, got 'four'"),
+        ({"tasks": 4}, "tasks must be a list of names"),
+        ({"held_out": None}, "held_out must be a list of names"),
         ({"held_out": ["three", "four", "real"]}, "tasks is empty"),
         ({"observation_width": 0}, "observation_width must be a positive integer"),
         ({"action_width": 0}, "action_width must be a positive integer"),
@@ -226,6 +230,19 @@ def test_classic_control_by_name():
         ssmrl.envs.make(name, tasks=["cartpole", "mountain_car"], gravity=1.0)
 
 
+@pytest.mark.skipif(not HAS_GYMNAX, reason="gymnax caps jax; see constraints/README.md")
+def test_a_suite_hands_on_what_it_is_told():
+    options = {"tasks": ["cartpole"], "held_out": ["pendulum"], "observation_width": 5}
+    for split, drawn in (("train", ["cartpole"]), ("held_out", ["pendulum"])):
+        env, params = ssmrl.envs.make("meta/classic_control", split=split, **options)
+        assert [env.env.names[i] for i in env.env.drawn] == drawn
+        assert env.observation_space(params)["observation"].shape == (5,)
+    # Of a pole that stands and a pendulum that hangs, which costs π² in each of 200 steps.
+    np.testing.assert_allclose(env.env.scales * [200, -200 * np.pi**2], [1, -0.5], rtol=0.25)
+    env, params = ssmrl.envs.make("meta/classic_control", action_width=2, **options)
+    assert env.action_space(params) == spaces.Box(-1, 1, (2,))
+
+
 def test_any_task_distribution_can_be_projected():
     env, params = ssmrl.envs.make("meta/dark_room", projected=True, observation_width=7, size=5)
     obs, state = env.reset(jax.random.key(0), params)
@@ -235,6 +252,12 @@ def test_any_task_distribution_can_be_projected():
     assert picture.shape[0] == 74  # with the bar of trials
     env, params = ssmrl.envs.make("meta/repeated", env="popgym/repeat_first_easy", projected=True)
     assert env.observation_space(params)["observation"].shape == (16,)
+    for name in ("meta/dark_room", "meta/repeated"):
+        with pytest.raises(ValueError, match="observation_width=7 is of a projection; add proj"):
+            ssmrl.envs.make(name, observation_width=7)
+        expected = "projected must be true or false, got 'no'"
+        with unchecked(), pytest.raises(ValueError, match=expected):
+            ssmrl.envs.make(name, projected="no")
 
 
 def test_members_of_the_suites_exist_and_can_be_joined():

@@ -205,6 +205,9 @@ def test_tasks_switch_between_trials_with_the_hazard(hazard, low, high):
         ({"trial_discount": 1.5}, r"trial_discount must be a number from 0 to 1, got 1\.5"),
         ({"hazard": -0.1}, r"hazard must be a number from 0 to 1, got -0\.1"),
         ({"num_tasks": 0}, "num_tasks must be a positive integer, got 0"),
+        ({"num_tasks": 2**31}, "num_tasks must be at most 1073741824, got 2147483648"),
+        ({"trials": 2**31}, "trials must be at most 1073741824, got 2147483648"),
+        ({"hazard": float("nan")}, "hazard must be a number from 0 to 1, got nan"),
         ({"split": "test"}, "split must be one of train, held_out, got 'test'"),
         ({"split": "held_out"}, "nothing is held out: .* give num_tasks"),
         ({"sise": 3}, "DarkRoom has no option 'sise'; did you mean 'size'"),
@@ -241,8 +244,9 @@ def test_episodes_repeated_by_name():
         ({"env": "gymnasium/CartPole-v1"}, "is a Python environment"),
         ({"env": "meta/dark_room"}, "env=meta/dark_room has trials already"),
         ({"env": "popgym/nothing"}, "unknown environment"),
+        ({"repeat": "no"}, "repeat must be true or false, got 'no'"),
     ],
 )
 def test_what_cannot_be_repeated(options, words):
-    with pytest.raises(ValueError, match=words):
+    with unchecked(), pytest.raises(ValueError, match=words):
         ssmrl.envs.make("meta/repeated", **options)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ssmrl.envs
+from ssmrl.envs.meta.bandit_policies import gaussian_policies, play_gaussian
 from ssmrl.envs.meta.cartpole import DRAWN, CartPoleState, MetaCartPole
 from ssmrl.envs.meta.dark_room import (
     DarkRoom,
@@ -103,12 +104,36 @@ def test_who_knows_the_mdp_earns_in_the_environment_what_the_plan_says():
 
 
 def test_posterior_sampling_learns_in_the_trials():
-    informed, sampling = play_mdps(4, 3, 5, trials=20, episodes=500)
+    found = play_mdps(4, 3, 5, trials=20, episodes=500)
+    informed, sampling = found["informed"], found["posterior_sampling"]
     assert informed.shape == sampling.shape == (500, 20)
     assert (informed[:, 0] == informed[:, -1]).all()
     first, last, best = sampling[:, 0].mean(), sampling[:, -5:].mean(), informed.mean()
     assert first == pytest.approx(5.0, abs=0.5)  # rewards have mean 1
     assert first + 0.8 * (best - first) < last < best + 0.2
+
+
+def test_posterior_sampling_of_one_state_is_that_of_a_bandit():
+    """With one step in one state the arms have N(1, 1): 1 more than the bandit's."""
+    found = play_mdps(1, 2, 1, trials=8, episodes=20_000)
+    assert found["informed"][:, 0].mean() == pytest.approx(1 + 1 / np.sqrt(np.pi), abs=0.03)
+
+    def greedy(sums, counts, time, rng):
+        return (sums / (1 + counts)).argmax(axis=1)
+
+    thompson = gaussian_policies(8, 1.0, 1.0)["thompson"]
+    for name, choose in (("posterior_sampling", thompson), ("greedy", greedy)):
+        expected = 1 + play_gaussian(choose, 2, 8, 1.0, 1.0, episodes=20_000).mean(axis=0)
+        # Each mean's deviation is √2 / √20000 = .01. At first the greedy one earns .1 more.
+        np.testing.assert_allclose(found[name].mean(axis=0), expected, atol=0.05)
+
+
+def test_of_ten_states_and_five_actions_greed_learns_more_than_posterior_sampling():
+    """Ten trials in the published setting, in which random actions earn 100: with two visits for
+    each state and action there is little to plan with."""
+    found = {name: x.sum(axis=1) for name, x in play_mdps(10, 5, 10, 10, episodes=400).items()}
+    assert 125 < found["posterior_sampling"].mean() < 140  # deviations of the means: 1.2
+    assert 154 < found["greedy"].mean() < 165 < found["informed"].mean()
 
 
 # ------------------------------------------------------------------------------ dark rooms
@@ -231,7 +256,7 @@ def test_a_trial_ends_by_the_rules_of_the_cart(physics, time, terminated, trunca
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("random_mdp", {}, {"informed", "posterior_sampling"}),
+        ("random_mdp", {}, {"informed", "posterior_sampling", "greedy"}),
         ("random_mdp", {"hazard": 0.1}, set()),
         ("dark_room", {}, {"informed", "search"}),
         ("dark_room", {"hazard": 0.1}, {"informed"}),
@@ -247,11 +272,30 @@ def test_what_is_known_of_each(name, options, expected):
     assert all(x.ndim == 2 and x.shape[1] == env.trials for x in found.values())
 
 
+def test_references_are_of_the_options_in_use():
+    env, params = ssmrl.envs.make("meta/random_mdp", states=4, actions=2, horizon=3, trials=5)
+    found = env.references(params, episodes=20, seed=3)
+    expected = play_mdps(4, 2, 3, 5, 20, 3)
+    assert found.keys() == expected.keys()
+    for name, returns in found.items():
+        np.testing.assert_array_equal(returns, expected[name])
+    for once in (False, True):
+        env, params = ssmrl.envs.make("meta/dark_room", size=5, horizon=8, once=once, trials=6)
+        found = env.references(params)
+        assert (found["informed"] == informed_return(5, 8, once)).all()
+        np.testing.assert_array_equal(found["search"], search_returns(5, 8, once, 6))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("random_mdp", {"states": 1}, "needs 2 states"),
-        ("cartpole", {"spread": 0.5}, "a spread of at least 1"),
+        ("random_mdp", {"horizon": 2**31}, "needs a horizon that 32 bits hold, got 2147483648"),
+        ("cartpole", {"spread": 0.5}, "a finite spread of at least 1"),
+        ("cartpole", {"spread": np.inf}, "a finite spread of at least 1"),
+        ("cartpole", {"spread": np.nan}, "spread must be a number, got nan"),
+        ("cartpole", {"spread": "wide"}, "spread must be a number, got 'wide'"),
+        ("dark_room", {"once": "no"}, "once must be true or false, got 'no'"),
         ("dark_room", {"horizon": 0}, "and a step"),
     ],
 )
