@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ def evaluate_run(
     loaded = load_run(config.run, components, step=config.step, warn=warn)
     env = _evaluation_env(config.env, loaded.config.env)
     venv = make_venv(components, env, min(config.num_envs, config.episodes))
-    check_spaces(venv, make_venv(components, loaded.config.env, 1), env.name)
+    trained = loaded.config.env
+    check_spaces(venv, make_venv(components, trained, 1), env.name, trained.kwargs)
     longest = longest_episode(read_metrics(loaded.run.metrics))
     play = _player(config, loaded, venv, longest)
     with explained_failures(venv, loaded.run):
@@ -156,21 +157,28 @@ def _evaluation_env(asked: EnvConfig, trained: EnvConfig) -> EnvConfig:
     return dataclasses.replace(asked, **extras, **obscured)
 
 
-def check_spaces(venv: Any, trained: Any, name: str) -> None:
+def check_spaces(venv: Any, trained: Any, name: str, options: Mapping[str, Any]) -> None:
     """Raise UsageError unless what was trained in one environment can act in another.
 
     Observations and actions must be of the same kind (`same_kind`). An environment may show numbers
     beyond the bounds that the run knew, and may allow actions that the run never takes; but it must
     allow all those that the run can take, which are squashed into the bounds it was trained with.
+
+    Args:
+        venv: the environment to act in.
+        trained: the run's own.
+        name: of the former.
+        options: of the run's own, which another environment does not get by itself.
     """
+    hint = f"; the run was trained with env.kwargs={dict(options)}" if options else ""
     for what in ("observation", "action"):
         there, here = getattr(venv, f"{what}_space"), getattr(trained, f"{what}_space")
         if not same_kind(there, here):
-            raise UsageError(f"env={name}: its {what}s are {there}, the run's are {here}")
+            raise UsageError(f"env={name}: its {what}s are {there}, the run's are {here}{hint}")
     there, here = venv.action_space, trained.action_space
     if not covers(there, here):
         raise UsageError(
-            f"env={name}: its actions are {there}, and the run's reach beyond them: {here}"
+            f"env={name}: its actions are {there}, and the run's reach beyond them: {here}{hint}"
         )
 
 

@@ -182,7 +182,7 @@ def evaluate(monkeypatch):
         "load_run": lambda *_, **options: loaded,
         "_evaluation_env": lambda asked, trained: trained,
         "make_venv": make_venv,
-        "check_spaces": lambda *spaces: asked.update(checked=spaces[2]),
+        "check_spaces": lambda *spaces: asked.update(checked=spaces[2:]),
         "_player": lambda *_: lambda agent: [result(1.0, 2.0)],
         "default_max_steps": lambda venv, longest: 4321,
         "find_trials": lambda venv: asked.get("trials"),
@@ -209,7 +209,7 @@ def test_a_record_says_what_was_played(evaluate, monkeypatch):
     assert list(record.items())[:6] == [*start.items(), ("max_steps", 4321)]
     assert (record["mean"], record["episodes"]) == (1.5, 2) and "trials" not in record
     assert evaluate.asked["made"] == [("my/env", 2), ("my/env", 1)]
-    assert evaluate.asked["checked"] == "my/env" and len(shown) == 1
+    assert evaluate.asked["checked"] == ("my/env", {"arms": 3}) and len(shown) == 1
     record = evaluate.run(name="a name", max_steps=9, greedy=False)
     assert (record["run"], record["max_steps"], record["greedy"]) == ("a name", 9, False)
     assert evaluate.asked["made"][2] == ("my/env", 64)

@@ -190,13 +190,16 @@ def test_where_a_trained_policy_can_be_evaluated():
         return SimpleNamespace(observation_space=observation, action_space=action)
 
     trained = venv(box(-8, 8), box(-2, 2, (1,)))
-    check_spaces(venv(box(-9, 9), box(-2, 2, (1,))), trained, "faster")
-    check_spaces(venv(box(-8, 8), box(-3, 3, (1,))), trained, "stronger")
+    check_spaces(venv(box(-9, 9), box(-2, 2, (1,))), trained, "faster", {})
+    check_spaces(venv(box(-8, 8), box(-3, 3, (1,))), trained, "stronger", {})
     with pytest.raises(UsageError) as error:
-        check_spaces(venv(box(-8, 8), box(-1, 1, (1,))), trained, "weaker")
+        check_spaces(venv(box(-8, 8), box(-1, 1, (1,))), trained, "weaker", {})
     assert str(error.value) == (
         "env=weaker: its actions are Box(-1.0, 1.0, (1,), float32), and the run's reach beyond "
         "them: Box(-2.0, 2.0, (1,), float32)"
     )
-    with pytest.raises(UsageError, match=r"env=other: its observations are Box\(-8.0, 8.0, \(4,\)"):
-        check_spaces(venv(box(-8, 8, (4,)), box(-2, 2, (1,))), trained, "other")
+    with pytest.raises(UsageError) as error:
+        check_spaces(venv(box(-8, 8, (4,)), box(-2, 2, (1,))), trained, "other", {"size": 3})
+    message = str(error.value)
+    assert message.startswith("env=other: its observations are Box(-8.0, 8.0, (4,)")
+    assert message.endswith("; the run was trained with env.kwargs={'size': 3}")
