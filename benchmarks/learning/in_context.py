@@ -33,10 +33,16 @@ EXPERIMENT = "experiment=in_context"
 MEMORIES = ("s5", "gru", "none")
 ENVS = {
     "bandit": ["env=meta/bernoulli_bandit"],
-    "mdp": ["env=meta/random_mdp"],
+    # Rewards are so noisy that a step's advantage had better not add those of later ones.
+    "mdp": ["env=meta/random_mdp", "agent.gae_lambda=.3"],
     "cartpole": ["env=meta/cartpole"],
     "dark_room": ["env=meta/dark_room"],
     # Beyond the four of the study.
+    "small_mdp": [
+        "env=meta/random_mdp",
+        "env.kwargs={states:3,actions:3}",
+        "agent.gae_lambda=.3",
+    ],
     "switching_bandit": ["env=meta/switching_bandit"],
     "gaussian_bandit": ["env=meta/gaussian_bandit"],
     "dark_room_hard": ["env=meta/dark_room_hard"],
