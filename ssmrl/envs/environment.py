@@ -130,7 +130,7 @@ class Environment(abc.ABC, Generic[State, Params]):
                     raise ValueError(f"{self.name} needs an integer {field}, got {value!r}")
                 if not abs(value) < 2**31:
                     raise ValueError(
-                        f"{self.name} needs a {field} that 32 bits hold, got {value!r}"
+                        f"{self.name}'s {field} must be a number that 32 bits hold, got {value!r}"
                     )
                 overrides[field] = int(value)
             elif type(default) is float:

@@ -270,6 +270,9 @@ class Flicker(_Chance):
         ValueError: for a probability that is not between 0 and 1.
     """
 
+    hides_steps = True
+    """What a step shows is not always seen when it comes."""
+
     def __init__(self, venv: VectorEnv, probability: float):
         super().__init__(venv)
         if not 0 < probability <= 1:
@@ -328,6 +331,8 @@ class ObservationDelay(_Delay):
     Raises:
         ValueError: for a delay that is no positive integer.
     """
+
+    hides_steps = True
 
     def __init__(self, venv: VectorEnv, delay: int):
         super().__init__(venv, "observation_delay", delay)

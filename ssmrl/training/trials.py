@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssmrl.envs.partial_observability import Flicker, ObservationDelay
-from ssmrl.envs.wrappers import VectorWrapper
 from ssmrl.training.evaluation import EvaluationResult, interval_ends
 
 AGENT, MEMORY_RESET, RANDOM = "agent", "memory_reset", "random"
@@ -171,8 +169,8 @@ def play_controls(
 
 def shows_ends(venv: Any) -> bool:
     """Whether observations say that a trial has ended as soon as it has, and every time."""
-    while isinstance(venv, VectorWrapper):
-        if isinstance(venv, (Flicker, ObservationDelay)):
+    while venv is not None:
+        if getattr(venv, "hides_steps", False):
             return False
-        venv = venv.venv
+        venv = getattr(venv, "venv", None)
     return True

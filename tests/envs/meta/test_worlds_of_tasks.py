@@ -290,7 +290,11 @@ def test_references_are_of_the_options_in_use():
     ("name", "options", "words"),
     [
         ("random_mdp", {"states": 1}, "needs 2 states"),
-        ("random_mdp", {"horizon": 2**31}, "needs a horizon that 32 bits hold, got 2147483648"),
+        (
+            "random_mdp",
+            {"horizon": 2**31},
+            "horizon must be a number that 32 bits hold, got 2147483648",
+        ),
         ("cartpole", {"spread": 0.5}, "a finite spread of at least 1"),
         ("cartpole", {"spread": np.inf}, "a finite spread of at least 1"),
         ("cartpole", {"spread": np.nan}, "spread must be a number, got nan"),

@@ -192,7 +192,7 @@ def test_parameters():
         ("noisy_position_only_pendulum_easy", {"noise_sigma": -0.1}, "noise_sigma >= 0"),
         ("noisy_position_only_cartpole_easy", {"max_episode_length": 0}, "at least one step"),
         ("position_only_pendulum_easy", {"max_episode_length": 0}, "at least one step"),
-        ("velocity_only_cartpole_easy", {"positions_at_reset": 1}, "True or False"),
+        ("velocity_only_cartpole_easy", {"positions_at_reset": 1}, "must be true or false"),
         ("multiarmed_bandit_easy", {"num_bandits": 0}, "at least one arm"),
         ("multiarmed_bandit_easy", {"num_bandit": 3}, "did you mean 'num_bandits'"),
     ):
