@@ -270,13 +270,11 @@ class Flicker(_Chance):
         ValueError: for a probability that is not between 0 and 1.
     """
 
-    hides_steps = True
-    """What a step shows is not always seen when it comes."""
-
     def __init__(self, venv: VectorEnv, probability: float):
         super().__init__(venv)
         if not 0 < probability <= 1:
             raise ValueError(f"flicker={probability} must be a probability, from 0 to 1")
+        self.hides_steps = True
         self._probability = probability
         self._nothing = none_action(venv.observation_space)
         self.observation_space = with_none(venv.observation_space)
@@ -332,10 +330,9 @@ class ObservationDelay(_Delay):
         ValueError: for a delay that is no positive integer.
     """
 
-    hides_steps = True
-
     def __init__(self, venv: VectorEnv, delay: int):
         super().__init__(venv, "observation_delay", delay)
+        self.hides_steps = True
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, DelayState]:
         obs, inner = self.venv.reset(key)

@@ -169,10 +169,14 @@ def near_matches(name: str, count: int = 3) -> list[str]:
         *_ENTRIES,
         *(f"{suite}/{i}" for suite, open_ in _OPEN_SUITES.items() for i in open_.ids()),
     ]
-    if own := [n for n in names if _normalise(n).startswith(f"{_normalise(name)}/")]:
+
+    def of(suite: str) -> list[str]:
+        return [n for n in names if suite and _normalise(n).startswith(f"{_normalise(suite)}/")]
+
+    if own := of(name):
         return own[:count]
     suite, _, id_ = name.rpartition("/") if name.count("/") < 2 else name.partition("/")
-    within = [n for n in names if suite and _normalise(n).startswith(f"{_normalise(suite)}/")]
+    within = of(suite)
     ranked = sorted((_distance(name, suite, id_, n), i) for i, n in enumerate(within or names))
     found = [(within or names)[i] for distance, i in ranked if distance[0] < 1]
     return found[:count]

@@ -39,6 +39,7 @@ class VectorEnv(abc.ABC):
         is_host: True for Python environments, which are stepped through an ordered callback: they
             cannot be vmapped, and what they remember is not in ``state``, so that a restored
             checkpoint has to call :meth:`reset` and start new episodes.
+        hides_steps: True where what a step shows is not always seen when it comes.
     """
 
     name: str
@@ -46,6 +47,7 @@ class VectorEnv(abc.ABC):
     observation_space: Space
     action_space: Space
     is_host: bool = False
+    hides_steps: bool = False
 
     @abc.abstractmethod
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Any]:

@@ -33,6 +33,7 @@ class VectorWrapper(VectorEnv):
         self.observation_space = venv.observation_space
         self.action_space = venv.action_space
         self.is_host = venv.is_host
+        self.hides_steps = venv.hides_steps
 
     @property
     def unwrapped(self) -> VectorEnv:

@@ -55,11 +55,8 @@ class PictureEncoder(nn.Module):
         return x.reshape(*leading, -1)
 
 
-class PatchEncoder(nn.Module):
+class PatchEncoder(PictureEncoder):
     """As `PictureEncoder`, by layers over patches."""
-
-    depth: int
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, picture: Array) -> Array:
@@ -70,7 +67,7 @@ class PatchEncoder(nn.Module):
         return x.reshape(*x.shape[:-3], -1)
 
 
-class _Decoder(nn.Module):
+class PictureDecoder(nn.Module):
     """Vectors `[*leading, K]` → pictures `[*leading, height, width, channels]`.
 
     Attributes:
@@ -90,6 +87,17 @@ class _Decoder(nn.Module):
     dtype: Any = jnp.float32
     state: int = 0
     bounded: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        leading = x.shape[:-1]
+        counts = channel_counts(*self.shape[:2], self.depth)
+        x = self._begin(x, 2 ** len(counts), counts[-1])
+        for i, count in reversed(list(enumerate(counts[:-1]))):
+            x = Conv(count, KERNEL, dtype=self.dtype, name=f"conv_{i}")(_double(x))
+            x = nn.silu(nn.RMSNorm(EPSILON, dtype=self.dtype, name=f"norm_{i}")(x))
+        x = Conv(self.shape[2], KERNEL, dtype=self.dtype, name="output")(_double(x))
+        return self._end(x, leading)
 
     def _begin(self, x: Array, halved: int, channels: int) -> Array:
         """The picture to begin with, so many times smaller, `[N, …, …, channels]`.
@@ -121,23 +129,8 @@ class _Decoder(nn.Module):
         return picture + jnp.moveaxis(blocks, 1, -2).reshape(picture.shape)
 
 
-class PictureDecoder(_Decoder):
-    """The mirror image of `PictureEncoder`; for its attributes see `_Decoder`."""
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        leading = x.shape[:-1]
-        counts = channel_counts(*self.shape[:2], self.depth)
-        x = self._begin(x, 2 ** len(counts), counts[-1])
-        for i, count in reversed(list(enumerate(counts[:-1]))):
-            x = Conv(count, KERNEL, dtype=self.dtype, name=f"conv_{i}")(_double(x))
-            x = nn.silu(nn.RMSNorm(EPSILON, dtype=self.dtype, name=f"norm_{i}")(x))
-        x = Conv(self.shape[2], KERNEL, dtype=self.dtype, name="output")(_double(x))
-        return self._end(x, leading)
-
-
-class PatchDecoder(_Decoder):
-    """The mirror image of `PatchEncoder`; for its attributes see `_Decoder`."""
+class PatchDecoder(PictureDecoder):
+    """As `PictureDecoder`, by layers over patches."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

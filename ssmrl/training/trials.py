@@ -162,15 +162,6 @@ def play_controls(
         play: evaluates every seed of the run with an agent.
     """
     controls = {RANDOM: play(RandomAgent(venv))}
-    if shows_ends(venv):
+    if not venv.hides_steps:
         controls = {MEMORY_RESET: play(ForgetfulAgent(agent, venv)), **controls}
     return controls
-
-
-def shows_ends(venv: Any) -> bool:
-    """Whether observations say that a trial has ended as soon as it has, and every time."""
-    while venv is not None:
-        if getattr(venv, "hides_steps", False):
-            return False
-        venv = getattr(venv, "venv", None)
-    return True

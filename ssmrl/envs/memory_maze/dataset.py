@@ -7,6 +7,7 @@ random cell to the next, now and then astray, and collects no rewards but by cha
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ssmrl.envs.memory_maze.environment import MemoryMaze
+from ssmrl.envs.memory_maze.environment import EnvParams, MemoryMaze
 from ssmrl.envs.memory_maze.motion import NUM_ACTIONS
 from ssmrl.envs.memory_maze.scripted import begin_wandering, wander
 
 
-def _make_walk(size: int, noise: float, options: dict[str, Any]) -> Callable[[PRNGKeyArray], Any]:
-    """A jitted function of keys `[B]`: observations `[B, T + 1, ...]`, actions, rewards."""
+def _make_env(size: int, noise: float, options: dict[str, Any]) -> tuple[MemoryMaze, EnvParams]:
+    """The maze and its parameters, checked, and the noise with them."""
     if not 0 <= noise <= 1:
         raise ValueError(f"a dataset needs a noise of 0 to 1, a chance, got {noise}")
     env = MemoryMaze(size)
-    params = env.make_params(**options | {"extra_observations": True})
+    return env, env.make_params(**options | {"extra_observations": True})
+
+
+def _make_walk(env: MemoryMaze, params: EnvParams, noise: float) -> Callable[[PRNGKeyArray], Any]:
+    """A jitted function of keys `[B]`: observations `[B, T + 1, ...]`, actions, rewards."""
     length = -(-params.episode_length // params.action_repeat)
 
     def step(carry: Any, key: PRNGKeyArray) -> Any:
@@ -84,7 +89,7 @@ def record(
             fewer than one episode.
     """
     _check_positive(episodes=episodes)
-    walk = _make_walk(size, noise, options)
+    walk = _make_walk(*_make_env(size, noise, options), noise)
     return _as_files(*jax.device_get(walk(jax.random.split(key, episodes))))
 
 
@@ -118,10 +123,11 @@ def write(
         OSError: if ``folder`` cannot be written to.
     """
     _check_positive(episodes=episodes, at_once=at_once)
-    walk = _make_walk(size, noise, options)
+    env, params = _make_env(size, noise, options)
+    walk = _make_walk(env, params, noise)
     folder.mkdir(parents=True, exist_ok=True)
-    made_with = {"key": jax.random.key_data(key).tolist(), "at_once": at_once, "size": size}
-    _check_made_with(folder, made_with | {"noise": noise} | options)
+    own = {"key": jax.random.key_data(key).tolist(), "at_once": at_once, "size": size}
+    _check_made_with(folder, own | {"noise": float(noise)} | dataclasses.asdict(params))
     written = 0
     for first in range(0, episodes, at_once):
         numbers = range(first, min(first + at_once, episodes))
@@ -142,19 +148,24 @@ def write(
 def _check_made_with(folder: Path, made_with: dict[str, Any]) -> None:
     """Compares with the folder's note, or leaves one in a folder without episodes."""
     note = folder / "dataset.json"
-    if note.exists():
-        found = json.loads(note.read_text())
-    elif any(folder.glob("*.npz")):
-        found = {}
-    else:
+    if not (note.exists() or any(folder.glob("*.npz"))):
         partial = note.with_suffix(".partial")
         partial.write_text(json.dumps(made_with))
         partial.rename(note)
         return
-    other = [name for name in made_with | found if found.get(name) != made_with.get(name)]
-    if other:
-        differences = ", ".join(
-            f"{name} {found.get(name, 'unknown')} instead of {made_with.get(name, 'the default')}"
-            for name in other
+    try:
+        found = dict(json.loads(note.read_text()))
+    except (FileNotFoundError, TypeError, ValueError):
+        raise ValueError(
+            f"{folder} has episodes, and no {note.name} that says what they were made with: "
+            "take another folder"
+        ) from None
+    differences = [
+        f"{name} {found.get(name)} instead of {value}"
+        for name, value in made_with.items()
+        if found.get(name) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} has episodes with {', '.join(differences)}: take another folder"
         )
-        raise ValueError(f"{folder} has episodes with {differences}: take another folder")

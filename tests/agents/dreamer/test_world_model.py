@@ -279,10 +279,8 @@ def test_the_world_model_sees_the_same_picture_in_every_layout_type_and_range(na
 
 @pytest.mark.parametrize("name", PICTURE_ENCODERS)
 def test_an_agent_s_option_says_how_pictures_go_in_and_come_out(name):
-    space, config = (
-        spaces.Box(0, 255, (8, 8, 3), np.uint8),
-        cases.small_config(picture_encoder=name),
-    )
+    config = cases.small_config(picture_encoder=name)
+    space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
     model = WorldModel(space, cases.ACTIONS, make_memory("none", features=16), config)
     start = initial_start(model.memory, config, 1)
     inputs = (jnp.zeros((1, 1, 8, 8, 3), jnp.uint8), jnp.zeros((1, 1, 2)), jnp.ones((1, 1), bool))

@@ -128,15 +128,23 @@ def test_a_dataset_goes_on_with_what_it_was_made_with_or_not_at_all(tmp_path):
         ({"episode_length": 4}, "episode_length 3 instead of 4"),
         ({"at_once": 1}, "at_once 2 instead of 1"),
         ({"noise": 0.2}, "noise 0.1 instead of 0.2"),
-        ({"action_repeat": 2}, "action_repeat unknown instead of 2"),
+        ({"action_repeat": 2}, "action_repeat 1 instead of 2"),
     ]:
         with pytest.raises(ValueError, match=f"has episodes with {message}: take another"):
             dataset.write(tmp_path, KEY, 2, **options | other)
     with pytest.raises(ValueError, match=r"has episodes with key \[0, \d\] instead of \[0, 9\]"):
         dataset.write(tmp_path, jax.random.key(9), 2, **options)
     assert len(list(tmp_path.glob("*.npz"))) == 1
-    (tmp_path / "dataset.json").unlink()
-    with pytest.raises(ValueError, match="size unknown instead of"):
+    # A default that is written out is no difference, nor is numpy's number.
+    same = {"action_repeat": 1, "episode_length": np.int64(3)}
+    assert dataset.write(tmp_path, KEY, 1, **options | same) == 0
+    note = tmp_path / "dataset.json"
+    for damaged in ("{", "3"):
+        note.write_text(damaged)
+        with pytest.raises(ValueError, match=r"no dataset.json that says what they were made with"):
+            dataset.write(tmp_path, KEY, 2, **options)
+    note.unlink()
+    with pytest.raises(ValueError, match=r"no dataset.json that says what they were made with"):
         dataset.write(tmp_path, KEY, 2, **options)
 
 

@@ -306,6 +306,7 @@ def test_what_cannot_be():
         ({"view": "below"}, "needs a view out of agent, above, got 'below'"),
         ({"shuffle_colours": 1}, "shuffle_colours must be true or false, got 1"),
         ({"low_walls": "yes"}, "low_walls must be true or false, got 'yes'"),
+        ({"low_walls": np.array([True])}, "needs true or false for low_walls, got array"),
         ({"walls": 3}, "has no option 'walls'"),
     ]:
         with pytest.raises(ValueError, match=words) as caught:

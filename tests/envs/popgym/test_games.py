@@ -193,6 +193,7 @@ def test_parameters():
         ("noisy_position_only_cartpole_easy", {"max_episode_length": 0}, "at least one step"),
         ("position_only_pendulum_easy", {"max_episode_length": 0}, "at least one step"),
         ("velocity_only_cartpole_easy", {"positions_at_reset": 1}, "must be true or false"),
+        ("velocity_only_cartpole_easy", {"positions_at_reset": np.array([True])}, "True or False"),
         ("multiarmed_bandit_easy", {"num_bandits": 0}, "at least one arm"),
         ("multiarmed_bandit_easy", {"num_bandit": 3}, "did you mean 'num_bandits'"),
     ):
