@@ -13,23 +13,22 @@ import numpy as np
 from PIL import Image
 
 from ssmrl.envs import list_envs, make
+from ssmrl.envs.meta.joined import Joined
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "gallery"
 STEPS, SIDE = 24, 320
-# The others are these with other numbers, environments that are here already, or several in one.
-META = ("bernoulli_bandit", "switching_bandit", "random_mdp", "dark_room", "cartpole")
 XLAND = ("r4_13x13", "memory_s8")  # a world whose tasks are rule sets, and one of MiniGrid's
 
 
 def filmed() -> list[str]:
-    """Of every family the easiest, bsuite's experiments, a Memory Maze, the small worlds, and what
-    in-context learning has a picture of."""
+    """Of every family the easiest, bsuite's experiments, a Memory Maze, the small worlds, the tasks
+    of in-context learning, and XLand's."""
     names = list_envs()
     popgym = [name for name in names if name.startswith("popgym/") and name.endswith("_easy")]
     bsuite = [name for name in names if name.startswith("bsuite/") and name.count("/") == 1]
     worlds = [name for name in names if name.startswith("worlds/")]
-    meta = [f"meta/{id_}" for id_ in META]
+    meta = [name for name in names if name.startswith("meta/")]
     xland = [f"xland/{id_}" for id_ in XLAND]
     return [*popgym, *bsuite, "memory_maze/9x9", *worlds, *meta, *xland]
 
@@ -39,6 +38,9 @@ def caption(name: str) -> str:
     env = make(name)[0]
     while hasattr(env, "env"):  # what is wrapped is what it is about
         env = env.env
+    if isinstance(env, Joined):
+        names = ", ".join(each.replace("_", " ") for each in env.names)
+        return f"A task is one of these, seen through a random projection: {names}."
     line = sys.modules[type(env).__module__].__doc__.splitlines()[0]
     said = re.sub(r":class:`(\w+)`", r"\1", line.partition(": ")[2] or line)
     return said[0].upper() + said[1:]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ssmrl.envs
+from ssmrl.envs import drawing
 from ssmrl.envs.adapters.gymnax import ENVIRONMENTS, make_gymnax
 
 gymnax = pytest.importorskip("gymnax", reason="gymnax caps jax; see constraints/README.md")
@@ -147,3 +148,58 @@ def test_options():
     assert params.max_steps_in_episode == 7
     with pytest.raises(ValueError, match="did you mean 'max_steps_in_episode'"):
         ssmrl.envs.make("gymnax/cartpole", max_steps_in_episod=7)
+
+
+COLOURS = {
+    drawing.WHITE: "white",
+    drawing.GREY: "grey",
+    drawing.BLACK: "black",
+    drawing.ORANGE: "orange",
+    drawing.GREEN: "green",
+}
+
+
+@pytest.mark.parametrize(
+    ("id_", "state", "seen"),
+    [
+        # The pole stands on a cart in the middle, 24 pixels a metre; and leans to the right.
+        ("cartpole", {"x": 0.0, "theta": 0.0}, {(48, 64): "black", (30, 64): "orange"}),
+        ("cartpole", {"x": 1.0, "theta": 1.5}, {(48, 88): "black", (42, 105): "orange"}),
+        ("pendulum", {"theta": 0.0}, {(32, 32): "black", (10, 32): "orange", (54, 32): "white"}),
+        ("pendulum", {"theta": np.pi / 2}, {(32, 10): "orange", (32, 54): "white"}),
+        # Both links hang; both stand, above the line; the upper to the right, the lower down.
+        (
+            "acrobot",
+            {"joint_angle1": 0.0, "joint_angle2": 0.0},
+            {(40, 32): "black", (55, 32): "orange", (18, 5): "green", (10, 32): "white"},
+        ),
+        (
+            "acrobot",
+            {"joint_angle1": np.pi, "joint_angle2": 0.0},
+            {(25, 32): "black", (8, 32): "orange", (55, 32): "white"},
+        ),
+        (
+            "acrobot",
+            {"joint_angle1": np.pi / 2, "joint_angle2": -np.pi / 2},
+            {(32, 40): "black", (40, 46): "orange", (40, 32): "white"},
+        ),
+        # The valley's lowest point is at -π / 6; the goal at .5 of -1.2 to .6.
+        ("mountain_car", {"position": -np.pi / 6}, {(56, 48): "black", (62, 48): "grey"}),
+        ("mountain_car", {"position": -1.0}, {(23, 120): "green", (40, 48): "white"}),
+        ("mountain_car_continuous", {"position": 0.4}, {(23, 117): "green", (24, 113): "black"}),
+    ],
+)
+def test_pictures_of_classic_control(id_, state, seen):
+    env, params = ssmrl.envs.make(f"gymnax/{id_}")
+    _, first = env.reset(jax.random.key(0), params)
+    like = {name: jnp.full_like(getattr(first, name), value) for name, value in state.items()}
+    picture = np.asarray(env.render(first.replace(**like), params))
+    assert picture.dtype == np.uint8
+    assert {place: COLOURS[tuple(picture[place].tolist())] for place in seen} == seen
+
+
+def test_what_has_no_picture_says_so():
+    env, params = ssmrl.envs.make("gymnax/catch")
+    _, state = env.reset(jax.random.key(0), params)
+    with pytest.raises(NotImplementedError, match="Catch-bsuite has no picture"):
+        env.render(state, params)

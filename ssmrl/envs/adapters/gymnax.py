@@ -17,6 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ssmrl.envs.adapters import require
 from ssmrl.envs.adapters._types import cast, stable_types
+from ssmrl.envs.adapters.gymnax_pictures import PICTURES
 from ssmrl.envs.environment import Environment, Transition
 from ssmrl.envs.spaces import Box, Space, from_gymnax
 
@@ -137,6 +138,12 @@ class GymnaxEnvironment(Environment[Any, Any]):
         obs, state = cast((obs, state), self._types)
         reward, terminated = jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
         return cast(obs, self._obs_dtype), state, reward, terminated, truncated, info
+
+    def render(self, state: Any, params: Any) -> Array:
+        """A picture of a classic control task; see `PICTURES`."""
+        if self.name not in PICTURES:
+            return super().render(state, params)
+        return PICTURES[self.name](state, params)
 
 
 def _true_bounds(name: str, space: Box) -> tuple[np.ndarray, np.ndarray]:

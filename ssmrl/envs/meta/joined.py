@@ -36,6 +36,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ssmrl.envs.drawing import gauges, side_by_side
 from ssmrl.envs.environment import Environment, Leaf, Transition
 from ssmrl.envs.meta.task import Episodes, TaskEnvironment
 from ssmrl.envs.spaces import (
@@ -51,6 +52,7 @@ from ssmrl.envs.vector import check_positive
 
 LARGEST = 1024
 """Numbers of an observation, at most: beyond, it is a picture, which no projection is meant for."""
+_FULL = 2.0  # the entry of an observation that fills a gauge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +85,14 @@ class JoinedTask:
 
 @struct.dataclass
 class JoinedState:
-    """``inner``: the state of each environment, of which only that of the task moves."""
+    """``inner``: the state of each environment, of which only that of the task moves.
+
+    ``seen``: the environment's own observation x, f32[D].
+    """
 
     task: JoinedTask
     inner: tuple[Any, ...]
+    seen: Leaf
 
 
 class Joined(TaskEnvironment[JoinedState, tuple]):
@@ -214,9 +220,8 @@ class Joined(TaskEnvironment[JoinedState, tuple]):
             env.reset_trial(k, own, p)
             for env, k, own, p in zip(self.envs, keys, task.own, params, strict=True)
         ]
-        seen = [self._flat(i, obs) for i, (obs, _) in enumerate(first)]
-        obs = task.observation @ jnp.stack(seen)[task.which]
-        return obs, JoinedState(task, tuple(state for _, state in first))
+        seen = jnp.stack([self._flat(i, obs) for i, (obs, _) in enumerate(first)])[task.which]
+        return task.observation @ seen, JoinedState(task, tuple(state for _, state in first), seen)
 
     def step_env(
         self, key: PRNGKeyArray, state: JoinedState, action: Any, params: tuple[Any, ...]
@@ -228,7 +233,7 @@ class Joined(TaskEnvironment[JoinedState, tuple]):
         )
         reward = reward * jnp.asarray(self.scales)[which]
         obs = state.task.observation @ seen
-        return obs, JoinedState(state.task, inner), reward, terminated, truncated, {}
+        return obs, JoinedState(state.task, inner, seen), reward, terminated, truncated, {}
 
     def _step_one(
         self, i: int, key: PRNGKeyArray, state: JoinedState, action: Any, params: tuple[Any, ...]
@@ -262,11 +267,29 @@ class Joined(TaskEnvironment[JoinedState, tuple]):
             return jnp.stack(digits).reshape(space.shape).astype(space.dtype)
         return number.astype(jnp.int32)
 
+    # ........................................................................ pictures
+
     def render(self, state: JoinedState, params: tuple[Any, ...]) -> Array:
-        """The picture of the environment that the task is, where there is but one."""
-        if len(self.envs) > 1:
-            raise NotImplementedError(f"{self.name} has no picture: its environments' differ")
-        return self.envs[0].render(state.inner[0], params[0])
+        """What the agent sees, as gauges, beside the picture of the task's environment."""
+        pictures = [partial(self._picture, i) for i in range(len(self.envs))]
+        shapes = [jax.eval_shape(picture, state, params).shape for picture in pictures]
+        height, width = (max(shape[axis] for shape in shapes) for axis in (0, 1))
+
+        def padded(picture: Any) -> Array:
+            own = picture(state, params)
+            margins = (0, height - own.shape[0]), (0, width - own.shape[1]), (0, 0)
+            return jnp.pad(own, margins, constant_values=255)
+
+        truth = jax.lax.switch(state.task.which, [partial(padded, each) for each in pictures])
+        view = gauges(state.task.observation @ state.seen, _FULL, height, width=64)
+        return side_by_side(view, truth)
+
+    def _picture(self, i: int, state: JoinedState, params: tuple[Any, ...]) -> Array:
+        """Of environment ``i``: its own, or gauges of its observation if it has none."""
+        try:
+            return self.envs[i].render(state.inner[i], params[i])
+        except NotImplementedError:
+            return gauges(state.seen[: self.sizes[i]], _FULL, height=64, width=64)
 
 
 def _of_types(tree: Any, like: Any) -> Any:

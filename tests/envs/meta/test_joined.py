@@ -10,6 +10,7 @@ from flax import struct
 
 import ssmrl.envs
 from ssmrl.envs import Environment, spaces
+from ssmrl.envs.drawing import gauges
 from ssmrl.envs.meta import Joined, Member, Trials
 from ssmrl.envs.meta.families import SUITES
 from ssmrl.envs.meta.joined import one_hot, one_hot_size
@@ -269,3 +270,38 @@ def test_members_of_the_suites_exist_and_can_be_joined():
         "meta/popgym", tasks=["minesweeper", "position_only_pendulum"], held_out=["battleship"]
     )
     assert wide.action_space(params) == spaces.Box(-1, 1, (64,))
+
+
+def test_the_picture_is_what_is_seen_beside_the_environment_that_the_task_is():
+    """One with a picture, and one without, whose own observation is shown instead."""
+    shown, _ = ssmrl.envs.make("popgym/position_only_cartpole_easy")
+    bare = Echo(0.5, 3, spaces.Discrete(2))
+    env = Joined({"shown": Member(shown), "bare": Member(bare)}, observation_width=5)
+    params = env.default_params
+    for which in (0, 1):
+        task = env.sample_task(jax.random.key(which), params).replace(which=jnp.int32(which))
+        _, state = env.reset_trial(jax.random.key(2), task, params)
+        obs, state, *_ = env.step_env(jax.random.key(3), state, jnp.int32(1), params)
+        picture = np.asarray(env.render(state, params))
+        assert picture.shape == (64, 64 + 4 + 164, 3)
+        view, truth = picture[:, :64], picture[:, 68:]
+        np.testing.assert_array_equal(view, gauges(obs, 2.0, height=64, width=64))
+        if which == 0:
+            own = shown.render(state.inner[0].inner, params[0])
+        else:
+            own = gauges(jnp.full(3, 1.5), 2.0, height=64, width=64)
+            assert (truth[:, 64:] == 255).all()
+        np.testing.assert_array_equal(truth[:, : own.shape[1]], own)
+
+
+def test_the_observation_of_the_environment_is_in_the_state():
+    """Padded with zeros; a projection of it is what the agent sees."""
+    short, long = Echo(3, 2, spaces.Discrete(2)), Echo(7, 5, spaces.Discrete(2))
+    env = Joined({"short": Member(short), "long": Member(long)}, observation_width=4)
+    params = env.default_params
+    task = env.sample_task(jax.random.key(0), params).replace(which=jnp.int32(0))
+    obs, state = env.reset_trial(jax.random.key(1), task, params)
+    for time in range(3):
+        np.testing.assert_array_equal(state.seen, [3 + time, 3 + time, 0, 0, 0])
+        np.testing.assert_allclose(obs, task.observation @ state.seen, rtol=1e-5)
+        obs, state, *_ = env.step_env(jax.random.key(2), state, jnp.int32(1), params)
