@@ -216,7 +216,10 @@ def canonical_name(name: str) -> str:
 
     Raises:
         UnknownEnvironmentError: if there is no such environment, or none that can run.
+        TypeError: if it is no name.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"an environment's name is text, as popgym/repeat_first_easy, not {name!r}")
     key = _normalise(name)
     if key in _ALIASES:
         return _ALIASES[key]

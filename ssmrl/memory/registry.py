@@ -290,6 +290,8 @@ def _option_type(field: dataclasses.Field) -> Any:
 
 
 def _lookup(name: str) -> Entry:
+    if not isinstance(name, str):
+        raise TypeError(f"a memory's name is text, as s5, not {name!r}")
     if name.startswith("own."):
         raise UnknownMemoryError(
             f"{name!r} was a memory object of a Python program: hand it to "

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import ssmrl.envs
 from ssmrl.envs import UnknownEnvironmentError, canonical_name, list_envs, make, make_vector
 from ssmrl.envs.registry import near_matches, unknown_environment
+from tests.unchecked import unchecked
 
 
 def test_import_is_cheap():
@@ -198,3 +200,11 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, name, module, ex
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf'pip install "ssmrl\[{extra}\]"'):
         make_vector(name, 1)
+
+
+@pytest.mark.parametrize("name", [5, ["popgym/repeat_first_easy"], None])
+def test_what_is_no_name_is_refused(name):
+    with unchecked(), pytest.raises(TypeError, match=re.escape(f"not {name!r}")):
+        make(name)
+    with unchecked(), pytest.raises(TypeError, match=re.escape(f"not {name!r}")):
+        make("meta/repeated", env=name)

@@ -151,6 +151,8 @@ def test_an_unknown_memory_names_the_nearest(function):
         function("zzzzzz")
     assert "did you mean" not in str(error.value)
     assert isinstance(error.value, ValueError)
+    with unchecked(), pytest.raises(TypeError, match="as s5, not 5"):
+        function(5)
 
 
 @every_memory
