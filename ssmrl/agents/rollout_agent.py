@@ -69,6 +69,9 @@ class RolloutConfig(OptimizerConfig):
         epochs: passes over each iteration's data.
         minibatches: updates per pass; divides num_envs * rollout_length / window_length.
         discount: γ.
+        bootstrap_truncated: a truncated episode is worth what its last observation is, as if it had
+            gone on. False: nothing follows, as after a termination: the time limit is part of the
+            task, and what is not earned by then is lost.
         normalize_observations: scale real-valued observations by their running mean and standard
             deviation. Pictures and bounded integers are scaled by their bounds in any case.
         normalize_rewards: divide rewards by the running standard deviation of the discounted
@@ -89,6 +92,7 @@ class RolloutConfig(OptimizerConfig):
     epochs: int = 4
     minibatches: int = 8
     discount: float = 0.99
+    bootstrap_truncated: bool = True
     normalize_observations: bool = False
     normalize_rewards: bool = True
     encoder: list[int] = field(default_factory=lambda: [128])
@@ -464,6 +468,8 @@ class RolloutAgent(abc.ABC):
             acting.env, action
         )
         done = terminated | truncated
+        if not self.config.bootstrap_truncated:
+            terminated = done
         only_truncated = truncated & ~terminated
 
         def final_value():

@@ -47,6 +47,7 @@ _IDENTITY_BEFORE: dict[str, Any] = {
     "env.action_delay": 0,
     "memory.remat": 0,
     "agent.replay_storage": "device",
+    "agent.bootstrap_truncated": True,
 }  # Of runs older than these settings.
 _VERSIONS = (
     *("ssmrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "distrax", "flashbax"),

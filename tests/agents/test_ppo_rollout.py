@@ -383,6 +383,15 @@ def test_truncation_is_worth_the_value_of_the_final_observation(memory):
     np.testing.assert_array_equal(rollout.final_value[~only_truncated], 0)
 
 
+def test_where_the_time_limit_is_part_of_the_task_a_truncation_is_a_termination():
+    options = {"rollout_length": 16, "window_length": 4, "bootstrap_truncated": False}
+    _, agent = scripted_agent("gru", **options)
+    rollout = quick_jit(lambda state: collect(agent, state))(start(agent, random=True)).rollout
+    np.testing.assert_array_equal(rollout.terminated, TERMINATED | TRUNCATED)
+    np.testing.assert_array_equal(rollout.final_value, 0)
+    assert (TRUNCATED & ~TERMINATED).sum() >= 10
+
+
 def test_truncation_of_an_episode_that_began_a_rollout_ago():
     env, agent = scripted_agent("gru", window_length=4)
     state = start(agent, random=True)

@@ -791,6 +791,11 @@ def settings(**changes) -> dict:
             {"agent": {"name": "ppo", "replay_storage": "host"}},
             [("agent.replay_storage", "device", "host")],
         ),
+        ({"agent": {"name": "ppo", "bootstrap_truncated": True}}, []),
+        (
+            {"agent": {"name": "ppo", "bootstrap_truncated": False}},
+            [("agent.bootstrap_truncated", True, False)],
+        ),
         ({"env": {"name": "popgym/x", "flicker": 0.0, "observe": None, "action_delay": 0}}, []),
         ({"env": {"name": "popgym/x", "flicker": 0.5}}, [("env.flicker", 0.0, 0.5)]),
         (
