@@ -27,9 +27,14 @@ def test_what_was_before_differs_in_nothing_else():
     )
     assert settings("experiment=popgym_2026_11") == BEFORE
     changed = {
-        name for name, value in vars(now.agent).items() if getattr(before.agent, name) != value
+        name: value
+        for name, value in vars(now.agent).items()
+        if getattr(before.agent, name) != value
     }
-    assert changed == {"gae_lambda", "normalize_rewards"}
+    # The last is no default of PPO's: it says something about POPGym.
+    limit = {"bootstrap_truncated": False}
+    assert changed == {"gae_lambda": 0.8, "normalize_rewards": True} | limit
+    assert compose_training(["agent=ppo"], COMPONENTS, CONFIGS).agent.bootstrap_truncated
     assert before.memory == now.memory and before.env == now.env
 
 
