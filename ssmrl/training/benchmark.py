@@ -60,17 +60,19 @@ def jobs_of(config: BenchmarkConfig, envs: Sequence[str]) -> list[Job]:
     """Every environment of the suite with every memory, in the order given.
 
     Raises:
-        ValueError: no environment of the suite is left by `ids`.
+        ValueError: there is no such suite, or nothing in it that one of `ids` stands for.
     """
     names = [env for env in envs if env.startswith(f"{config.suite}/")]
-    if config.ids:
-        names = [n for n in names if any(_matches(n.partition("/")[2], i) for i in config.ids)]
-    if not names:
+    own = [name.partition("/")[2] for name in names]
+    meant = {pattern: _meant(own, pattern) for pattern in config.ids}
+    nothing = [pattern for pattern, ids in meant.items() if not ids]
+    if nothing or not names:
         known = sorted({env.partition("/")[0] for env in envs})
-        raise ValueError(
-            f"suite={config.suite} ids={list(config.ids)}: no such environment; suites are {known}"
-        )
-    return [_job(config, env, memory) for memory in config.memory for env in names]
+        asked = f"suite={config.suite} ids={nothing}"
+        raise ValueError(f"{asked}: no such environment; suites are {known}")
+    chosen = set().union(*meant.values()) if meant else set(own)
+    jobs = [name for name, id_ in zip(names, own, strict=True) if id_ in chosen]
+    return [_job(config, env, memory) for memory in config.memory for env in jobs]
 
 
 def run_folder(config: BenchmarkConfig) -> Path:
@@ -83,9 +85,11 @@ def result_folder(config: BenchmarkConfig) -> Path:
     return Path(config.out) if config.out else run_folder(config) / "results"
 
 
-def _matches(id_: str, pattern: str) -> bool:
-    """`easy` stands for every id that ends like this, `repeat_first` for all its difficulties."""
-    return id_ == pattern or id_.endswith(f"_{pattern}") or id_.startswith(f"{pattern}_")
+def _meant(ids: Sequence[str], pattern: str) -> set[str]:
+    """An id means itself alone; `easy` all that end like this, `repeat_first` its difficulties."""
+    if pattern in ids:
+        return {pattern}
+    return {i for i in ids if i.endswith(f"_{pattern}") or i.startswith(f"{pattern}_")}
 
 
 def _job(config: BenchmarkConfig, env: str, memory: str) -> Job:

@@ -53,7 +53,16 @@ def test_ids_may_be_difficulties_and_families(tmp_path, ids, chosen):
     assert [job.env for job in benchmark.jobs_of(config(tmp_path, ids=ids), ENVS)] == chosen
 
 
-@pytest.mark.parametrize("options", [{"suite": "popgim"}, {"ids": ["easier"]}])
+def test_an_id_is_that_one_alone(tmp_path):
+    """Though another ends like it."""
+    both = ["popgym/noisy_position_only_pendulum_easy", "popgym/position_only_pendulum_easy"]
+    for ids, chosen in ((["position_only_pendulum_easy"], both[1:]), (["easy"], both)):
+        assert [job.env for job in benchmark.jobs_of(config(tmp_path, ids=ids), both)] == chosen
+
+
+@pytest.mark.parametrize(
+    "options", [{"suite": "popgim"}, {"ids": ["easier"]}, {"ids": ["easy", "easier"]}]
+)
 def test_an_empty_choice_names_the_suites(tmp_path, options):
     with pytest.raises(ValueError, match="suites are .*bsuite.*popgym"):
         benchmark.jobs_of(config(tmp_path, **options), ENVS)

@@ -163,7 +163,8 @@ def test_what_cannot_begin_leaves_no_folder(make_config, record, monkeypatch):
     line = 'raise ValueError("the motor is on fire")'
     where = Path(__file__).read_text().splitlines().index(f"            {line}") + 1
     assert str(error.value) == (
-        f"the motor is on fire; raised by e, environment 3, step 45, at test_failures.py:{where}: {line}"
+        "the motor is on fire; raised by e, environment 3, step 45, at test_failures.py:"
+        f"{where}: {line}"
     )
     assert not Path("runs").exists()
     Broken.broken, Broken.failure = False, None
