@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -10,25 +11,35 @@ from ssmrl.figures import BLACK, BLUE, RED, panels, save, styled, task_name
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent / "benchmarks"
 LEVELS = ("easy", "medium", "hard")
+FOLDERS = ("popgym_recipe", "popgym_15m_recipe")  # of an id that is in both, the latter counts
 MARKS = (
     ("best possible, or a bound on it", "possible", BLACK, "|", 60),
     ("best published on record, most after 15M steps", "published", RED, "s", 18),
-    ("ssmrl: PPO with S5, 1M steps, one seed", "ours", BLUE, "o", 18),
+    ("ssmrl: PPO with S5, one seed, 15M steps", "long", BLUE, "o", 18),
+    ("the same, 1M steps", "short", BLUE, "x", 18),
 )
 
 
-def scores() -> dict[str, dict[str, float | None]]:
-    """Of each id ours, the best published on record, and the best possible."""
+def scores() -> dict[str, dict[str, Any]]:
+    """Of each id ours, the best published on record and whose it is, and the best possible."""
     optimum = json.loads((BENCHMARKS / "results/popgym_optimum.json").read_text())["ids"]
     published = json.loads((BENCHMARKS / "published/popgym_best.json").read_text())["ids"]
-    found: dict[str, dict[str, float | None]] = {}
-    for path in sorted((BENCHMARKS / "results/popgym_recipe").glob("*-s5.json")):
-        result = json.loads(path.read_text())
+    found = {}
+    paths = [
+        p for name in FOLDERS for p in sorted((BENCHMARKS / "results" / name).glob("*-s5.json"))
+    ]
+    for result in (json.loads(path.read_text()) for path in paths):
         env = result["env"]
+        best = published[env] or {}
+        ours = sum(result["mmer"]) / len(result["mmer"])
         found[env] = {
-            "ours": sum(result["mmer"]) / len(result["mmer"]),
-            "published": (published.get(env) or {}).get("value"),
+            "steps": result["steps"],
+            "ours": ours,
+            "long" if result["steps"] > 10_000_000 else "short": ours,
+            "published": best.get("value"),
+            "by": best.get("method"),
             "possible": optimum[env]["bound"],
+            "is_bound": not optimum[env]["exact"],
         }
     return found
 
@@ -52,13 +63,13 @@ def draw() -> None:
 
 
 def draw_level(
-    axis: Axes, level: str, families: list[str], found: dict[str, dict[str, float | None]]
+    axis: Axes, level: str, families: list[str], found: dict[str, dict[str, Any]]
 ) -> None:
     """Every family at one level of difficulty."""
     rows = [found.get(f"{family}_{level}", {}) for family in families]
     for name, key, colour, marker, size in MARKS:
         shown = [(x, y) for y, row in enumerate(rows) if (x := row.get(key)) is not None]
-        x, y = zip(*shown, strict=True)
+        x, y = zip(*shown, strict=True) if shown else ((), ())
         axis.scatter(x, y, s=size, color=colour, marker=marker, label=name, zorder=3)
     axis.set(xlim=(-1.05, 1.08), title=level.capitalize(), xlabel="MMER")
     axis.set_xticks([-1, -0.5, 0, 0.5, 1])

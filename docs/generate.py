@@ -1,7 +1,7 @@
 """Writes pages from docstrings and results: python docs/generate.py
 
 A page for every memory, the references of the API and of the configuration, and the tables of how
-to choose a memory and of trained agents.
+to choose a memory, of trained agents and of what is learned on POPGym.
 """
 
 import dataclasses
@@ -30,11 +30,13 @@ from ssmrl.training.config import (
 )
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # benchmarks/ is not installed
-from benchmarks.learning import microscope  # noqa: E402
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # benchmarks/ is not installed
+import front  # noqa: E402
+
+from benchmarks.learning import microscope, popgym_original  # noqa: E402
 
 PAGES, CONFIGURATION = HERE / "memories", HERE / "reference" / "configuration.md"
-CHOOSING, ZOO = HERE / "choosing.md", HERE / "zoo.md"
+CHOOSING, ZOO, POPGYM = HERE / "choosing.md", HERE / "zoo.md", HERE / "results" / "popgym.md"
 PACKAGE = HERE.parent / "ssmrl"
 REFERENCE = {
     "python": (
@@ -227,7 +229,6 @@ TABLE_BEGINS, TABLE_ENDS = "<!-- generated: docs/generate.py -->", "<!-- end -->
 
 def zoo_page() -> str:
     """The page on trained agents, with its table renewed."""
-    before, _, rest = ZOO.read_text().partition(TABLE_BEGINS)
     head = [
         "| agent | steps | return | in the original package | episodes | KiB | made by |",
         "|---|--:|---|---|--:|--:|---|",
@@ -245,9 +246,13 @@ def zoo_page() -> str:
             f"`{row['command']}`",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(
-        [before + TABLE_BEGINS, *head, *rows, TABLE_ENDS + rest.partition(TABLE_ENDS)[2]]
-    )
+    return _renewed(ZOO, [*head, *rows])
+
+
+def _renewed(path: Path, table: list[str]) -> str:
+    """The page with another table between the marks."""
+    before, _, rest = path.read_text().partition(TABLE_BEGINS)
+    return "\n".join([before + TABLE_BEGINS, *table, TABLE_ENDS + rest.partition(TABLE_ENDS)[2]])
 
 
 def _with_interval(mean: float, interval: list[float]) -> str:
@@ -256,8 +261,29 @@ def _with_interval(mean: float, interval: list[float]) -> str:
 
 def choosing() -> str:
     """The page on choosing a memory, with its table renewed."""
-    before, _, rest = CHOOSING.read_text().partition(TABLE_BEGINS)
-    return "\n".join([before + TABLE_BEGINS, *_costs(), TABLE_ENDS + rest.partition(TABLE_ENDS)[2]])
+    return _renewed(CHOOSING, _costs())
+
+
+def popgym_page() -> str:
+    """The page of results on POPGym, with the table of the published protocol renewed."""
+    original = json.loads(popgym_original.OUTPUT.read_text())["rows"]
+    played = {row["env"]: row for row in original}
+    head = "| id | steps | MMER | greedy, in the original package | actions sampled, there | "
+    head += "best published on record | at best |"
+    rows = []
+    for env, found in front.scores().items():
+        returns = [played.get(env, {}).get(name) for name in popgym_original.PLAYED]
+        has_record = found["published"] is not None
+        cells = [
+            front.task_name(env),
+            f"{found['steps'] / 1e6:.0f}M",
+            f"{found['ours']:.2f}",
+            *(_with_interval(one["mean"], one["mean_interval"]) if one else "" for one in returns),
+            f"{found['published']:.2f} ({found['by']})" if has_record else "",
+            f"{'≤ ' if found['is_bound'] else ''}{found['possible']:.2f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return _renewed(POPGYM, [head, "|---|--:|--:|--:|--:|--:|--:|", *rows])
 
 
 def _tracked(name: str) -> str:
@@ -310,7 +336,8 @@ def main() -> int:
     CONFIGURATION.write_text(configuration())
     CHOOSING.write_text(choosing())
     ZOO.write_text(zoo_page())
-    print(f"{len(pages)} pages in {PAGES}, {CONFIGURATION.parent}, {CHOOSING}, {ZOO}")
+    POPGYM.write_text(popgym_page())
+    print(f"{len(pages)} pages in {PAGES}, {CONFIGURATION.parent}, {CHOOSING}, {ZOO}, {POPGYM}")
     return 0
 
 

@@ -134,7 +134,7 @@ def test_every_benchmark_is_in_the_table_of_benchmarks():
         for path in BENCHMARKS.rglob("*.py")
         if '__name__ == "__main__"' in path.read_text()
     } - {"benchmarks.speed.memory_worker"}
-    assert len(runnable) == 32
+    assert len(runnable) == 33
     assert benchmark_modules(BENCHMARKS / "README.md") == runnable
     shown = set().union(*map(benchmark_modules, PAGES))
     assert len(shown) >= 12
@@ -462,6 +462,7 @@ def test_the_reference_has_every_public_module():
     assert named == public - {"ssmrl"}
 
 
+@pytest.mark.filterwarnings("ignore:Brax System:UserWarning")  # brax says that it is old
 def test_the_gallery_shows_and_explains_every_environment_that_is_filmed():
     gallery = program("gallery")
     page = (DOCS / "gallery.md").read_text()
