@@ -463,6 +463,7 @@ def test_the_reference_has_every_public_module():
 
 
 @pytest.mark.filterwarnings("ignore:Brax System:UserWarning")  # brax says that it is old
+@pytest.mark.filterwarnings("ignore:Accessing:DeprecationWarning")  # brax at mjx's insides
 def test_the_gallery_shows_and_explains_every_environment_that_is_filmed():
     gallery = program("gallery")
     page = (DOCS / "gallery.md").read_text()

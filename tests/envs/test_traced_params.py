@@ -17,6 +17,7 @@ OURS = [
 
 
 @pytest.mark.filterwarnings("ignore:Brax System:UserWarning")  # brax says that it is old
+@pytest.mark.filterwarnings("ignore:Accessing:DeprecationWarning")  # brax at mjx's insides
 @pytest.mark.parametrize("name", OURS)
 def test_reset_step_and_picture_with_traced_parameters(name):
     """Traced only: nothing is compiled."""
