@@ -440,6 +440,7 @@ def test_the_references_and_the_table_of_costs_are_current():
     assert generate.CONFIGURATION.read_text() == generate.configuration()
     assert generate.CHOOSING.read_text() == generate.choosing()
     assert generate.ZOO.read_text() == generate.zoo_page()
+    assert generate.POPGYM.read_text() == generate.popgym_page()
     for name in generate.REFERENCE:
         page = generate.CONFIGURATION.parent / f"{name}.md"
         assert page.read_text() == generate.reference_page(name), "run python docs/generate.py"
