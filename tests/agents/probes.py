@@ -133,6 +133,12 @@ class BlindEight(BlindForever):
         return state.time
 
 
+class TimedEight(BlindEight):
+    """The same, but truncated: a time limit that may be said to be part of the task."""
+
+    truncates = True
+
+
 class Aim(Probe):
     """One blind step; the reward is minus the squared distance from 0.7 and -1.2."""
 

@@ -90,13 +90,9 @@ def test_truncation_is_not_the_end():
     np.testing.assert_array_equal(metrics["episode_length"], 8)
 
 
-class TimedEight(probes.BlindEight):
-    """Truncated after 8 steps, and the time is seen."""
-
-    truncates = True
-
-
-@pytest.mark.parametrize(("env", "bootstrap"), [(probes.BlindEight(), True), (TimedEight(), False)])
+@pytest.mark.parametrize(
+    ("env", "bootstrap"), [(probes.BlindEight(), True), (probes.TimedEight(), False)]
+)
 def test_termination_is_the_end(env, bootstrap):
     """So is a time limit that is said to be part of the task."""
     _, _, _, rollout = train(env, iterations=100, lr=0.02, bootstrap_truncated=bootstrap)
