@@ -53,14 +53,19 @@ def identity(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def finished(folder: Path) -> Iterator[tuple[ssmrl.Run, dict[str, Any]]]:
-    """The runs that have come to the end of their steps, with the beginnings of their rows."""
+    """The runs that have come to the end of their steps, with the beginnings of their rows.
+
+    Raises:
+        SystemExit: one is of another suite, which has no original to be played in.
+    """
     for path in sorted(folder.glob("*/config.yaml")):
         run = ssmrl.load(path.parent)
+        if not (env := run.config["env"]["name"]).startswith("popgym/"):
+            raise SystemExit(f"{path.parent}: a run in {env}, expected runs in popgym/...")
         lines = read_metrics(RunFolder(path.parent).metrics)
         step = lines[-1]["step"] if lines else 0
         if step >= run.config["total_steps"]:
-            name = {"env": run.config["env"]["name"], "memory": run.config["memory"]["name"]}
-            yield run, name | {"step": step}
+            yield run, {"env": env, "memory": run.config["memory"]["name"], "step": step}
 
 
 def play(run: ssmrl.Run, settings: dict[str, int]) -> dict[str, Any]:

@@ -53,3 +53,9 @@ def test_finished_runs_are_played_both_ways_once(monkeypatch, runs, capsys):
     assert call(monkeypatch, runs) == record and len(played) == 2
     # Other settings begin a table of their own.
     assert call(monkeypatch, runs, "--seed", "1")["seed"] == 1 and len(played) == 4
+
+
+def test_runs_of_another_suite_are_refused(monkeypatch, tmp_path):
+    zoo.unpack("meta/bernoulli_bandit-s5", tmp_path)
+    with pytest.raises(SystemExit, match=r"a run in meta/bernoulli_bandit, expected runs in pop"):
+        call(monkeypatch, tmp_path)
