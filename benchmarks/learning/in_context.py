@@ -7,9 +7,11 @@
 A name of an environment is an entry of `ENVS`. Every training is one run folder below --runs; one
 that is finished is not repeated and one that was interrupted goes on, so the study can be stopped
 at any time; each is evaluated once, on new tasks, beside its own memory reset at every trial,
-uniform actions, and what is known of the optimum. Behind each the figure of returns over trials and
-the JSON are written anew, and a table is printed. Rows that are there of an earlier call with the
-same settings stay, so that memories and environments can be added one by one.
+uniform actions, and what is known of the optimum. Some are evaluated a second time, on what they
+have not seen or on one of their tasks alone (`ELSEWHERE`): a row of its own. Behind each the figure
+of returns over trials and the JSON are written anew, and a table is printed. Rows that are there of
+an earlier call with the same settings stay, so that memories and environments can be added one by
+one.
 """
 
 import argparse
@@ -24,13 +26,13 @@ from benchmarks.harness import machine_info, write_json
 from benchmarks.learning.studies import ROOT, train_into, with_earlier
 from ssmrl.experiment import COMPONENTS
 from ssmrl.training.config import EnvConfig, EvaluateConfig
-from ssmrl.training.errors import RunError
-from ssmrl.training.plotting import panels_of, plot_trials, read_trials
-from ssmrl.training.run import RunFolder, read_metrics
+from ssmrl.training.plotting import panels_of, plot_trials
+from ssmrl.training.run import RunFolder, read_evaluations, read_metrics
 from ssmrl.training.run_evaluation import evaluate_run
 
 EXPERIMENT = "experiment=in_context"
 MEMORIES = ("s5", "gru", "none")
+OTHERS = ["acrobot", "mountain_car", "pendulum", "mountain_car_continuous"]
 ENVS = {
     "bandit": ["env=meta/bernoulli_bandit"],
     # Rewards are so noisy that a step's advantage had better not add those of later ones.
@@ -48,8 +50,22 @@ ENVS = {
     "dark_room_hard": ["env=meta/dark_room_hard"],
     "projected_cartpole": ["env=meta/cartpole", "env.kwargs.projected=true"],
     "classic_control": ["env=meta/classic_control", "env.kwargs.held_out=[acrobot]"],
+    "cartpole_specialist": [
+        "env=meta/classic_control",
+        "env.kwargs.tasks=[cartpole]",
+        f"env.kwargs.held_out=[{','.join(OTHERS)}]",
+    ],
 }
 """By name, the overrides that choose an environment."""
+
+ELSEWHERE: dict[str, dict[str, dict[str, Any]]] = {
+    "cartpole": {"cartpole, unseen dynamics": {"spread": 4}},
+    "classic_control": {
+        "classic_control, unseen acrobot": {"split": "held_out"},
+        "classic_control, cartpole alone": {"tasks": ["cartpole"], "held_out": OTHERS},
+    },
+}
+"""By name of an environment and of the row, the options that differ in a further evaluation."""
 
 
 def main() -> int:
@@ -57,16 +73,17 @@ def main() -> int:
     if arguments.redraw:
         draw(json.loads(arguments.output.read_text())["rows"], arguments.figure)
         return 0
-    paths = []
+    rows = []
     for env in arguments.envs:
         for memory in arguments.memories:
             path = arguments.runs / f"{env}-{memory}"
             overrides = [EXPERIMENT, *ENVS[env], f"memory={memory}", f"seeds={arguments.seeds}"]
             if code := train_into(path, [*overrides, *arguments.set]):
                 return code
-            evaluate_once(path, arguments)
-            paths.append(path)
-            report(paths, arguments)
+            for name, changes in {env: {}, **ELSEWHERE.get(env, {})}.items():
+                record = evaluate_once(path, changes, arguments)
+                rows.append(row_of(f"{name}-{memory}", path, record))
+                report(rows, arguments)
     return 0
 
 
@@ -88,29 +105,41 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def evaluate_once(path: Path, arguments: argparse.Namespace) -> None:
-    """Evaluates the newest checkpoint of a run by trial, unless that has been done."""
-    trained = read_metrics(RunFolder(path).metrics)[-1]["step"]
-    try:
-        if read_trials(path)["step"] == trained:
-            return
-    except RunError:  # not yet
-        pass
+def evaluate_once(
+    path: Path, changes: dict[str, Any], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """The evaluation by trial of a run's newest checkpoint, made unless it is there.
+
+    Args:
+        path: of the run.
+        changes: options of the environment that differ from those in training.
+        arguments: of the study.
+    """
+    run = RunFolder(path)
+    trained = read_metrics(run.metrics)[-1]["step"]
+    kwargs = {**run.record()["config"]["env"]["kwargs"], **changes}
+    for record in read_evaluations(run.evaluations):
+        trials = record.get("trials")
+        if trials is not None and record["step"] == trained and trials["kwargs"] == kwargs:
+            return record
     # By draws, as they acted in training: the likeliest action explores less.
     config = EvaluateConfig(
-        run=str(path), episodes=arguments.episodes, greedy=False, env=EnvConfig(name="run")
+        run=str(path),
+        episodes=arguments.episodes,
+        greedy=False,
+        env=EnvConfig(name="run", kwargs=changes),
     )
-    evaluate_run(config, COMPONENTS, warn=print)
+    return evaluate_run(config, COMPONENTS, warn=print)
 
 
-def row_of(path: Path) -> dict[str, Any]:
+def row_of(study: str, path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """What is known of a run: its evaluation by trial, and the median speed of its training."""
-    record, run = read_trials(path), RunFolder(path)
+    run = RunFolder(path)
     config = run.record()["config"]
     speeds = [x["time/steps_per_second"] for x in read_metrics(run.metrics)[1:]] or [np.nan]
     speed = float(np.median(speeds))
     return {
-        "study": path.name,
+        "study": study,
         "env": record["env"],
         "kwargs": record["trials"]["kwargs"],
         "memory": config["memory"]["name"],
@@ -122,10 +151,9 @@ def row_of(path: Path) -> dict[str, Any]:
     }
 
 
-def report(paths: list[Path], arguments: argparse.Namespace) -> None:
+def report(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """The figure, the data and the table, of what is finished so far."""
     settings = {"experiment": EXPERIMENT, "set": arguments.set}
-    rows = [row_of(path) for path in paths]
     rows = with_earlier(arguments.output, settings, rows, key=lambda row: row["study"])
     write_json(arguments.output, {"machine": machine_info(), **settings, "rows": rows})
     draw(rows, arguments.figure)

@@ -1,14 +1,18 @@
 """The study of in-context learning: its configurations compose, and its table says what it read."""
 
 import argparse
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks.learning import in_context, studies
 from ssmrl.experiment import COMPONENTS
 from ssmrl.training.cli import compose_training
-from ssmrl.training.run import RunFolder
+from ssmrl.training.loading import make_venv
+from ssmrl.training.run import RunFolder, read_evaluations
+from ssmrl.training.run_evaluation import check_spaces
 
 
 @pytest.mark.parametrize("name", in_context.ENVS)
@@ -30,34 +34,70 @@ def curve(*means, **more):
     }
 
 
-def test_the_report_of_a_run(tmp_path, capsys):
-    """Evaluated at 20 steps already, so that nothing is played."""
-    run = RunFolder(tmp_path / "bandit-gru")
-    parts = {"agent": {"name": "ppo"}, "memory": {"name": "gru"}, "env": {"name": "meta/x"}}
-    run.create({**parts, "seeds": 3})
-    speeds = [1.0, 10.0, 30.0, 20.0]  # the first one has compilation in it
-    lines = [{"step": 5 * (i + 1), "time/steps_per_second": v} for i, v in enumerate(speeds)]
-    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    trials = {
-        "kwargs": {"arms": 2},
-        "policies": {"agent": curve(1.0, 3.0), "memory_reset": curve(1, 1), "random": curve(1, 1)},
-        "references": {
+def test_what_a_study_makes_of_its_runs(tmp_path, monkeypatch, capsys):
+    """The training is stood in for, and evaluations answer with what they were asked for."""
+
+    def train_into(path, overrides):
+        assert path == tmp_path / "runs/cartpole-gru"
+        parts = {"agent": {"name": "ppo"}, "memory": {"name": "gru"}}
+        env = {"name": "meta/cartpole", "kwargs": {"horizon": 9}}
+        RunFolder(path).create({**parts, "env": env, "seeds": 3})
+        speeds = [1.0, 10.0, 30.0, 20.0]  # the first one has compilation in it
+        lines = [{"step": 5 * (i + 1), "time/steps_per_second": v} for i, v in enumerate(speeds)]
+        RunFolder(path).metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return 0
+
+    def evaluate_run(config, components, warn):
+        asked.append(config)
+        last = 2 + config.env.kwargs.get("spread", 1)
+        policies = {"agent": curve(1.0, last), "memory_reset": curve(1, 1), "random": curve(1, 1)}
+        references = {
             "gittins": {**curve(1, 4), "reached": 2 / 3},
             "bad": {**curve(1, 1), "reached": None},
-        },
-    }
-    record = {"env": "meta/x", "step": 20, "episodes": 768, "trials": trials}
-    run.evaluations.write_text(json.dumps([record]))
-    arguments = argparse.Namespace(
-        figure=tmp_path / "new/f.png", output=tmp_path / "new/o.json", set=[], episodes=8
-    )
-    in_context.evaluate_once(run.path, arguments)
-    in_context.report([run.path], arguments)
-    (row,) = json.loads(arguments.output.read_text())["rows"]
-    assert row["steps"] == 20 and row["steps_per_second"] == 20 and row["kwargs"] == {"arms": 2}
-    assert arguments.figure.stat().st_size > 5000
-    line = "| bandit | gru | 1.000 | 3.000 | 4.000 [3.000, 5.000] | 2.000 | gittins 67% |"
-    assert line in capsys.readouterr().out
+        }
+        trials = {"kwargs": {"horizon": 9, **config.env.kwargs}, "policies": policies}
+        trials["references"] = references
+        record = {"env": "meta/cartpole", "step": 20, "episodes": 768, "trials": trials}
+        run = RunFolder(Path(config.run))
+        run.evaluations.write_text(json.dumps([*read_evaluations(run.evaluations), record]))
+        return record
+
+    asked = []
+    monkeypatch.setattr(in_context, "train_into", train_into)
+    monkeypatch.setattr(in_context, "evaluate_run", evaluate_run)
+    figure, output = tmp_path / "new/f.png", tmp_path / "new/o.json"
+    places = ["--output", str(output), "--figure", str(figure), "--runs", str(tmp_path / "runs")]
+    words = ["in_context", "--envs", "cartpole", "--memories", "gru", "--episodes", "8", *places]
+    monkeypatch.setattr("sys.argv", words)
+    assert in_context.main() == 0
+    own, unseen = json.loads(output.read_text())["rows"]
+    assert own["steps"] == 20 and own["steps_per_second"] == 20 and own["kwargs"] == {"horizon": 9}
+    assert unseen["study"] == "cartpole, unseen dynamics-gru"
+    assert unseen["kwargs"] == {"horizon": 9, "spread": 4}
+    assert figure.stat().st_size > 5000
+    printed = capsys.readouterr().out
+    line = "| cartpole | gru | 1.000 | 3.000 | 4.000 [3.000, 5.000] | 2.000 | gittins 67% |"
+    assert line in printed
+    assert "| cartpole, unseen dynamics | gru | 1.000 | 6.000 | 7.000" in printed
+    assert [(c.env.name, c.episodes, c.greedy) for c in asked] == [("run", 8, False)] * 2
+
+    # Those that are there are not made again, whichever is the newer; of an older checkpoint, all.
+    monkeypatch.setattr(in_context, "train_into", lambda *_: 0)
+    assert in_context.main() == 0 and len(asked) == 2
+    assert json.loads(output.read_text())["rows"] == [own, unseen]
+    with RunFolder(tmp_path / "runs/cartpole-gru").metrics.open("a") as metrics:
+        metrics.write('{"step": 25, "time/steps_per_second": 20.0}\n')
+    assert in_context.main() == 0 and len(asked) == 4
+
+
+@pytest.mark.parametrize("name", in_context.ELSEWHERE)
+def test_what_is_evaluated_elsewhere_can_be_made(name):
+    overrides = [in_context.EXPERIMENT, *in_context.ENVS[name]]
+    env = compose_training(overrides, COMPONENTS, in_context.ROOT / "configs").env
+    for changes in in_context.ELSEWHERE[name].values():
+        other = dataclasses.replace(env, kwargs={**env.kwargs, **changes})
+        venv, trained = (make_venv(COMPONENTS, e, 1) for e in (other, env))
+        check_spaces(venv, trained, other.name, other.kwargs)
 
 
 def test_a_figure_can_be_drawn_again_of_the_results_alone(tmp_path, monkeypatch, capsys):
