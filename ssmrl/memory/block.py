@@ -58,6 +58,9 @@ class ResidualBlock(Memory):
     def initialize_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         return self.memory.initialize_carry(batch_shape)
 
+    def state_features(self, carry: Carry) -> Array:
+        return self.memory.state_features(carry)
+
     def unroll(self, carry, x, reset, return_carries):
         self._check()
         if self.residual and x.shape[-1] != self.features:
@@ -144,6 +147,10 @@ class Stack(Memory):
 
     def initialize_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         return tuple(layer.initialize_carry(batch_shape) for layer in self.layers)
+
+    def state_features(self, carry: Carry) -> Array:
+        parts = zip(self.layers, carry, strict=True)
+        return jnp.concatenate([layer.state_features(part) for layer, part in parts], axis=-1)
 
     def unroll(self, carry, x, reset, return_carries):
         if not 0 < self.remat < x.shape[0] or self.is_initializing():

@@ -6,8 +6,9 @@ episode. Norm, feed-forward layer and GTrXL's gates (Parisotto et al., "Stabiliz
 Reinforcement Learning", 2020) belong to the block around it.
 
 A sequence is cut into stretches of at most W steps, each of which sees itself and the W steps
-before it, so the cost is linear in the sequence's length. Positions are counted from the cache's
-first step and therefore stay small: only differences matter to rotary embeddings and to ALiBi.
+before it, so the cost is linear in the sequence's length. The cache is a ring: a step overwrites
+the oldest one and nothing else moves. Keys are kept as rotary embeddings have turned them, by the
+position in the episode, and so never turned again: only differences matter to a product.
 """
 
 import math
@@ -24,7 +25,7 @@ from jax import Array, lax
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
 from ssmrl.memory.containment import contain, taint
 from ssmrl.memory.linear import Dense
-from ssmrl.memory.position import rotary_angles, rotate
+from ssmrl.memory.position import positions, rotary_angles, rotate
 
 POSITIONS = ("rotary", "alibi", "none")
 
@@ -42,8 +43,10 @@ class Transformer(Memory):
         positions: "rotary", "alibi" or "none".
         dtype: dtype of the projections; None means the input's. Scores and cache are float32.
 
-    Carry: `{"k", "v": float32 [*batch, W - 1, H, D], "valid": bool [*batch, W - 1]}`, oldest first;
-    `valid` marks steps of the current episode.
+    Carry: `{"k": float32 [*batch, H, D, W], "v": float32 [*batch, H, W, D], "position": uint32
+    [*batch]}`. `position` counts the episode's steps; step p of it is in slot p mod W, and slots
+    that no step of it has reached hold zeros. Time comes last but where values are summed over it:
+    so both products of a step run along memory.
     """
 
     heads: int = 4
@@ -74,9 +77,12 @@ class Transformer(Memory):
                 f"Transformer: rotary positions turn pairs, features / heads = {self.head_size} "
                 "must be even"
             )
-        shape = (*batch_shape, self.window - 1)
-        zeros = jnp.zeros((*shape, self.heads, self.head_size), STATE_DTYPE)
-        return {"k": zeros, "v": zeros, "valid": jnp.zeros(shape, bool)}
+        heads = (*batch_shape, self.heads)
+        return {
+            "k": jnp.zeros((*heads, self.head_size, self.window), STATE_DTYPE),
+            "v": jnp.zeros((*heads, self.window, self.head_size), STATE_DTYPE),
+            "position": jnp.zeros(batch_shape, jnp.uint32),
+        }
 
     def unroll(self, carry, x, reset, return_carries):
         batch, dtype = x.shape[1:-1], x.dtype if self.dtype is None else self.dtype
@@ -88,14 +94,18 @@ class Transformer(Memory):
             lambda leaf: leaf.reshape(entries, *leaf.shape[len(batch) :]), carry
         )
         flags = reset.reshape(reset.shape[0], -1)
+        position = positions(flat_carry["position"], flags)
+        if self.positions == "rotary":
+            angles = rotary_angles(position, self.head_size)[:, :, None]
+            q, k = rotate(q, angles), rotate(k, angles)
         if x.shape[0] == 1:
-            y, last = self._step(flat_carry, q[0], k[0], v[0], flags[0])
+            y, last = self._step(flat_carry, q[0], k[0], v[0], position[0])
             leaves = jax.tree.map(lambda leaf: leaf[None], last)
         else:
             seen = _Seen.join(flat_carry, k, v, flags)
             y = self._attend(q, seen, flags)
             steps = np.arange(0 if return_carries else x.shape[0] - 1, x.shape[0])
-            leaves = seen.caches(steps, self.window)
+            leaves = seen.caches(steps, position[steps], self.window)
         y = y.reshape(*x.shape[:-1], self.features).astype(dtype)
         y = Dense(self.features, dtype=dtype, name="output")(y).astype(x.dtype)
         carries = jax.tree.map(
@@ -104,31 +114,34 @@ class Transformer(Memory):
         last = jax.tree.map(lambda leaf: leaf[-1], carries)
         return last, y, carries if return_carries else None
 
-    def _step(self, cache, q, k, v, reset) -> tuple[Array, dict[str, Array]]:
-        """One step `[B, H, D]`, and the cache after it; a reset selects, nothing is contained."""
-        W = self.window
-        valid = cache["valid"] & ~reset[:, None]
-        kept = {name: jnp.where(valid[..., None, None], cache[name], 0) for name in ("k", "v")}
-        keys, values = (
-            jnp.concatenate([kept[name], new[:, None]], axis=1)
-            for name, new in (("k", k), ("v", v))
-        )
-        visible = jnp.pad(valid, ((0, 0), (0, 1)), constant_values=True)
-        after = {"k": keys[:, 1:], "v": values[:, 1:], "valid": visible[:, 1:]}
+    def state_features(self, carry: dict[str, Array]) -> Array:
+        """Values and keys, the oldest step first, keys turned as if the next step were the first:
+        in a ring, and turned by the position, equal pasts would look different."""
+        k, v, position = carry["k"], jnp.swapaxes(carry["v"], -1, -2), carry["position"]
+        order = (position[..., None] + np.arange(self.window, dtype=np.uint32)) % self.window
+        k, v = (jnp.take_along_axis(x, order[..., None, None, :], axis=-1) for x in (k, v))
+        k, v = jnp.swapaxes(k, -1, -2), jnp.swapaxes(v, -1, -2)
         if self.positions == "rotary":
-            angles = rotary_angles(jnp.arange(W), self.head_size)[:, None]
-            q, keys = rotate(q, angles[-1]), rotate(keys, angles)
-        scores = jnp.einsum("bhd,bjhd->bhj", q, keys)
-        weights = self._weights(scores, np.arange(W)[::-1], visible[:, None])
-        return jnp.einsum("bhj,bjhd->bhd", weights, values), after
+            angles = rotary_angles(position, self.head_size)[..., None, None, :]
+            k = rotate(k, -angles)
+        flat = (*position.shape, self.features * self.window)
+        return jnp.concatenate([x.reshape(flat) for x in (k, v)], axis=-1)
+
+    def _step(self, cache, q, k, v, position) -> tuple[Array, dict[str, Array]]:
+        """One step `[B, H, D]`, and the cache after it: of another episode nothing is visible."""
+        age, visible = _ages(position, self.window)
+        entries, slot = np.arange(len(q)), position % self.window
+        keys = jnp.where(visible[:, None, None], cache["k"], 0).at[entries, :, :, slot].set(k)
+        values = jnp.where(visible[:, None, :, None], cache["v"], 0).at[entries, :, slot].set(v)
+        scores = jnp.einsum("bhd,bhdw->bhw", q, keys)
+        weights = self._weights(scores, age[:, None], visible[:, None], heads_axis=-2)
+        y = jnp.einsum("bhw,bhwd->bhd", weights, values)
+        return y, {"k": keys, "v": values, "position": position + 1}
 
     def _attend(self, q: Array, seen: "_Seen", reset: Array) -> Array:
         """[T, B, H, D]: a stretch of queries at a time, and the keys that it may see."""
         (T, B, H, D), W = q.shape, self.window
         (q, k, v), tainted = seen.contained(q, reset)
-        if self.positions == "rotary":
-            angles = rotary_angles(jnp.arange(W - 1 + T), D)[:, None, None]
-            q, k = rotate(q, angles[W - 1 :]), rotate(k, angles)
         size = min(T, _stretch_size(W))
         lead = -(-(W - 1) // size) * size
         here, there = np.arange(lead, lead + size), np.arange(lead + size)
@@ -138,7 +151,8 @@ class Transformer(Memory):
             q, q_episode, k, v, k_episode = stretch
             same = q_episode[:, None, :, None] == k_episode[:, None, None, :]
             visible = (distance >= 0) & (distance < W) & same
-            weights = self._weights(jnp.einsum("nhid,nhjd->nhij", q, k), distance, visible)
+            scores = jnp.einsum("nhid,nhjd->nhij", q, k)
+            weights = self._weights(scores, distance, visible, heads_axis=-3)
             return jnp.einsum("nhij,nhjd->nhid", weights, v)
 
         queries, keys = (q, seen.episode[W - 1 :]), (k, v, seen.episode)
@@ -150,12 +164,17 @@ class Transformer(Memory):
         y = jnp.moveaxis(y.reshape(-1, B, H, size, D), (0, 3), (0, 1))  # [n, size, B, H, D]
         return taint(y.reshape(-1, B, H, D)[:T], tainted)
 
-    def _weights(self, scores: Array, distance: np.ndarray, visible: Array) -> Array:
-        """Attention of scores `[..., H, *distance]`: of keys so many steps ago, where visible."""
+    def _weights(
+        self, scores: Array, distance: Array | np.ndarray, visible: Array, *, heads_axis: int
+    ) -> Array:
+        """Attention of scores, the last axis of which are keys: so many steps ago, where visible.
+
+        `distance` and `visible` have the scores' shape or one that is broadcast to it.
+        """
         scores *= self.head_size**-0.5
         if self.positions == "alibi":
-            slopes = _slopes(self.heads).reshape(-1, *(1,) * distance.ndim)
-            scores -= slopes * np.maximum(distance, 0)
+            slopes = _slopes(self.heads).reshape(-1, *(1,) * (-heads_axis - 1))
+            scores -= slopes * jnp.maximum(distance, 0)
         return nn.softmax(jnp.where(visible, scores, -jnp.inf))
 
 
@@ -173,11 +192,16 @@ class _Seen(NamedTuple):
 
     @classmethod
     def join(cls, carry: dict[str, Array], k: Array, v: Array, reset: Array) -> "_Seen":
-        cached = {name: jnp.moveaxis(leaf, 1, 0) for name, leaf in carry.items()}
-        ids = jnp.where(cached["valid"], 0, -1)
+        position, window = carry["position"], carry["k"].shape[-1]
+        age = np.arange(window - 1, 0, -1, dtype=np.uint32)  # at the first step of the window
+        slot = (position[:, None] % window + window - age) % window
+        entries = np.arange(len(position))[:, None]
+        cached_k = jnp.moveaxis(carry["k"], -1, 1)[entries, slot]
+        cached_v = jnp.moveaxis(carry["v"], 2, 1)[entries, slot]
+        ids = jnp.where(age <= position[:, None], 0, -1)
         episode = jnp.cumsum(reset, axis=0, dtype=jnp.int32)
-        pairs = ((cached["k"], k), (cached["v"], v), (ids, episode))
-        return cls(*(jnp.concatenate(pair) for pair in pairs))
+        pairs = ((cached_k, k), (cached_v, v), (ids, episode))
+        return cls(*(jnp.concatenate([jnp.moveaxis(past, 1, 0), new]) for past, new in pairs))
 
     def contained(self, q: Array, reset: Array) -> tuple[tuple[Array, Array, Array], Array]:
         """Finite q, k and v, and where the others taint."""
@@ -188,17 +212,20 @@ class _Seen(NamedTuple):
         past_k, past_v = (jnp.moveaxis(leaf, 1, 0) for leaf in past)
         return (q, jnp.concatenate([past_k, k]), jnp.concatenate([past_v, v])), tainted
 
-    def caches(self, steps: np.ndarray, window: int) -> dict[str, Array]:
-        """The carries after the given steps `[t]`, leaves `[t, B, W - 1, ...]`."""
-        index = steps[:, None] + 1 + np.arange(window - 1)
-        current = self.episode[steps + window - 1]
-        valid = self.episode[index] == current[:, None]
-        keep = valid[..., None, None]
+    def caches(self, steps: np.ndarray, position: Array, window: int) -> dict[str, Array]:
+        """The carries after the given steps `[t]` at `position` `[t, B]`, leaves `[t, B, ...]`."""
+        age, valid = _ages(position, window)
+        index = window - 1 + steps[:, None, None] - age
+        entries, keep = np.arange(self.k.shape[1])[:, None], valid[..., None, None]
+        k, v = (jnp.where(keep, x[index, entries], 0) for x in (self.k, self.v))
+        return {"k": jnp.moveaxis(k, 2, -1), "v": jnp.moveaxis(v, 2, 3), "position": position + 1}
 
-        def cache(x):
-            return jnp.moveaxis(jnp.where(keep, x[index], 0), 1, 2)
 
-        return {"k": cache(self.k), "v": cache(self.v), "valid": jnp.moveaxis(valid, 1, 2)}
+def _ages(position: Array, window: int) -> tuple[Array, Array]:
+    """Of the slots of a ring `[*position, W]`: how many steps ago each was written if the newest is
+    the step at `position`, and whether that was in its episode."""
+    age = (position[..., None] % window + window - np.arange(window, dtype=np.uint32)) % window
+    return age.astype(jnp.int32), age <= position[..., None]
 
 
 def _stretch_size(window: int) -> int:

@@ -47,31 +47,42 @@ def aaren(params, options, x, reset, carry):
 def transformer(params, options, x, reset, carry):
     """Vaswani et al. 2017, equation 1, over the last W steps of the episode, oldest first."""
     H, W = options["heads"], options["window"]
-    empty = np.zeros(carry["k"].shape[2:])
+    rotary = options["positions"] == "rotary"
+    size = carry["k"].shape[2]
+
+    def turned(k, position, sign):
+        if not rotary:
+            return k
+        pairs = complex_pairs(k) * phases(sign * position, size // 2)
+        return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
     def load(carry):
-        kept = zip(carry["k"], carry["v"], carry["valid"], strict=True)
-        return [(k, v) for k, v, valid in kept if valid]
+        """All steps of the episode; those that the cache no longer holds are None."""
+        position = int(carry["position"])
+        kept = range(max(position - W, 0), position)
+        keys, values = np.moveaxis(carry["k"], -1, 0), np.moveaxis(carry["v"], 1, 0)
+        held = [(turned(keys[p % W], p, -1), values[p % W]) for p in kept]
+        return [None] * (position - len(held)) + held
 
     def save(steps):
-        steps = steps[max(len(steps) - (W - 1), 0) :]
-        missing = W - 1 - len(steps)
-        padded = [(empty, empty)] * missing + steps
-        valid = np.array([False] * missing + [True] * len(steps), bool)
-        k, v = (np.array([p[i] for p in padded]).reshape(-1, *empty.shape) for i in range(2))
-        return {"k": k, "v": v, "valid": valid}
+        keys, values = np.zeros((W, H, size)), np.zeros((W, H, size))
+        for p in range(max(len(steps) - W, 0), len(steps)):
+            k, values[p % W] = steps[p]
+            keys[p % W] = turned(k, p, 1)
+        keys, values = np.moveaxis(keys, 0, -1), np.moveaxis(values, 0, 1)
+        return {"k": keys, "v": values, "position": np.uint32(len(steps))}
 
     def step(steps, x):
         q, k, v = (a.reshape(H, -1) for a in np.split(dense(params["input"], x), 3))
-        steps = [*steps, (k, v)][-W:]
-        heads = []
+        steps = [*steps, (k, v)]
+        visible, heads = steps[-W:], []
         for h in range(H):
             scores = [
-                score(options, q[h], past_k[h], h, distance=len(steps) - 1 - i)
-                for i, (past_k, _) in enumerate(steps)
+                score(options, q[h], past_k[h], h, distance=len(visible) - 1 - i)
+                for i, (past_k, _) in enumerate(visible)
             ]
             weights = np.exp(scores) / np.sum(np.exp(scores))
-            heads.append(sum(w * v[h] for w, (_, v) in zip(weights, steps, strict=True)))
+            heads.append(sum(w * v[h] for w, (_, v) in zip(weights, visible, strict=True)))
         return steps, dense(params["output"], np.concatenate(heads))
 
     return unroll(step, x, reset, carry, None, load, save)
