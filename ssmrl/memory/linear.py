@@ -5,7 +5,9 @@ of zero, whatever the authors' framework does by default: PyTorch draws weights 
 variance, and biases too.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,6 +38,20 @@ def flat_dot_general(lhs: Array, rhs: Array, dimension_numbers, *args, **kwargs)
 Dense = partial(nn.Dense, dot_general=flat_dot_general)
 """flax's Dense, computed by `flat_dot_general`. No subclass: under pytest the annotations of this
 package's classes are checked at run time, and those of flax's Dense cannot be."""
+
+
+def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
+    """flax's initialiser of that name, one matrix after the other where `vmap` asks for several.
+
+    On CPUs JAX shares a batch's decompositions out among the threads that also run the program, and
+    waits for them on one of these: on a machine with two, two batches at once wait forever.
+    """
+    draw = nn.initializers.orthogonal(scale)
+
+    def initializer(key: Array, shape: tuple[int, ...], dtype: Any = STATE_DTYPE) -> Array:
+        return jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))(key)
+
+    return initializer
 
 
 LARGEST_LOG = 40.0

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
-from ssmrl.memory.linear import Dense
+from ssmrl.memory.linear import Dense, orthogonal
 
 State = dict[str, Array]
 Gates = tuple[Array, ...]
@@ -75,10 +75,9 @@ def split_gates(x: Array, width: int) -> Gates:
 
 def _orthogonal_gates(key, shape, dtype):
     """An orthogonal matrix for each gate."""
-    orthogonal = nn.initializers.orthogonal()
     H, width = shape
     keys = jax.random.split(key, width // H)
-    gates = jax.vmap(lambda k: orthogonal(k, (H, H), dtype))(keys)
+    gates = jax.vmap(lambda k: orthogonal()(k, (H, H), dtype))(keys)
     return jnp.moveaxis(gates, 0, 1).reshape(shape)
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import numpy as np
 from jax import Array
 
-from ssmrl.memory.linear import Dense
+from ssmrl.memory.linear import Dense, orthogonal
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": nn.elu,
@@ -50,9 +50,9 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         activate = activation_function(self.activation)
         for width in self.hidden:
-            x = Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
+            x = Dense(width, kernel_init=orthogonal(np.sqrt(2)))(x)
             x = activate(nn.LayerNorm()(x) if self.layer_norm else x)
         if self.outputs is None:
             return x
-        init = nn.initializers.orthogonal(self.output_scale)
+        init = orthogonal(self.output_scale)
         return Dense(self.outputs, kernel_init=init, name="output")(x)

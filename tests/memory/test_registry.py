@@ -22,6 +22,7 @@ from ssmrl.memory import (
     register,
     registry,
 )
+from tests.decompositions import batched_decompositions
 from tests.memory.cases import B, F, T, case, close, draw, every_memory, quick_jit
 from tests.unchecked import unchecked
 
@@ -30,6 +31,18 @@ def test_the_names_are_sorted():
     names = list_memories()
     assert {"gru", "none", "s5"} <= set(names)
     assert names == sorted(names)
+
+
+@every_memory
+def test_several_start_together_without_batches_of_decompositions(name):
+    """Two such batches at once wait forever on a CPU with two threads."""
+    memory = make_memory(name, features=8, layers=2)
+    x, reset = jnp.zeros((1, 1, F)), jnp.ones((1, 1), bool)
+
+    def init(key):
+        return memory.init(key, memory.initialize_carry((1,)), x, reset)
+
+    assert batched_decompositions(jax.vmap(init), jax.random.split(jax.random.key(0), 3)) == []
 
 
 @every_memory
