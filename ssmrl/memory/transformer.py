@@ -130,7 +130,7 @@ class Transformer(Memory):
     def _step(self, cache, q, k, v, position) -> tuple[Array, dict[str, Array]]:
         """One step `[B, H, D]`, and the cache after it: of another episode nothing is visible."""
         age, visible = _ages(position, self.window)
-        entries, slot = np.arange(len(q)), position % self.window
+        entries, slot = jnp.arange(q.shape[0]), position % self.window
         keys = jnp.where(visible[:, None, None], cache["k"], 0).at[entries, :, :, slot].set(k)
         values = jnp.where(visible[:, None, :, None], cache["v"], 0).at[entries, :, slot].set(v)
         scores = jnp.einsum("bhd,bhdw->bhw", q, keys)
@@ -195,7 +195,7 @@ class _Seen(NamedTuple):
         position, window = carry["position"], carry["k"].shape[-1]
         age = np.arange(window - 1, 0, -1, dtype=np.uint32)  # at the first step of the window
         slot = (position[:, None] % window + window - age) % window
-        entries = np.arange(len(position))[:, None]
+        entries = jnp.arange(position.shape[0])[:, None]
         cached_k = jnp.moveaxis(carry["k"], -1, 1)[entries, slot]
         cached_v = jnp.moveaxis(carry["v"], 2, 1)[entries, slot]
         ids = jnp.where(age <= position[:, None], 0, -1)
@@ -216,7 +216,7 @@ class _Seen(NamedTuple):
         """The carries after the given steps `[t]` at `position` `[t, B]`, leaves `[t, B, ...]`."""
         age, valid = _ages(position, window)
         index = window - 1 + steps[:, None, None] - age
-        entries, keep = np.arange(self.k.shape[1])[:, None], valid[..., None, None]
+        entries, keep = jnp.arange(self.k.shape[1])[:, None], valid[..., None, None]
         k, v = (jnp.where(keep, x[index, entries], 0) for x in (self.k, self.v))
         return {"k": jnp.moveaxis(k, 2, -1), "v": jnp.moveaxis(v, 2, 3), "position": position + 1}
 
