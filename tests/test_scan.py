@@ -17,6 +17,7 @@ from ssmrl.scan import (
     resettable,
     scan_in_blocks,
 )
+from tests.programs import equations
 from tests.unchecked import unchecked
 
 FORMS = ("sequential", "associative")
@@ -417,7 +418,7 @@ def test_a_constant_decay_is_not_read_as_a_sequence():
     text = str(program)
     assert text.count("scan[") == 1
     assert f"f32[{T},2,3]" in text  # the inputs are written like this, and once only each
-    loops = [e for e in walk(program.jaxpr) if e.primitive.name == "scan"]
+    loops = [e for e in equations(program.jaxpr) if e.primitive.name == "scan"]
     (loop,) = loops
     body = getattr(loop.params["jaxpr"], "jaxpr", loop.params["jaxpr"])
     shapes = [
@@ -427,16 +428,6 @@ def test_a_constant_decay_is_not_read_as_a_sequence():
     # Constants and the carry enter the body as they are, of sequences one step.
     sequences = [outer for outer, one in shapes if outer != one]
     assert sorted(sequences) == [(T, 2, 1), (T, 2, 3)]
-
-
-def walk(jaxpr):
-    """All equations of a jaxpr, those inside calls included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from walk(inner)
 
 
 # Dtypes and errors.

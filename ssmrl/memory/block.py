@@ -150,7 +150,10 @@ class Stack(Memory):
 
     def state_features(self, carry: Carry) -> Array:
         parts = zip(self.layers, carry, strict=True)
-        return jnp.concatenate([layer.state_features(part) for layer, part in parts], axis=-1)
+        rows = [layer.state_features(part) for layer, part in parts]
+        # Those of a layer without any state have no leading axes.
+        rows = [row for row in rows if row.shape[-1]] or rows[:1]
+        return jnp.concatenate(rows, axis=-1)
 
     def unroll(self, carry, x, reset, return_carries):
         if not 0 < self.remat < x.shape[0] or self.is_initializing():

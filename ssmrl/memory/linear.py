@@ -1,4 +1,4 @@
-"""Matrix products over sequences, and complex numbers as the real pairs that go through them.
+"""Linear layers over sequences, their starts, and complex numbers as the real pairs in them.
 
 Unless a memory's module says otherwise, linear layers start as flax's do, LeCun normal with biases
 of zero, whatever the authors' framework does by default: PyTorch draws weights of a third of that
@@ -42,6 +42,10 @@ package's classes are checked at run time, and those of flax's Dense cannot be."
 
 def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     """flax's initialiser of that name, one matrix after the other where `vmap` asks for several.
+
+    An initialiser draws `[..., rows, columns]` of (key, shape, dtype), with orthonormal rows or
+    columns, whichever are fewer, times `scale` (Saxe et al., "Exact solutions to the nonlinear
+    dynamics of learning in deep linear neural networks", 2014).
 
     On CPUs JAX shares a batch's decompositions out among the threads that also run the program, and
     waits for them on one of these: on a machine with two, two batches at once wait forever.

@@ -7,8 +7,9 @@ Reinforcement Learning", 2020) belong to the block around it.
 
 A sequence is cut into stretches of at most W steps, each of which sees itself and the W steps
 before it, so the cost is linear in the sequence's length. The cache is a ring: a step overwrites
-the oldest one and nothing else moves. Keys are kept as rotary embeddings have turned them, by the
-position in the episode, and so never turned again: only differences matter to a product.
+the oldest one, and the others stay where they are. Its keys are kept as rotary embeddings have
+turned them, by their position in the episode: in a product with a query, which is turned likewise,
+only the difference of the positions matters.
 """
 
 import math
@@ -20,7 +21,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import lax
+from jaxtyping import Array, Float
 
 from ssmrl.memory.base import STATE_DTYPE, DTypeLike, Memory
 from ssmrl.memory.containment import contain, taint
@@ -45,8 +47,8 @@ class Transformer(Memory):
 
     Carry: `{"k": float32 [*batch, H, D, W], "v": float32 [*batch, H, W, D], "position": uint32
     [*batch]}`. `position` counts the episode's steps; step p of it is in slot p mod W, and slots
-    that no step of it has reached hold zeros. Time comes last but where values are summed over it:
-    so both products of a step run along memory.
+    that no step of it has reached hold zeros. The axis that a step's product with `k` or `v` sums
+    over is not the last one, so that on CPUs it runs along memory.
     """
 
     heads: int = 4
@@ -89,10 +91,7 @@ class Transformer(Memory):
         inputs = Dense(3 * self.features, dtype=dtype, use_bias=False, name="input")(x)
         inputs = inputs.reshape(x.shape[0], -1, 3, self.heads, self.head_size).astype(STATE_DTYPE)
         q, k, v = jnp.moveaxis(inputs, 2, 0)
-        entries = q.shape[1]  # no reshape to -1: with W = 1 the cache has no elements
-        flat_carry = jax.tree.map(
-            lambda leaf: leaf.reshape(entries, *leaf.shape[len(batch) :]), carry
-        )
+        flat_carry = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch) :]), carry)
         flags = reset.reshape(reset.shape[0], -1)
         position = positions(flat_carry["position"], flags)
         if self.positions == "rotary":
@@ -114,18 +113,20 @@ class Transformer(Memory):
         last = jax.tree.map(lambda leaf: leaf[-1], carries)
         return last, y, carries if return_carries else None
 
-    def state_features(self, carry: dict[str, Array]) -> Array:
-        """Values and keys, the oldest step first, keys turned as if the next step were the first:
-        in a ring, and turned by the position, equal pasts would look different."""
-        k, v, position = carry["k"], jnp.swapaxes(carry["v"], -1, -2), carry["position"]
-        order = (position[..., None] + np.arange(self.window, dtype=np.uint32)) % self.window
-        k, v = (jnp.take_along_axis(x, order[..., None, None, :], axis=-1) for x in (k, v))
-        k, v = jnp.swapaxes(k, -1, -2), jnp.swapaxes(v, -1, -2)
+    def state_features(self, carry: dict[str, Array]) -> Float[Array, "*leading K"]:
+        """Keys, then values, each `[H, W, D]` with the oldest step first, flattened.
+
+        Keys are turned by how long ago they were and not by their position, so that equal pasts
+        have equal features, whenever they happened.
+        """
+        k, v, position = jnp.swapaxes(carry["k"], -1, -2), carry["v"], carry["position"]
+        oldest_first = (position[..., None] + np.arange(self.window, dtype=np.uint32)) % self.window
+        order = oldest_first[..., None, :, None]
+        k, v = (jnp.take_along_axis(x, order, axis=-2) for x in (k, v))
         if self.positions == "rotary":
-            angles = rotary_angles(position, self.head_size)[..., None, None, :]
-            k = rotate(k, -angles)
-        flat = (*position.shape, self.features * self.window)
-        return jnp.concatenate([x.reshape(flat) for x in (k, v)], axis=-1)
+            k = rotate(k, -rotary_angles(position, self.head_size)[..., None, None, :])
+        flat = (*position.shape, self.window * self.features)
+        return jnp.concatenate([k.reshape(flat), v.reshape(flat)], axis=-1)
 
     def _step(self, cache, q, k, v, position) -> tuple[Array, dict[str, Array]]:
         """One step `[B, H, D]`, and the cache after it: of another episode nothing is visible."""
@@ -133,8 +134,8 @@ class Transformer(Memory):
         entries, slot = jnp.arange(q.shape[0]), position % self.window
         keys = jnp.where(visible[:, None, None], cache["k"], 0).at[entries, :, :, slot].set(k)
         values = jnp.where(visible[:, None, :, None], cache["v"], 0).at[entries, :, slot].set(v)
-        scores = jnp.einsum("bhd,bhdw->bhw", q, keys)
-        weights = self._weights(scores, age[:, None], visible[:, None], heads_axis=-2)
+        scores = jnp.einsum("bhd,bhdw->bhw", q, keys)[:, :, None]  # of one query
+        weights = self._weights(scores, age[:, None, None], visible[:, None, None])[:, :, 0]
         y = jnp.einsum("bhw,bhwd->bhd", weights, values)
         return y, {"k": keys, "v": values, "position": position + 1}
 
@@ -151,8 +152,7 @@ class Transformer(Memory):
             q, q_episode, k, v, k_episode = stretch
             same = q_episode[:, None, :, None] == k_episode[:, None, None, :]
             visible = (distance >= 0) & (distance < W) & same
-            scores = jnp.einsum("nhid,nhjd->nhij", q, k)
-            weights = self._weights(scores, distance, visible, heads_axis=-3)
+            weights = self._weights(jnp.einsum("nhid,nhjd->nhij", q, k), distance, visible)
             return jnp.einsum("nhij,nhjd->nhid", weights, v)
 
         queries, keys = (q, seen.episode[W - 1 :]), (k, v, seen.episode)
@@ -164,17 +164,14 @@ class Transformer(Memory):
         y = jnp.moveaxis(y.reshape(-1, B, H, size, D), (0, 3), (0, 1))  # [n, size, B, H, D]
         return taint(y.reshape(-1, B, H, D)[:T], tainted)
 
-    def _weights(
-        self, scores: Array, distance: Array | np.ndarray, visible: Array, *, heads_axis: int
-    ) -> Array:
-        """Attention of scores, the last axis of which are keys: so many steps ago, where visible.
+    def _weights(self, scores: Array, distance: Array | np.ndarray, visible: Array) -> Array:
+        """Attention of scores `[..., H, queries, keys]`: of keys so many steps ago, where visible.
 
-        `distance` and `visible` have the scores' shape or one that is broadcast to it.
+        `distance` and `visible` are broadcast to the scores' shape.
         """
         scores *= self.head_size**-0.5
         if self.positions == "alibi":
-            slopes = _slopes(self.heads).reshape(-1, *(1,) * (-heads_axis - 1))
-            scores -= slopes * jnp.maximum(distance, 0)
+            scores -= _slopes(self.heads)[:, None, None] * jnp.maximum(distance, 0)
         return nn.softmax(jnp.where(visible, scores, -jnp.inf))
 
 
@@ -222,8 +219,15 @@ class _Seen(NamedTuple):
 
 
 def _ages(position: Array, window: int) -> tuple[Array, Array]:
-    """Of the slots of a ring `[*position, W]`: how many steps ago each was written if the newest is
-    the step at `position`, and whether that was in its episode."""
+    """How many steps ago the slots of a ring were written, and whether in the present episode.
+
+    Args:
+        position: of the newest step in its episode, uint32.
+        window: number W of slots.
+
+    Returns:
+        int32 and bool `[*position, W]`.
+    """
     age = (position[..., None] % window + window - np.arange(window, dtype=np.uint32)) % window
     return age.astype(jnp.int32), age <= position[..., None]
 

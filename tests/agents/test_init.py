@@ -9,7 +9,7 @@ from ssmrl.experiment import COMPONENTS
 from ssmrl.training.cli import compose_training
 from ssmrl.training.loading import build_agent
 from ssmrl.training.loop import seed_keys
-from tests.decompositions import batched_decompositions
+from tests.programs import batched_decompositions
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -7,18 +7,12 @@ import pytest
 
 from ssmrl.envs import any_across_batch
 from ssmrl.envs.batching import replace_in_blocks, select, strip_weak_types
+from tests.programs import equations
 
 
 def primitives(jaxpr):
     """Names of all primitives of a jaxpr, inner ones included."""
-    names = []
-    for equation in jaxpr.eqns:
-        names.append(equation.primitive.name)
-        for value in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(value, "jaxpr", value)  # closed or not
-            if hasattr(inner, "eqns"):
-                names += primitives(inner)
-    return names
+    return [equation.primitive.name for equation in equations(jaxpr)]
 
 
 def guarded(x):

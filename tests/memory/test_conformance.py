@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ssmrl.memory import AssociativeMemory, list_memories
+from ssmrl.memory import AssociativeMemory, list_memories, make_memory
+from ssmrl.memory.block import Stack
 from ssmrl.scan import resettable
 from tests.compiling import quick_jit, shipped_jit
 from tests.memory.cases import (
@@ -109,6 +110,19 @@ def as_vector(tree):
 def cotangent(leaf):
     """What results are weighted with: neither equal nor zero."""
     return np.cos(np.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
+
+
+@every_memory
+def test_acting_step_by_step_is_what_training_computes(name):
+    """Quick, and for all memories; gradients, windows and options are for the tests below."""
+    memory, params = build(case(name, layers=1))
+    carry, x, reset = arguments(case(name, layers=1))
+    last, y, _ = runner(case(name, layers=1))(carry, x, reset)
+    act, rows = quick_jit(memory.apply), []
+    for t in range(T):
+        carry, row = act(params, carry, x[t : t + 1], reset[t : t + 1])
+        rows.append(row)
+    close((carry, np.concatenate(rows)), (last, y), 1e-5)
 
 
 @every_memory_in_time
@@ -229,6 +243,15 @@ def test_state_features_are_the_carry_in_real_numbers(case):
     # Nothing else is dropped: the norm of the whole is that of the parts.
     norm = sum(np.sum(np.abs(leaf.astype(complex)) ** 2) for leaf in parts)
     np.testing.assert_allclose(np.sum(features.astype(float) ** 2), norm, rtol=1e-5)
+
+
+def test_state_features_of_a_stack_leave_layers_without_state_out():
+    layers = tuple(make_memory(name, features=WIDTH, layers=1) for name in ("none", "gru", "none"))
+    stack = Stack(layers=layers, features=WIDTH)
+    carry = jax.tree.map(jnp.ones_like, stack.initialize_carry((B,)))
+    np.testing.assert_array_equal(stack.state_features(carry), np.ones((B, WIDTH)))
+    nothing = Stack(layers=layers[:1], features=WIDTH)
+    assert nothing.state_features(nothing.initialize_carry((B,))).shape[-1] == 0
 
 
 # 2. A reset is a fresh start.

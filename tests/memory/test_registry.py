@@ -22,8 +22,8 @@ from ssmrl.memory import (
     register,
     registry,
 )
-from tests.decompositions import batched_decompositions
 from tests.memory.cases import B, F, T, case, close, draw, every_memory, quick_jit
+from tests.programs import batched_decompositions
 from tests.unchecked import unchecked
 
 

@@ -1,4 +1,4 @@
-"""The Transformer's ring: what it holds shows how long ago something was, not when."""
+"""The Transformer's ring: it shows how long ago something was, not when, and forgets nothing."""
 
 import numpy as np
 import pytest
@@ -30,3 +30,15 @@ def test_equal_pasts_look_alike_whenever_they_happened(positions):
     _, values = np.split(features, 2, axis=-1)
     values = values.reshape(LAST, 2, 3, WINDOW, 2)
     close(values[-2, 0, :, 1:], values[-1, 0, :, :-1], 1e-6)
+
+
+@pytest.mark.parametrize("before", [1, WINDOW - 1, WINDOW, WINDOW + 2])
+def test_a_window_sees_all_of_an_episode_that_began_before(before):
+    """The ring is not full, just full, or has been written over."""
+    memory, params = build(case("transformer", layers=1, window=WINDOW))
+    x, reset = draw(LAST, 1, 5), flags((0, 0), shape=(LAST, 1))
+    run = quick_jit(memory.apply)
+    carry = initial_carry(case("transformer", layers=1, window=WINDOW), (1,))
+    last, y = run(params, carry, x, reset)
+    carry, _ = run(params, carry, x[:before], reset[:before])
+    close(run(params, carry, x[before:], reset[before:]), (last, y[before:]), 1e-5)
