@@ -160,6 +160,7 @@ def row_of(study: str, path: Path, record: dict[str, Any]) -> dict[str, Any]:
         "steps": record["step"],
         "steps_per_second": None if np.isnan(speed) else round(speed, 1),
         "episodes": record["episodes"],
+        "returns_by_seed": [seed["mean"] for seed in record.get("seeds", [record])],
         **{name: record["trials"][name] for name in ("policies", "references")},
     }
 
@@ -170,10 +171,9 @@ def report(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     rows = with_earlier(arguments.output, settings, rows, key=lambda row: row["study"])
     write_json(arguments.output, {"machine": machine_info(), **settings, "rows": rows})
     draw(rows, arguments.figure)
-    print(
-        "\n| environment | memory | first trial | last trial | episode | memory reset | reached |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    heads = ("environment", "memory", "first trial", "last trial", "episode", "by seed")
+    print("\n|", " | ".join((*heads, "memory reset", "reached")), "|")
+    print("|---" * (len(heads) + 2) + "|")
     for row in rows:
         print("|", " | ".join(cells(row)), "|")
 
@@ -199,7 +199,9 @@ def cells(row: dict[str, Any]) -> list[str]:
         total += " [{:.3f}, {:.3f}]".format(*agent["return_interval"])
     ends = [f"{agent['mean'][i]:.3f}" for i in (0, -1)]
     name = row["study"].rpartition("-")[0]
-    return [name, row["memory"], *ends, total, f"{reset['return']:.3f}", ", ".join(reached)]
+    # Of rows that older versions wrote, only the mean is known.
+    seeds = ", ".join(f"{mean:.3f}" for mean in row.get("returns_by_seed", ()))
+    return [name, row["memory"], *ends, total, seeds, f"{reset['return']:.3f}", ", ".join(reached)]
 
 
 if __name__ == "__main__":

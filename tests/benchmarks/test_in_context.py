@@ -58,11 +58,13 @@ def test_what_a_study_makes_of_its_runs(tmp_path, monkeypatch, capsys):
         trials = {"kwargs": {"horizon": 9, **config.env.kwargs}, "policies": policies}
         trials["references"] = references
         record = {"env": "meta/cartpole", "step": 20, "episodes": 768, "trials": trials}
+        # Of a single seed there is the record alone.
+        record |= {"mean": 4.5} if "spread" in config.env.kwargs else {"seeds": seeds}
         run = RunFolder(Path(config.run))
         run.evaluations.write_text(json.dumps([*read_evaluations(run.evaluations), record]))
         return record
 
-    asked = []
+    asked, seeds = [], [{"mean": 3.5}, {"mean": 4.0}, {"mean": 4.25}]
     monkeypatch.setattr(in_context, "train_into", train_into)
     monkeypatch.setattr(in_context, "evaluate_run", evaluate_run)
     figure, output = tmp_path / "new/f.png", tmp_path / "new/o.json"
@@ -76,9 +78,12 @@ def test_what_a_study_makes_of_its_runs(tmp_path, monkeypatch, capsys):
     assert unseen["kwargs"] == {"horizon": 9, "spread": 4}
     assert figure.stat().st_size > 5000
     printed = capsys.readouterr().out
-    line = "| cartpole | gru | 1.000 | 3.000 | 4.000 [3.000, 5.000] | 2.000 | gittins 67% |"
+    line = "| cartpole | gru | 1.000 | 3.000 | 4.000 [3.000, 5.000] | 3.500, 4.000, 4.250 | 2.000 |"
+    assert f"{line} gittins 67% |" in printed
+    line = (
+        "| cartpole, unseen dynamics | gru | 1.000 | 6.000 | 7.000 [6.000, 8.000] | 4.500 | 2.000 |"
+    )
     assert line in printed
-    assert "| cartpole, unseen dynamics | gru | 1.000 | 6.000 | 7.000" in printed
     assert [(c.env.name, c.episodes, c.greedy) for c in asked] == [("run", 8, False)] * 2
 
     # Those that are there are not made again, whichever is the newer; of an older checkpoint, all.
