@@ -10,19 +10,15 @@ are written anew, with the rows of other memories that the JSON has of the same 
 
 Policies are evaluated on fresh mazes as they acted in training, by draws: as trained, and with the
 memory's carry reset every `--forget-every` steps. What those lose is what the policy gets from
-remembering longer than that. Uniform actions are the line to beat. All are played side by side in
-one program, an equal share of the environments each, as many episodes each.
+remembering longer than that. Uniform actions are the line to beat. All begin in the same mazes.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness import machine_info, write_json
@@ -30,42 +26,15 @@ from benchmarks.learning.studies import ROOT, train_into
 from ssmrl.experiment import load_run
 from ssmrl.figures import label_lines, memory_line, panels, save, steps_axis, styled
 from ssmrl.training import streams
+from ssmrl.training.controls import AmnesicAgent, RandomAgent
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import Evaluator, bootstrap
 from ssmrl.training.plotting import read_curves
 from ssmrl.training.run import RunFolder, read_metrics
 
 MEMORIES = ("s5", "gru", "none")
-ALWAYS, RANDOM = np.iinfo(np.int32).max, 0
 KEPT = "memory_maze_study.json"
 """In a run's folder: its last evaluation."""
-
-
-class Controls:
-    """A policy whose memory starts afresh every so many steps, or that acts at random instead.
-
-    Args:
-        agent: whose policy.
-        space: of its actions.
-        every: for each environment of a batch the steps between two fresh starts, ALWAYS for a
-            memory that is left alone, RANDOM for uniform actions.
-    """
-
-    def __init__(self, agent: Any, space: Any, every: Sequence[int]):
-        self.agent, self.space, self.every = agent, space, np.asarray(every, np.int32)
-
-    def initialize_carry(self, batch_size: int) -> Any:
-        """The agent's carry, and the steps since its last fresh start, int32 `[B]`."""
-        return self.agent.initialize_carry(batch_size), jnp.zeros(batch_size, jnp.int32)
-
-    def act(self, state, carry, observation, reset, key, *, greedy):
-        """As the agent's own `act`."""
-        inner, age = carry
-        age = jnp.where(reset | (age >= self.every), 0, age)
-        inner, action = self.agent.act(state, inner, observation, age == 0, key, greedy=greedy)
-        keys = jax.random.split(jax.random.fold_in(key, 1), len(reset))
-        action = jnp.where(self.every == RANDOM, jax.vmap(self.space.sample)(keys), action)
-        return (inner, age + 1), action
 
 
 def main() -> int:
@@ -107,19 +76,14 @@ def evaluated(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         RunError: there is no checkpoint.
     """
     run = load_run(path)
-    policies = {"as trained": ALWAYS}
-    policies |= {f"forgets after {n}": n for n in arguments.forget_every}
-    policies["random"] = RANDOM
-    group = np.arange(run.venv.num_envs) % len(policies)
-    every = np.array(list(policies.values()))[group]
-    controls = Controls(run.agent, run.venv.action_space, every)
-    episodes = arguments.episodes * len(policies)
-    evaluator = Evaluator(controls, run.venv, episodes=episodes, greedy=False)
-    returns = evaluator(run.state, streams.benchmark_key(1)).returns.reshape(-1, len(every))
+    policies = {"as trained": run.agent}
+    policies |= {f"forgets after {n}": AmnesicAgent(run.agent, n) for n in arguments.forget_every}
+    policies["random"] = RandomAgent(run.venv)
     row: dict[str, Any] = {"step": run.step}
-    for i, name in enumerate(policies):
-        own = returns[:, group == i].reshape(-1, 1)
-        row[name] = {"episodes": own.size, **bootstrap(own)}
+    for name, agent in policies.items():
+        play = Evaluator(agent, run.venv, episodes=arguments.episodes, greedy=False)
+        returns = play(run.state, streams.benchmark_key(1)).returns[:, None]
+        row[name] = {"episodes": returns.size, **bootstrap(returns)}
     write_json(path / KEPT, row)
     return row
 

@@ -3,7 +3,7 @@
 YAML files under ``configs/`` only override what is here. A field's metadata may carry ``help`` (one
 line for ``--help``), ``min`` and ``above`` (inclusive and exclusive lower bounds), ``max`` (an
 inclusive upper bound) and ``choices``; ``text`` is the one word that may stand for the number.
-`check_ranges` enforces them, for agents and memories too.
+`check_ranges` enforces them, on every entry of a list, for agents and memories too.
 ``path=True`` marks text that the command line takes as it is written, spaces and all.
 """
 
@@ -166,6 +166,12 @@ class EvaluateConfig:
         True,
         "in an environment with trials, also play without memory of earlier trials, and at random",
     )
+    forget_every: list[int] = option(
+        [],
+        "also play with the memory reset every so many steps, e.g. [50,10]: what the return loses "
+        "was earned by remembering longer",
+        min=1,
+    )
     video: bool = option(False, "record one episode as a GIF (or as text) under video/")
     video_context: int = option(
         16, "observations that a world model sees in its video before it imagines the rest", min=1
@@ -251,6 +257,9 @@ def check_ranges(config: Any, prefix: str = "") -> None:
         value, name = getattr(config, f.name), f"{prefix}{f.name}"
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{name}.")
+        elif isinstance(value, (list, tuple)):
+            for entry in value:
+                _check_bounds(name, entry, f.metadata)
         elif value is not None and value != MISSING:
             _check_bounds(name, value, f.metadata)
 

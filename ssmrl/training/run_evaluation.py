@@ -17,6 +17,7 @@ from ssmrl.training import streams
 from ssmrl.training.agent import PredictingAgent
 from ssmrl.training.components import Components
 from ssmrl.training.config import EnvConfig, EvaluateConfig, check_ranges, obscuring
+from ssmrl.training.controls import AmnesicAgent
 from ssmrl.training.errors import UsageError, writing
 from ssmrl.training.evaluation import (
     EvaluationResult,
@@ -87,6 +88,11 @@ def evaluate_run(
         "max_steps": config.max_steps or default_max_steps(venv, longest),
         **_summary(results, loaded.config.seed),
     }
+    if config.forget_every:
+        record["forgetting"] = [
+            {"every": every, **summarise(play(AmnesicAgent(loaded.agent, every)))}
+            for every in config.forget_every
+        ]
     if config.controls and (trials := find_trials(venv)) is not None:
         references = trials.references(_params_of(venv), episodes=REFERENCES, seed=config.seed)
         compared = compare_trials(results, play_controls(loaded.agent, venv, play), references)
@@ -236,6 +242,9 @@ def print_evaluation(record: dict[str, Any]) -> None:
     table.add_row("steps per episode", f"{record['length']:.1f}")
     for name, own in record.get("info", {}).items():
         table.add_row(f"info/{name}, mean", _with_interval(own, "mean"))
+    for row in record.get("forgetting", ()):
+        name = f"mean, memory reset every {row['every']:,} steps"
+        table.add_row(name, _with_interval(row, "mean"))
     for row in record.get("seeds", ()):
         table.add_row(f"seed {row['seed']}, mean", _with_interval(row, "mean"))
     if record["unfinished"]:

@@ -83,6 +83,7 @@ OPTIONS = {
         "seed": (0, SEED),
         "greedy": (True, ANYTHING),
         "controls": (True, ANYTHING),
+        "forget_every": ([], {"min": 1}),
         "video": (False, ANYTHING),
         "video_context": (16, AT_LEAST_1),
         "env": ("???", ANYTHING),
@@ -133,6 +134,7 @@ class Bounded:
     high: float = option(3.0, "inclusive", max=5)
     some: Any = option("a", "of a few", choices=("a", True))
     count: Any = option(3, "a number or a word", min=1, text="all")
+    several: list[int] = option([], "of numbers", min=1)
 
 
 @dataclass
@@ -143,6 +145,7 @@ class Nested:
 @pytest.mark.parametrize(
     "changes",
     [{"low": 2}, {"above": 2.001}, {"high": 5}, {"some": True}, {"count": "all"}, {"count": 1}]
+    + [{"several": [1, 5]}]
     + [{name: None} for name in ("low", "above", "high", "some", "count")],
 )
 def test_what_lies_on_a_bound_is_within(changes):
@@ -160,6 +163,7 @@ def test_what_lies_on_a_bound_is_within(changes):
         ({"some": "b"}, "inner.some=b: must be one of a, true"),
         ({"count": "any"}, "inner.count=any: must be a whole number or all"),
         ({"count": 0}, "inner.count=0: must be at least 1"),
+        ({"several": [5, 0]}, "inner.several=0: must be at least 1"),
     ],
 )
 def test_what_lies_outside_is_named(changes, message):

@@ -13,6 +13,7 @@ import pytest
 
 from ssmrl.training import run_evaluation
 from ssmrl.training.config import EnvConfig, EvaluateConfig, TrainConfig
+from ssmrl.training.controls import AmnesicAgent
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import EvaluationResult, EvaluationStoppedError
 from ssmrl.training.loading import LoadedRun
@@ -173,6 +174,12 @@ def evaluate(monkeypatch):
         asked.setdefault("made", []).append((env.name, count))
         return SimpleNamespace(params="the task", is_host=False)
 
+    def play(agent):
+        if isinstance(agent, AmnesicAgent):
+            assert agent.agent == "agent"
+            return [result(1.0, agent.every), result(0.0, 0.0)]
+        return [result(1.0, 2.0)]
+
     class Trials:
         def references(self, params, *, episodes, seed):
             asked["references"] = (params, episodes, seed)
@@ -183,7 +190,7 @@ def evaluate(monkeypatch):
         "_evaluation_env": lambda asked, trained: trained,
         "make_venv": make_venv,
         "check_spaces": lambda *spaces: asked.update(checked=spaces[2:]),
-        "_player": lambda *_: lambda agent: [result(1.0, 2.0)],
+        "_player": lambda *_: play,
         "default_max_steps": lambda venv, longest: 4321,
         "find_trials": lambda venv: asked.get("trials"),
         "play_controls": lambda *_: {},
@@ -213,6 +220,19 @@ def test_a_record_says_what_was_played(evaluate, monkeypatch):
     record = evaluate.run(name="a name", max_steps=9, greedy=False)
     assert (record["run"], record["max_steps"], record["greedy"]) == ("a name", 9, False)
     assert evaluate.asked["made"][2] == ("my/env", 64)
+
+
+def test_memories_are_reset_as_often_as_asked_for(evaluate, capsys):
+    assert "forgetting" not in evaluate.run()
+    record = evaluate.run(forget_every=[1000, 7])
+    rows = [(row["every"], row["mean"], row["episodes"]) for row in record["forgetting"]]
+    assert rows == [(1000, 250.25, 4), (7, 2.0, 4)] and record["mean"] == 1.5
+    assert json.loads(Path("runs/a/eval.json").read_text())[-1] == record
+    print_evaluation(record)
+    names = [name for name, _ in cells(capsys.readouterr().out) if "reset" in name]
+    assert names == [f"mean, memory reset every {n} steps" for n in ("1,000", "7")]
+    with pytest.raises(ValueError, match="^forget_every=0: must be at least 1$"):
+        evaluate.run(forget_every=[5, 0])
 
 
 def test_what_is_known_of_trials_is_played_for_a_thousand_episodes(evaluate):

@@ -14,18 +14,13 @@ from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, ObservationExtras, obscu
 from ssmrl.envs.meta import Episodes, Trials
 from ssmrl.training.cli import plot_command
 from ssmrl.training.config import EnvConfig, EvaluateConfig
+from ssmrl.training.controls import ForgetfulAgent, RandomAgent
 from ssmrl.training.evaluation import EvaluationResult, Evaluator, find_trials
 from ssmrl.training.plotting import panels_of
 from ssmrl.training.run import RunFolder
 from ssmrl.training.run_evaluation import evaluate_run, print_evaluation
 from ssmrl.training.run_training import run_training
-from ssmrl.training.trials import (
-    ForgetfulAgent,
-    RandomAgent,
-    compare_trials,
-    play_controls,
-    trial_curve,
-)
+from ssmrl.training.trials import compare_trials, play_controls, trial_curve
 from tests.envs.counting import Counting
 from tests.training.stub import STUB
 
@@ -195,10 +190,6 @@ def test_panels_tell_what_was_hidden_and_need_no_control():
         "gru",
         "random",
     ]
-
-
-def test_who_guesses_remembers_nothing():
-    assert RandomAgent(make_venv()).initialize_carry(3).shape == (3, 0)
 
 
 def test_an_interval_covers_what_differs_between_episodes():

@@ -7,8 +7,8 @@ import pytest
 from ssmrl.envs import EpisodeStatistics, JaxVectorEnv
 from ssmrl.envs.meta import OneGoodArm, Trials
 from ssmrl.envs.meta.bandit_policies import one_good_arm_value
+from ssmrl.training.controls import ForgetfulAgent
 from ssmrl.training.evaluation import Evaluator
-from ssmrl.training.trials import ForgetfulAgent
 from tests.agents.probes import ConstantReward
 from tests.agents.test_ppo_probes import train
 
