@@ -9,9 +9,9 @@ import pytest
 
 import ssmrl
 from ssmrl import cli, zoo
-from ssmrl.training.exported import PARAMETERS, export_agent, is_exported, read_exported
+from ssmrl.training.exported import PARAMETERS, export_agent, is_exported
 from ssmrl.training.run import RunFolder
-from tests.api.small import PPO
+from tests.api.small import PPO, PQN
 from tests.unchecked import unchecked
 
 QUIET = {"progress": False, "total_steps": 24, "checkpoint_every": 0}
@@ -49,9 +49,9 @@ def own_zoo(agents, tmp_path, monkeypatch):
     return agents
 
 
-def actions(run, **options):
+def actions(run, greedy=False, **options):
     with unchecked():
-        policy = run.policy(num_envs=5, greedy=False, seed=3, **options)
+        policy = run.policy(num_envs=5, greedy=greedy, seed=3, **options)
         draw = np.random.default_rng(0)
         return [policy(draw.integers(0, 4, 5), reset=np.arange(5) == t) for t in range(8)]
 
@@ -199,17 +199,40 @@ def test_what_needs_more_than_the_library_is_refused(run, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_reading_needs_no_more_than_a_state(run, own_zoo):
-    """The rest of the state, optimiser and environments, is that of a new agent."""
+def test_what_is_read_is_what_was_learned(run, own_zoo):
+    """Bit for bit; and of the state nothing else, which only training needs."""
     from ssmrl.experiment import load_run
 
-    whole = load_run(run.path)
-    fresh = whole.seed_state(0)
-    state, step = read_exported(RunFolder(own_zoo / NAME), whole.agent, fresh)
-    assert step == 24
-    before, after = (jax_leaves(s.replace(params=None)) for s in (fresh, state))
-    changed = [name for name in before if not np.array_equal(before[name], after[name])]
-    assert all(name.startswith(".normalizers") for name in changed)
+    trained, packed = load_run(run.path, whole=True), load_run(own_zoo / NAME)
+    assert packed.step == trained.step == 24
+    before, after = trained.seed_state(1), packed.seed_state(0)
+    leaves = jax_leaves(before)
+    for name, leaf in jax_leaves(after).items():
+        assert name.startswith((".params", ".normalizers"))
+        assert leaves[name].tobytes() == leaf.tobytes()
+    assert jax_leaves(before.params).keys() == jax_leaves(after.params).keys()
+
+
+def test_who_explores_less_and_less_does_so_as_at_the_end(tmp_path, monkeypatch):
+    """PQN's share of random actions falls over training, of which a packed agent knows nothing."""
+    monkeypatch.setattr(zoo, "AGENTS", tmp_path / "zoo")
+    monkeypatch.chdir(tmp_path)
+    run = ssmrl.train(
+        agent="pqn",
+        memory="gru",
+        env="popgym/repeat_first_easy",
+        agent_options=PQN | {"epsilon": 1.0, "epsilon_final": 0.5},
+        memory_options={"features": 4, "layers": 1},
+        run_dir=tmp_path / "run",
+        **QUIET | {"total_steps": 48},
+    )
+    name = "popgym/repeat_first_easy-pqn"
+    zoo.pack(run.path, name, episodes=4, agents=tmp_path / "zoo")
+    packed = ssmrl.load(f"zoo:{name}")
+    before, after = actions(run), actions(packed)
+    np.testing.assert_array_equal(before, after)
+    # Were it at its beginning, nothing of the network would be left in them.
+    assert (np.asarray(after) == actions(packed, greedy=True)).mean() > 0.4
 
 
 def jax_leaves(tree):

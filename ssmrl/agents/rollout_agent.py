@@ -403,6 +403,10 @@ class RolloutAgent(abc.ABC):
         normalizers = state.normalizers.replace(**statistics)
         return state.replace(params={"params": params}, normalizers=normalizers)
 
+    def for_acting(self, state: TrainState) -> TrainState:
+        """See `ssmrl.training.agent.LeanAgent`."""
+        return state.replace(optimizer=None, acting=jax.tree.map(lambda _: None, state.acting))
+
     @staticmethod
     def _statistics(normalizers: Any) -> list[tuple[str, str]]:
         """The normalisers' names, and the part of the agent that each belongs to."""

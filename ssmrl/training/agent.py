@@ -76,6 +76,19 @@ class Agent(Player, Protocol):
 
 
 @runtime_checkable
+class LeanAgent(Protocol):
+    """An agent that knows what of its state it can act without (optional).
+
+    What training alone needs is then not read where a run is evaluated or played, so that it may be
+    larger than memory there.
+    """
+
+    def for_acting(self, state: State) -> State:
+        """``state`` with None in the place of what neither ``act`` nor ``parts`` reads."""
+        ...
+
+
+@runtime_checkable
 class ShardedAgent(Protocol):
     """An agent that can spread one seed over several devices (optional)."""
 

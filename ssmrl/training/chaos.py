@@ -281,7 +281,7 @@ def compare(whole: RunFolder, cut: RunFolder, components: Components) -> tuple[b
         cut: the other one.
         components: where agents, memories and environments come from.
     """
-    one, other = (load_run(run.path, components) for run in (whole, cut))
+    one, other = (load_run(run.path, components, whole=True) for run in (whole, cut))
     if one.step != other.step:
         return True, f"it ended at step {other.step:,}, not {one.step:,}"
     if one.venv.is_host:

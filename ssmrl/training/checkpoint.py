@@ -22,7 +22,7 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ several processes each wrote a part, the table has a sum for every part (since 2
 _PACKED_BELOW = 2**20
 """Bytes. Copying as many takes a tenth of a millisecond, less than an array of its own costs."""
 _PACK = "packed"
+
+_KEY_WORDS = {"key<fry>": 2, "key<rbg>": 4, "key<urbg>": 4}
+"""uint32 words of a key by its dtype's name, of JAX's implementations."""
 
 
 def _is_key(leaf: Any) -> bool:
@@ -210,7 +213,12 @@ class Checkpointer:
         )
 
     def restore(
-        self, like: Any, *, step: int | None = None, warn: Callable[[str], None] | None = None
+        self,
+        like: Any,
+        *,
+        step: int | None = None,
+        only: Callable[[Any], Any] = lambda state: state,
+        warn: Callable[[str], None] | None = None,
     ) -> tuple[Any, int, dict[str, Any]]:
         """Read the newest whole checkpoint, or the one of ``step``.
 
@@ -218,10 +226,12 @@ class Checkpointer:
             like: a pytree of arrays or ShapeDtypeStructs: what the state must look like. Where it
                 has NumPy arrays, so has the state.
             step: this checkpoint and no other.
+            only: picks what to read, a pytree of leaves of ``like``. The rest stays on disk: it may
+                be larger than memory, damaged, or another version's.
             warn: called with a line for each damaged checkpoint that was passed over.
 
         Returns:
-            The state, its step, and the metadata given to `save`.
+            The state or what ``only`` picks of it, its step, and the metadata given to `save`.
 
         Of several processes that write here all must call this, and read the one that process 0
         finds to be whole.
@@ -230,14 +240,24 @@ class Checkpointer:
             CheckpointMismatchError: it was written by an agent of another architecture.
             CheckpointError: there is none, or none is whole.
         """
+        paths, wanted = _path_leaves(like), only(like)
+        if is_all := wanted is like:
+            names = [path for path, _ in paths]
+        else:
+            path_of = {id(leaf): path for path, leaf in paths}
+            names = [path_of[id(leaf)] for leaf in jax.tree.leaves(wanted)]
+        read = functools.partial(self._read, like=wanted, names=names, is_all=is_all)
         if self._read_only:
-            return self._restore(like, step, warn)
-        found = self._restore(like, step, warn) if hosts.is_first() else None
+            return self._restore(read, step, warn)
+        found = self._restore(read, step, warn) if hosts.is_first() else None
         chosen = hosts.from_first(lambda: found and found[1])
-        return found or self._restore(like, chosen, warn)
+        return found or self._restore(read, chosen, warn)
 
     def _restore(
-        self, like: Any, step: int | None, warn: Callable[[str], None] | None
+        self,
+        read: Callable[[int], tuple[Any, int, dict[str, Any]]],
+        step: int | None,
+        warn: Callable[[str], None] | None,
     ) -> tuple[Any, int, dict[str, Any]]:
         candidates = self.steps()[::-1] if step is None else [s for s in self.steps() if s == step]
         if not candidates:
@@ -248,7 +268,7 @@ class Checkpointer:
         problems = []
         for candidate in candidates:
             try:
-                return self._read(candidate, like)
+                return read(candidate)
             except CheckpointMismatchError:
                 raise
             except Exception as error:
@@ -295,7 +315,17 @@ class Checkpointer:
         with ocp.CheckpointManager(self.directory, options=options) as manager:
             yield manager
 
-    def _read(self, step: int, like: Any) -> tuple[Any, int, dict[str, Any]]:
+    def _read(
+        self, step: int, like: Any, names: list[str], is_all: bool
+    ) -> tuple[Any, int, dict[str, Any]]:
+        """Read leaves of a checkpoint.
+
+        Args:
+            step: its.
+            like: the leaves as `restore` is given them.
+            names: their paths in the state.
+            is_all: whether the state has no others.
+        """
         meta = self._meta(step)
         # Older checkpoints have none. First, or a damaged table would pass for another agent's.
         if meta.get("sum", _table_sum(meta)) != _table_sum(meta):
@@ -306,26 +336,38 @@ class Checkpointer:
                 f"and this version of ssmrl reads {_FORMAT} at most: load it with the version in "
                 "the run's config.yaml"
             )
-        table = meta["leaves"]
-        self._check_table(step, table, like)
-        treedef = jax.tree.structure(like)
-        targets = [leaf for _, leaf in _path_leaves(like)]
-        host = [_host_struct(leaf) for leaf in targets]
-        packed = meta.get("packed", [])
+        table, packed = meta["leaves"], meta.get("packed", [])
+        targets = jax.tree.leaves(like)
+        self._check_table(step, table, dict(zip(names, targets, strict=True)), is_all)
+        rows = {row[0]: i for i, row in enumerate(table)}
+        chosen = [rows[name] for name in names]
+        stored = [_stored_struct(*row[1:3]) for row in table]
         with self._reading() as manager:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(_arrays(host, packed)))
-            arrays = manager.restore(step, args=args)["state"]
-        leaves = []
-        for target, array, row in zip(targets, _unpack(arrays, host, packed), table, strict=True):
-            if not _is_whole(array, row[3]):
-                raise ValueError(f"{row[0]} does not match its checksum")
-            leaves.append(_from_host(array, target))
-        return jax.tree.unflatten(treedef, leaves), step, meta["metadata"]
+            args: Any = ocp.args.StandardRestore(_arrays(stored, packed))
+            if not is_all:
+                args = _partial(_arrays(stored, packed, only=chosen))
+            arrays = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        found, leaves = _unpack(arrays, stored, packed), []
+        for target, i in zip(targets, chosen, strict=True):
+            if not _is_whole(found[i], table[i][3]):
+                raise ValueError(f"{table[i][0]} does not match its checksum")
+            leaves.append(_from_host(found[i], target))
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), step, meta["metadata"]
 
-    def _check_table(self, step: int, table: list[list[Any]], like: Any) -> None:
-        have = {row[0]: row[1:3] for row in table}
-        want = {path: _signature(leaf) for path, leaf in _path_leaves(like)}
-        if list(have.items()) == list(want.items()):
+    def _check_table(
+        self, step: int, table: list[list[Any]], like: dict[str, Any], is_all: bool
+    ) -> None:
+        """Raise CheckpointMismatchError unless a checkpoint has leaves such as these.
+
+        Args:
+            step: its.
+            table: its.
+            like: the leaves that are wanted, by path.
+            is_all: whether it may have no others.
+        """
+        have = {row[0]: row[1:3] for row in table if is_all or row[0] in like}
+        want = {path: _signature(leaf) for path, leaf in like.items()}
+        if have == want and (not is_all or list(have) == list(want)):
             return
         differences = [
             f"{path} is {_describe(have[path]) if path in have else 'absent'} there and "
@@ -392,25 +434,28 @@ def _is_small(array: np.ndarray | jax.Array) -> bool:
     return isinstance(array, np.ndarray) and 0 < array.nbytes < _PACKED_BELOW
 
 
-def _arrays(leaves: list[Any], packed: list[int]) -> dict[str, Any]:
+def _arrays(
+    leaves: list[Any], packed: list[int], only: Iterable[int] | None = None
+) -> dict[str, Any]:
     """What orbax is given of the leaves: an array each, and one of the bytes of those packed.
 
     Args:
         leaves: of these. Those without elements, which orbax refuses, the table alone brings back.
         packed: which of them are packed, in this order; all of them in NumPy.
+        only: those that are wanted, if not all are.
     """
-    apart = set(range(len(leaves))) - set(packed)
-    arrays = {f"{i:06d}": leaves[i] for i in sorted(apart) if leaves[i].size}
-    if packed:
+    wanted = set(range(len(leaves)) if only is None else only)
+    arrays = {f"{i:06d}": leaves[i] for i in sorted(wanted - set(packed)) if leaves[i].size}
+    if wanted & set(packed):
         arrays[_PACK] = np.concatenate([as_bytes(leaves[i]) for i in packed])
     return arrays
 
 
 def _unpack(arrays: dict[str, Any], like: list[np.ndarray], packed: list[int]) -> list[np.ndarray]:
-    """The leaves again, of the shapes and dtypes of ``like``."""
+    """The leaves again, of the shapes and dtypes of ``like``: itself where nothing was read."""
     leaves = [np.asarray(arrays.get(f"{i:06d}", empty)) for i, empty in enumerate(like)]
     rest: Any = arrays.get(_PACK)
-    for i in packed:
+    for i in packed if _PACK in arrays else ():
         own, rest = np.split(rest, [like[i].nbytes])
         leaves[i] = own.view(like[i].dtype).reshape(like[i].shape)
     return leaves
@@ -455,11 +500,20 @@ def _table_sum(meta: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
-def _host_struct(leaf: Any) -> np.ndarray:
-    """An uninitialised host array of the leaf's stored shape and dtype."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return np.empty(leaf.shape, leaf.dtype)
+def _stored_struct(dtype: str, shape: list[int]) -> np.ndarray:
+    """A host array as is stored of a leaf with this signature, of keys their words.
+
+    It takes no memory: a leaf that is not wanted may be larger than there is.
+    """
+    if words := _KEY_WORDS.get(dtype):
+        dtype, shape = "uint32", [*shape, words]
+    return np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape)
+
+
+def _partial(arrays: dict[str, np.ndarray]) -> Any:
+    """Orbax's arguments for reading some of the arrays that were stored together."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(arrays)
+    return ocp.args.PyTreeRestore(arrays, restore_args=restore_args, partial_restore=True)
 
 
 @functools.cache

@@ -73,16 +73,15 @@ def export_agent(
     write_atomically(path / CONFIG, yaml.safe_dump(kept, sort_keys=False))
 
 
-def read_exported(run: RunFolder, agent: Any, state: Any) -> tuple[Any, int]:
-    """A new agent's state with what the folder's agent had learned.
+def read_exported(run: RunFolder, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """What the folder's agent had learned.
 
     Args:
         run: the folder.
-        agent: made from its configuration.
-        state: of the new agent.
+        like: the parts of an agent made from its configuration, ShapeDtypeStructs.
 
     Returns:
-        The state, and the environment steps that were trained for.
+        The parts, and the environment steps that were trained for.
 
     Raises:
         RunError: the file cannot be read, or is of another architecture.
@@ -95,8 +94,7 @@ def read_exported(run: RunFolder, agent: Any, state: Any) -> tuple[Any, int]:
     # NumPy raises whatever its zip files and headers do.
     except Exception as error:
         raise RunError(f"{path} cannot be read: {first_line(error)}") from error
-    parts = agent.parts(state)
-    want = dict(_named(parts))
+    want = dict(_named(like))
     for name in dict.fromkeys([*want, *arrays]):
         there, here = (
             "absent" if name not in leaves else f"{leaves[name].dtype}{list(leaves[name].shape)}"
@@ -107,7 +105,7 @@ def read_exported(run: RunFolder, agent: Any, state: Any) -> tuple[Any, int]:
                 f"{path} is of another architecture: {name} is {there} there and {here} here"
             )
     leaves = [jax.numpy.array(arrays[name]) for name in want]
-    return agent.with_parts(state, jax.tree.unflatten(jax.tree.structure(parts), leaves)), step
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), step
 
 
 def _named(parts: Any) -> list[tuple[str, Any]]:

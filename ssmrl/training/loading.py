@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from omegaconf import OmegaConf
 
+from ssmrl.training.agent import LeanAgent
 from ssmrl.training.checkpoint import Checkpointer
 from ssmrl.training.components import Components
 from ssmrl.training.config import (
@@ -25,7 +27,7 @@ from ssmrl.training.errors import CheckpointError, RunError, UsageError, first_l
 from ssmrl.training.evaluation import one_seed
 from ssmrl.training.exported import is_exported, read_exported
 from ssmrl.training.fit import refusals
-from ssmrl.training.loop import abstract_state, init_state
+from ssmrl.training.loop import abstract_state
 from ssmrl.training.run import RunFolder
 
 
@@ -93,6 +95,7 @@ class LoadedRun:
         config: as it was trained.
         agent: made anew from the configuration.
         state: of the newest whole checkpoint; leaves ``[seeds, ...]`` when ``config.seeds > 1``.
+            It acts, and has None in the place of what only training needs.
         step: its environment steps, per seed.
         venv: the environments that the agent was made for.
     """
@@ -110,14 +113,23 @@ class LoadedRun:
 
 
 def load_run(
-    path: str | Path, components: Components, *, step: int | str | None = None, warn: Any = None
+    path: str | Path,
+    components: Components,
+    *,
+    step: int | str | None = None,
+    whole: bool = False,
+    warn: Any = None,
 ) -> LoadedRun:
     """Read a run back: its configuration, its agent, the newest whole checkpoint.
+
+    What only training needs is neither read nor held against it: optimiser, environments, and a
+    replay buffer that may be larger than all else.
 
     Args:
         path: the run's folder.
         components: where agents, memories and environments come from.
         step: this checkpoint rather than the newest; "best": that of the best evaluation.
+        whole: read all of the state.
         warn: called with a line for each damaged checkpoint that was passed over.
 
     Raises:
@@ -128,10 +140,13 @@ def load_run(
     run = RunFolder(path)
     config = config_from_dict(run.record()["config"], components, where=str(run.path))
     agent, venv = build_agent(components, config)
+    like = abstract_state(agent, config.seed, config.seeds)
     if is_exported(run.path):
-        state, at = read_exported(run, agent, init_state(agent, config.seed, config.seeds))
+        learned, at = read_exported(run, agent.parts(like))
         if step not in (None, at):
             raise RunError(f"{run.path} is an agent without its training, of step {at} alone")
+        state = agent.with_parts(like, learned)
+        state = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else None, state)
         return LoadedRun(run, config, agent, state, at, venv)
     if step == "best" and not run.best.is_dir():
         raise CheckpointError(f"{run.path} has no best checkpoint: train with keep_best=true")
@@ -141,8 +156,9 @@ def load_run(
     number = None if isinstance(step, str) else step
     checkpoints = Checkpointer(folder, read_only=True)
     try:
-        like = abstract_state(agent, config.seed, config.seeds)
-        state, at, _ = checkpoints.restore(like, step=number, warn=warn)
+        lean = isinstance(agent, LeanAgent) and not whole
+        only = agent.for_acting if lean else lambda state: state
+        state, at, _ = checkpoints.restore(like, step=number, only=only, warn=warn)
     finally:
         checkpoints.close()
     return LoadedRun(run, config, agent, state, at, venv)

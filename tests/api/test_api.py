@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from flax import linen as nn
 
 import ssmrl
@@ -16,7 +17,7 @@ from ssmrl import api
 from ssmrl.envs import make_vector
 from ssmrl.memory import GRU, ScanMemory
 from ssmrl.training.run import RunFolder
-from tests.api.small import PPO, Drift
+from tests.api.small import DREAMER, PPO, PQN, Drift, small
 from tests.unchecked import unchecked
 
 QUIET = {"progress": False, "total_steps": 48, "checkpoint_every": 0}
@@ -310,3 +311,41 @@ def test_evaluations_do_not_step_the_environments_of_training(tmp_path):
             env=venv, agent_options=PPO, eval_every=24, eval_episodes=3, run_dir=path, **QUIET
         )
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("agent", "memory", "options", "changed"),
+    [
+        ("ppo", "gru", PPO, {"num_envs": 5}),
+        ("pqn", "s5", PQN, {"num_envs": 5}),
+        # Its replay would be read, and may be larger than memory.
+        ("dreamer", "s5", DREAMER, {"num_envs": 4, "replay_capacity": 160}),
+    ],
+)
+def test_a_trained_agent_acts_whatever_became_of_what_trained_it(
+    agent, memory, options, changed, tmp_path
+):
+    """As when it was trained with other environments, or its state has changed since."""
+    run = ssmrl.train(
+        agent=agent,
+        memory=memory,
+        env="popgym/repeat_first_easy",
+        agent_options=options,
+        memory_options=small(agent),
+        run_dir=tmp_path / "run",
+        **QUIET,
+    )
+
+    def scores():
+        record = run.evaluate(episodes=4, num_envs=2, greedy=False)
+        return [record[name] for name in ("mean", "min", "max", "length")]
+
+    before = scores()
+    config = tmp_path / "run/config.yaml"
+    record = yaml.safe_load(config.read_text())
+    record["config"]["agent"] |= changed
+    config.write_text(yaml.safe_dump(record))
+    run = ssmrl.load(run.path)
+    assert scores() == before
+    with pytest.raises(ssmrl.RunError, match=r"of another architecture: \.(acting|replay)"):
+        run.resume(total_steps=96, progress=False)

@@ -448,7 +448,12 @@ def compared(monkeypatch):
             write_lines(run.episodes, *episodes[i])
             venv = SimpleNamespace(is_host=is_host)
             loaded[run.path] = SimpleNamespace(step=steps[i], state=states[i], venv=venv)
-        monkeypatch.setattr(chaos, "load_run", lambda path, components: loaded[path])
+
+        def load_run(path, components, *, whole):
+            assert whole  # What only training needs, too.
+            return loaded[path]
+
+        monkeypatch.setattr(chaos, "load_run", load_run)
         return chaos.compare(*runs, STUB)
 
     return run

@@ -99,6 +99,70 @@ def test_restores_from_shapes_alone(tmp_path):
     assert bits(state) == bits(make_state(7))
 
 
+def some_of(state):
+    """Of every kind: keys, one of a tuple, packed ones, and one that has an array of its own."""
+    return {
+        "of": (state["keys"], state["pair"].second),
+        "own": state["large"],
+        "odd": state["odd"][1:],
+    }
+
+
+def make_large(seed):
+    return make_state(seed) | {"large": jnp.full(2**18, seed, jnp.float32)}
+
+
+def test_a_part_is_read_whatever_became_of_the_rest(tmp_path):
+    """The rest may be of another shape, absent, new, or damaged."""
+    path, part = tmp_path / "c", some_of(make_large(7))
+    checkpoints = Checkpointer(path)
+    # Not to be compressed: nearly all of its file.
+    checkpoints.save(7, make_large(7) | {"rest": jax.random.normal(jax.random.key(0), (2**19,))})
+    checkpoints.close()
+    like = jax.eval_shape(lambda: make_large(0) | {"uint8": jnp.zeros(9), "new": jnp.zeros(3)})
+    del like["legacy"]
+    for damage in (False, True):
+        if damage:
+            file = data_files(path / "7")[0]
+            with file.open("r+b") as opened:
+                opened.seek(file.stat().st_size // 2)
+                opened.write(bytes(1000))
+            with pytest.raises(CheckpointError, match="is damaged"):
+                restore(path, jax.eval_shape(lambda: make_large(0) | {"rest": jnp.ones(2**19)}))
+        found, step, _ = restore(path, like, only=some_of)
+        assert step == 7 and jax.tree.structure(found) == jax.tree.structure(part)
+        assert bits(found) == bits(part) and found["of"][0].dtype == part["of"][0].dtype
+    with pytest.raises(
+        CheckpointMismatchError, match=r"\['uint8'\] is uint8\[2, 3\] there and float"
+    ):
+        restore(path, like, only=lambda state: state["uint8"])
+    with pytest.raises(
+        CheckpointMismatchError, match=r"\['new'\] is absent there and float32\[3\]"
+    ):
+        restore(path, like, only=lambda state: {"a": state["bool"], "b": state["new"]})
+
+
+@pytest.mark.parametrize("name", ["large", "bool"])  # One alone, and one that is packed.
+def test_a_part_that_is_damaged_is_not_read(tmp_path, name):
+    path = tmp_path / "c"
+    checkpoints = Checkpointer(path)
+    checkpoints.save(7, make_large(7))
+    checkpoints.close()
+    assert restore(path, make_large(0), only=lambda state: state[name])[1] == 7
+    for file in data_files(path / "7"):
+        file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(CheckpointError, match="step 7 is damaged"):
+        restore(path, make_large(0), only=lambda state: state[name])
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_words_of_keys_are_known_by_their_dtype(impl):
+    key = jax.random.key(0, impl=impl)
+    words = checkpoint._stored_struct(str(key.dtype), [5, 2])
+    data = jax.random.key_data(jax.random.split(key, (5, 2)))
+    assert (words.shape, words.dtype) == (data.shape, data.dtype)
+
+
 def arrays_of(step_directory: Path) -> list[str]:
     """Names of the arrays that orbax was given."""
     tree = json.loads((step_directory / "state" / "_METADATA").read_text())["tree_metadata"]
@@ -275,7 +339,8 @@ def test_each_damaged_checkpoint_is_warned_of_before_the_next_is_tried(tmp_path,
         (tmp_path / "c" / str(step)).mkdir(parents=True)
     checkpoints = Checkpointer(tmp_path / "c", read_only=True)
 
-    def read(step, like):
+    def read(step, like, names, is_all):
+        assert names == [] and is_all
         if step != whole:
             raise ValueError(f"bad {step}")
         return like, step, {}

@@ -279,6 +279,11 @@ class Dreamer:
         params = {"world": {"params": world}, "actor": actor, "critic": critic["params"]}
         return state.replace(params=params, slow_critic=critic["slow"], returns=critic["returns"])
 
+    def for_acting(self, state: TrainState) -> TrainState:
+        """See `ssmrl.training.agent.LeanAgent`."""
+        acting = jax.tree.map(lambda _: None, state.acting)
+        return state.replace(optimizer=None, replay=None, acting=acting, key=None)
+
     def shardings(self, mesh: Mesh, state: TrainState) -> TrainState:
         """Where the leaves of `state` live on a mesh with axis "data".
 

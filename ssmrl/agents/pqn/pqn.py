@@ -186,8 +186,11 @@ class PQN(RolloutAgent):
         noted = {"number": number, "q": _entries(q, number)}
         return numbered_action(self.env.action_space, number), noted
 
-    def _epsilon(self, iteration: Array) -> Array:
+    def _epsilon(self, iteration: Array | None) -> Array:
+        """The share of random actions; at the end of training where nothing is known of it."""
         c = self.config
+        if iteration is None:
+            return jnp.asarray(c.epsilon_final)
         end = max(c.epsilon_decay * self.iterations, 1e-6)
         share = jnp.clip(iteration / end, 0, 1)
         return c.epsilon + share * (c.epsilon_final - c.epsilon)
