@@ -12,26 +12,27 @@ HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent / "benchmarks"
 LEVELS = ("easy", "medium", "hard")
 FOLDERS = ("popgym_recipe", "popgym_15m_recipe")  # of an id that is in both, the latter counts
+LARGE = "popgym_15m_large_batch"
 MARKS = (
     ("best possible, or a bound on it", "possible", BLACK, "|", 60),
     ("best published on record, most after 15M steps", "published", RED, "s", 18),
     ("ssmrl: PPO with S5, one seed, 15M steps", "long", BLUE, "o", 18),
     ("the same, 1M steps", "short", BLUE, "x", 18),
+    ("15M steps with popgym_large_batch", "large", BLUE, "^", 18),
 )
 
 
 def scores() -> dict[str, dict[str, Any]]:
-    """Of each id ours, the best published on record and whose it is, and the best possible."""
+    """Of each id ours, the best published on record and whose it is, and the best possible.
+
+    "large" is the MMER with experiment=popgym_large_batch, where it was run.
+    """
     optimum = json.loads((BENCHMARKS / "results/popgym_optimum.json").read_text())["ids"]
     published = json.loads((BENCHMARKS / "published/popgym_best.json").read_text())["ids"]
     found = {}
-    paths = [
-        p for name in FOLDERS for p in sorted((BENCHMARKS / "results" / name).glob("*-s5.json"))
-    ]
-    for result in (json.loads(path.read_text()) for path in paths):
-        env = result["env"]
+    for result in (result for name in FOLDERS for result in results(name)):
+        env, ours = result["env"], mmer(result)
         best = published[env] or {}
-        ours = sum(result["mmer"]) / len(result["mmer"])
         found[env] = {
             "steps": result["steps"],
             "ours": ours,
@@ -41,7 +42,20 @@ def scores() -> dict[str, dict[str, Any]]:
             "possible": optimum[env]["bound"],
             "is_bound": not optimum[env]["exact"],
         }
+    for result in results(LARGE):
+        found[result["env"]]["large"] = mmer(result)
     return found
+
+
+def results(folder: str) -> list[dict[str, Any]]:
+    """Of S5, by name of the id."""
+    paths = sorted((BENCHMARKS / "results" / folder).glob("*-s5.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def mmer(result: dict[str, Any]) -> float:
+    """The mean over seeds."""
+    return sum(result["mmer"]) / len(result["mmer"])
 
 
 @styled

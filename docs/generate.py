@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from omegaconf import MISSING
@@ -259,6 +260,11 @@ def _with_interval(mean: float, interval: list[float]) -> str:
     return f"{mean:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
+def _cell(played: dict[str, Any] | None) -> str:
+    """The mean return of a policy, where it has been played."""
+    return _with_interval(played["mean"], played["mean_interval"]) if played else ""
+
+
 def choosing() -> str:
     """The page on choosing a memory, with its table renewed."""
     return _renewed(CHOOSING, _costs())
@@ -266,24 +272,30 @@ def choosing() -> str:
 
 def popgym_page() -> str:
     """The page of results on POPGym, with the table of the published protocol renewed."""
-    original = json.loads(popgym_original.OUTPUT.read_text())["rows"]
-    played = {row["env"]: row for row in original}
+    output = popgym_original.OUTPUT
+    played, large = (
+        {row["env"]: row for row in json.loads(path.read_text())["rows"]}
+        for path in (output, output.with_name(f"{front.LARGE}_original.json"))
+    )
     head = "| id | steps | MMER | greedy, in the original package | actions sampled, there | "
-    head += "best published on record | at best |"
+    head += "MMER with `popgym_large_batch` | greedy, there | best published on record | at best |"
     rows = []
     for env, found in front.scores().items():
         returns = [played.get(env, {}).get(name) for name in popgym_original.PLAYED]
+        greedy = large.get(env, {}).get("greedy")
         has_record = found["published"] is not None
         cells = [
             front.task_name(env),
             f"{found['steps'] / 1e6:.0f}M",
             f"{found['ours']:.2f}",
-            *(_with_interval(one["mean"], one["mean_interval"]) if one else "" for one in returns),
+            *map(_cell, returns),
+            f"{found['large']:.2f}" if "large" in found else "",
+            _cell(greedy),
             f"{found['published']:.2f} ({found['by']})" if has_record else "",
             f"{'≤ ' if found['is_bound'] else ''}{found['possible']:.2f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    return _renewed(POPGYM, [head, "|---|--:|--:|--:|--:|--:|--:|", *rows])
+    return _renewed(POPGYM, [head, "|---" + "|--:" * (head.count("|") - 2) + "|", *rows])
 
 
 def _tracked(name: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from ssmrl.experiment import COMPONENTS
 from ssmrl.training.cli import compose_training
-from ssmrl.training.loading import build_agent
+from ssmrl.training.loading import as_dict, build_agent
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -53,3 +53,10 @@ def test_memory_maze_on_two_cores_is_an_easier_member_of_the_family():
     params = env.unwrapped.params
     assert (params.targets, params.action_repeat, params.picture_size) == (2, 3, 32)
     assert config.agent.picture_encoder == "patches"
+
+
+def test_large_batches_differ_from_the_benchmarks_settings_in_the_minibatches_alone():
+    usual, large = (as_dict(compose(name)) for name in ("popgym", "popgym_large_batch"))
+    agent = usual["agent"]
+    assert large["agent"] == agent | {"minibatches": agent["minibatches"] / 4}
+    assert {**large, "agent": agent} == usual

@@ -149,8 +149,9 @@ def row_of(study: str, path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """What is known of a run: its evaluation by trial, and the median speed of its training."""
     run = RunFolder(path)
     config = run.record()["config"]
-    speeds = [x["time/steps_per_second"] for x in read_metrics(run.metrics)[1:]] or [np.nan]
-    speed = float(np.median(speeds))
+    # Lines of evaluations have none, nor has an iteration that a resume began with.
+    speeds = [x.get("time/steps_per_second", np.nan) for x in read_metrics(run.metrics)[1:]]
+    speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else np.nan
     return {
         "study": study,
         "env": record["env"],
