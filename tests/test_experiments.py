@@ -55,8 +55,11 @@ def test_memory_maze_on_two_cores_is_an_easier_member_of_the_family():
     assert config.agent.picture_encoder == "patches"
 
 
-def test_large_batches_differ_from_the_benchmarks_settings_in_the_minibatches_alone():
+def test_large_batches_differ_from_the_benchmarks_settings_in_the_batches_alone():
     usual, large = (as_dict(compose(name)) for name in ("popgym", "popgym_large_batch"))
     agent = usual["agent"]
-    assert large["agent"] == agent | {"minibatches": agent["minibatches"] / 4}
+    assert large["agent"] == agent | {
+        "rollout_length": 4 * agent["rollout_length"],
+        "minibatches": agent["minibatches"] / 4,
+    }
     assert {**large, "agent": agent} == usual
