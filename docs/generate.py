@@ -260,7 +260,7 @@ def _with_interval(mean: float, interval: list[float]) -> str:
     return f"{mean:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _cell(played: dict[str, Any] | None) -> str:
+def _mean_of(played: dict[str, Any] | None) -> str:
     """The mean return of a policy, where it has been played."""
     return _with_interval(played["mean"], played["mean_interval"]) if played else ""
 
@@ -288,9 +288,9 @@ def popgym_page() -> str:
             front.task_name(env),
             f"{found['steps'] / 1e6:.0f}M",
             f"{found['ours']:.2f}",
-            *map(_cell, returns),
+            *map(_mean_of, returns),
             f"{found['large']:.2f}" if "large" in found else "",
-            _cell(greedy),
+            _mean_of(greedy),
             f"{found['published']:.2f} ({found['by']})" if has_record else "",
             f"{'≤ ' if found['is_bound'] else ''}{found['possible']:.2f}",
         ]
