@@ -241,7 +241,7 @@ def zoo_page() -> str:
             f"`zoo:{row['name']}`",
             f"{row['step']:,}",
             _with_interval(row["mean"], row["interval"]),
-            _with_interval(original["mean"], original["mean_interval"]) if original else "",
+            _mean_of(original),
             str(row["episodes"]),
             f"{row['bytes'] / 1024:,.0f}",
             f"`{row['command']}`",

@@ -2,8 +2,13 @@
 
 import argparse
 import json
+from types import SimpleNamespace
 
+import numpy as np
+
+from benchmarks.learning import memory_maze
 from benchmarks.learning.memory_maze import earlier, hours
+from ssmrl.training.controls import ForgetsEvery, RandomAgent
 
 
 def test_hours_are_steps_by_their_speed():
@@ -27,3 +32,31 @@ def test_rows_of_earlier_runs_are_kept_if_of_the_same_study(tmp_path):
     for other in ({"experiment": "x"}, {"set": []}, {"forget_every": [10]}):
         output.write_text(json.dumps(study | other | {"rows": {"s5": {"final": 1.0}}}))
         assert earlier(arguments) == {}
+
+
+def test_each_policy_is_played_under_its_name(tmp_path, monkeypatch):
+    """The run's own scores 900, one that forgets as many as it remembers steps, and at random 1."""
+    run = SimpleNamespace(step=7, agent="its own", state="state", venv=SimpleNamespace())
+    run.venv.action_space = None
+    keys = []
+
+    def evaluator(agent, venv, *, episodes, greedy):
+        assert venv is run.venv and episodes == 4 and not greedy
+        score = 900 if agent == "its own" else 1 if isinstance(agent, RandomAgent) else agent.every
+        assert not isinstance(agent, ForgetsEvery) or agent.agent == "its own"
+
+        def play(state, key):
+            keys.append(key)
+            assert state == "state"
+            return SimpleNamespace(returns=np.array([score - 1.0, score + 1.0]))
+
+        return play
+
+    monkeypatch.setattr(memory_maze, "load_run", lambda path: run)
+    monkeypatch.setattr(memory_maze, "Evaluator", evaluator)
+    row = memory_maze.evaluated(tmp_path, argparse.Namespace(episodes=4, forget_every=[50, 10]))
+    assert json.loads((tmp_path / memory_maze.KEPT).read_text()) == row and row.pop("step") == 7
+    means = {name: (result["mean"], result["episodes"]) for name, result in row.items()}
+    expected = {"as trained": 900, "forgets after 50": 50, "forgets after 10": 10, "random": 1}
+    assert means == {name: (score, 2) for name, score in expected.items()}
+    assert all(key == keys[0] for key in keys)

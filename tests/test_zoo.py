@@ -207,6 +207,8 @@ def test_what_is_read_is_what_was_learned(run, own_zoo):
     assert packed.step == trained.step == 24
     before, after = trained.seed_state(1), packed.seed_state(0)
     leaves = jax_leaves(before)
+    for part in (".optimizer", ".acting"):  # it is whole
+        assert any(name.startswith(part) for name in leaves)
     for name, leaf in jax_leaves(after).items():
         assert name.startswith((".params", ".normalizers"))
         assert leaves[name].tobytes() == leaf.tobytes()

@@ -149,9 +149,8 @@ def row_of(study: str, path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """What is known of a run: its evaluation by trial, and the median speed of its training."""
     run = RunFolder(path)
     config = run.record()["config"]
-    # Lines of evaluations have none, nor has an iteration that a resume began with.
-    speeds = [x.get("time/steps_per_second", np.nan) for x in read_metrics(run.metrics)[1:]]
-    speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else np.nan
+    name = "time/steps_per_second"  # Lines that tell nothing but a training return have none.
+    speeds = [line[name] for line in read_metrics(run.metrics)[1:] if name in line]
     return {
         "study": study,
         "env": record["env"],
@@ -159,7 +158,7 @@ def row_of(study: str, path: Path, record: dict[str, Any]) -> dict[str, Any]:
         "memory": config["memory"]["name"],
         "seeds": config["seeds"],
         "steps": record["step"],
-        "steps_per_second": None if np.isnan(speed) else round(speed, 1),
+        "steps_per_second": round(float(np.median(speeds)), 1) if speeds else None,
         "episodes": record["episodes"],
         "returns_by_seed": [seed["mean"] for seed in record.get("seeds", [record])],
         **{name: record["trials"][name] for name in ("policies", "references")},

@@ -26,7 +26,7 @@ from benchmarks.learning.studies import ROOT, train_into
 from ssmrl.experiment import load_run
 from ssmrl.figures import label_lines, memory_line, panels, save, steps_axis, styled
 from ssmrl.training import streams
-from ssmrl.training.controls import AmnesicAgent, RandomAgent
+from ssmrl.training.controls import ForgetsEvery, RandomAgent
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import Evaluator, bootstrap
 from ssmrl.training.plotting import read_curves
@@ -77,7 +77,7 @@ def evaluated(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """
     run = load_run(path)
     policies = {"as trained": run.agent}
-    policies |= {f"forgets after {n}": AmnesicAgent(run.agent, n) for n in arguments.forget_every}
+    policies |= {f"forgets after {n}": ForgetsEvery(run.agent, n) for n in arguments.forget_every}
     policies["random"] = RandomAgent(run.venv)
     row: dict[str, Any] = {"step": run.step}
     for name, agent in policies.items():

@@ -217,7 +217,7 @@ class Checkpointer:
         like: Any,
         *,
         step: int | None = None,
-        only: Callable[[Any], Any] = lambda state: state,
+        only: Callable[[Any], Any] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> tuple[Any, int, dict[str, Any]]:
         """Read the newest whole checkpoint, or the one of ``step``.
@@ -226,8 +226,8 @@ class Checkpointer:
             like: a pytree of arrays or ShapeDtypeStructs: what the state must look like. Where it
                 has NumPy arrays, so has the state.
             step: this checkpoint and no other.
-            only: picks what to read, a pytree of leaves of ``like``. The rest stays on disk: it may
-                be larger than memory, damaged, or another version's.
+            only: picks what to read, a pytree of leaves of ``like``; None: everything. The rest
+                stays on disk: it may be larger than memory, damaged, or another version's.
             warn: called with a line for each damaged checkpoint that was passed over.
 
         Returns:
@@ -240,13 +240,12 @@ class Checkpointer:
             CheckpointMismatchError: it was written by an agent of another architecture.
             CheckpointError: there is none, or none is whole.
         """
-        paths, wanted = _path_leaves(like), only(like)
-        if is_all := wanted is like:
-            names = [path for path, _ in paths]
-        else:
-            path_of = {id(leaf): path for path, leaf in paths}
-            names = [path_of[id(leaf)] for leaf in jax.tree.leaves(wanted)]
-        read = functools.partial(self._read, like=wanted, names=names, is_all=is_all)
+        names = [path for path, _ in _path_leaves(like)]
+        if only is not None:
+            path_of = {id(leaf): path for path, leaf in _path_leaves(like)}
+            like = only(like)
+            names = [path_of[id(leaf)] for leaf in jax.tree.leaves(like)]
+        read = functools.partial(self._read, like=like, names=names, is_all=only is None)
         if self._read_only:
             return self._restore(read, step, warn)
         found = self._restore(read, step, warn) if hosts.is_first() else None

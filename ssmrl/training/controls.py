@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 
-class AmnesicAgent:
-    """An agent whose memory starts afresh every so many steps of an episode.
+class ForgetsEvery:
+    """An agent whose memory starts afresh every so many steps of an episode: a control.
 
     What its return loses against the agent's own is earned by remembering longer than that. The
     observation stays as it is: also the first flag, where the environment appends one.
@@ -44,8 +44,8 @@ class AmnesicAgent:
         return (inner, age + 1), action
 
 
-class ForgetfulAgent:
-    """An agent to which every trial is the first of an episode: the control.
+class ForgetsTrials:
+    """An agent to which every trial is the first of an episode: the control where there are any.
 
     Its memory is reset where a trial has ended, and what the observation says of the trial before,
     the last action and reward included, is what it says at an episode's beginning.

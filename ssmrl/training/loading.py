@@ -156,8 +156,7 @@ def load_run(
     number = None if isinstance(step, str) else step
     checkpoints = Checkpointer(folder, read_only=True)
     try:
-        lean = isinstance(agent, LeanAgent) and not whole
-        only = agent.for_acting if lean else lambda state: state
+        only = agent.for_acting if isinstance(agent, LeanAgent) and not whole else None
         state, at, _ = checkpoints.restore(like, step=number, only=only, warn=warn)
     finally:
         checkpoints.close()

@@ -17,7 +17,7 @@ from ssmrl.training import streams
 from ssmrl.training.agent import PredictingAgent
 from ssmrl.training.components import Components
 from ssmrl.training.config import EnvConfig, EvaluateConfig, check_ranges, obscuring
-from ssmrl.training.controls import AmnesicAgent
+from ssmrl.training.controls import ForgetsEvery
 from ssmrl.training.errors import UsageError, writing
 from ssmrl.training.evaluation import (
     EvaluationResult,
@@ -90,7 +90,7 @@ def evaluate_run(
     }
     if config.forget_every:
         record["forgetting"] = [
-            {"every": every, **summarise(play(AmnesicAgent(loaded.agent, every)))}
+            {"every": every, **summarise(play(ForgetsEvery(loaded.agent, every)))}
             for every in config.forget_every
         ]
     if config.controls and (trials := find_trials(venv)) is not None:

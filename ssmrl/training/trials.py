@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmrl.training.controls import ForgetfulAgent, RandomAgent
+from ssmrl.training.controls import ForgetsTrials, RandomAgent
 from ssmrl.training.evaluation import EvaluationResult, interval_ends
 
 AGENT, MEMORY_RESET, RANDOM = "agent", "memory_reset", "random"
@@ -98,5 +98,5 @@ def play_controls(
     """
     controls = {RANDOM: play(RandomAgent(venv))}
     if not venv.hides_steps:
-        controls = {MEMORY_RESET: play(ForgetfulAgent(agent, venv)), **controls}
+        controls = {MEMORY_RESET: play(ForgetsTrials(agent, venv)), **controls}
     return controls

@@ -1,12 +1,14 @@
 """Which leaves of an agent's state go with which part of it (``init_from``)."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ssmrl.agents import agent_config, make_agent
 from ssmrl.envs import make_vector
 from ssmrl.memory import memory_config
-from ssmrl.training.agent import TransferableAgent
+from ssmrl.training.agent import LeanAgent, TransferableAgent
 
 SMALL = {
     "ppo": {"encoder": [8], "actor": [8], "critic": [8], "minibatches": 1},
@@ -47,6 +49,12 @@ PARTS = {
 OWN = {
     "ppo": (".optimizer", ".acting", ".iteration"),
     "pqn": (".optimizer", ".acting", ".iteration"),
+    "dreamer": (".optimizer", ".acting", ".replay", ".key"),
+}
+# What `act` and `parts` do without.
+TRAINING = {
+    "ppo": (".optimizer", ".acting"),
+    "pqn": (".optimizer", ".acting"),
     "dreamer": (".optimizer", ".acting", ".replay", ".key"),
 }
 
@@ -95,3 +103,32 @@ def test_a_part_comes_with_what_belongs_to_it_and_no_more(agent):
         assert taken == {path for path in mixed if path.startswith(prefixes)}
         for prefix in prefixes:
             assert any(path.startswith(prefix) for path in taken), prefix
+
+
+def test_for_acting_there_is_all_but_what_training_alone_needs(agent):
+    name, made, state = agent
+    assert isinstance(made, LeanAgent)
+    whole = owners(named(state, "old"))
+    kept = owners(made.for_acting(named(state, "old")))
+    assert kept == {path: w for path, w in whole.items() if not path.startswith(TRAINING[name])}
+
+
+def test_for_acting_and_for_handing_over_nothing_else_is_needed(agent):
+    """At the beginning of training: PQN's share of random actions is not that of the end."""
+    _, made, _ = agent
+    state = jax.jit(made.init)(jax.random.key(0))
+    lean = made.for_acting(state)
+    carry = made.initialize_carry(50)
+    space = made.env.observation_space
+    observation = jax.vmap(space.sample)(jax.random.split(jax.random.key(1), 50))
+    reset, key = jnp.ones(50, bool), jax.random.key(2)
+    for greedy in (True, False):
+        acts = [made.act(s, carry, observation, reset, key, greedy=greedy) for s in (state, lean)]
+        assert_equal(*acts)
+    assert_equal(made.parts(state), made.parts(lean))
+
+
+def assert_equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)

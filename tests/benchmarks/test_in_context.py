@@ -44,6 +44,7 @@ def test_what_a_study_makes_of_its_runs(tmp_path, monkeypatch, capsys):
         RunFolder(path).create({**parts, "env": env, "seeds": 3})
         speeds = [1.0, 10.0, 30.0, 20.0]  # the first one has compilation in it
         lines = [{"step": 5 * (i + 1), "time/steps_per_second": v} for i, v in enumerate(speeds)]
+        lines.append({"step": 20, "training_return": 1.0})  # news of what ended, and no iteration
         RunFolder(path).metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return 0
 

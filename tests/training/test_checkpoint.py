@@ -112,8 +112,15 @@ def make_large(seed):
     return make_state(seed) | {"large": jnp.full(2**18, seed, jnp.float32)}
 
 
-def test_a_part_is_read_whatever_became_of_the_rest(tmp_path):
-    """The rest may be of another shape, absent, new, or damaged."""
+def test_a_part_is_read_whatever_became_of_the_rest(tmp_path, monkeypatch):
+    """The rest may be of another shape, absent, new, or damaged, and larger than memory: unread."""
+    sizes, unpack = [], checkpoint._unpack
+
+    def noted(arrays, like, packed):
+        sizes.append(sorted(array.size for array in arrays.values())[1:])  # but for the packed ones
+        return unpack(arrays, like, packed)
+
+    monkeypatch.setattr(checkpoint, "_unpack", noted)
     path, part = tmp_path / "c", some_of(make_large(7))
     checkpoints = Checkpointer(path)
     # Not to be compressed: nearly all of its file.
@@ -132,6 +139,7 @@ def test_a_part_is_read_whatever_became_of_the_rest(tmp_path):
         found, step, _ = restore(path, like, only=some_of)
         assert step == 7 and jax.tree.structure(found) == jax.tree.structure(part)
         assert bits(found) == bits(part) and found["of"][0].dtype == part["of"][0].dtype
+        assert sizes[-1] == [2**18]
     with pytest.raises(
         CheckpointMismatchError, match=r"\['uint8'\] is uint8\[2, 3\] there and float"
     ):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssmrl.envs import spaces
-from ssmrl.training.controls import AmnesicAgent, RandomAgent
+from ssmrl.training.controls import ForgetsEvery, RandomAgent
 
 
 class Counting:
@@ -32,7 +32,7 @@ class Counting:
     ],
 )
 def test_a_memory_starts_afresh_so_many_steps_after_an_episodes_beginning(every, expected):
-    agent = AmnesicAgent(Counting(), every)
+    agent = ForgetsEvery(Counting(), every)
     resets = np.array([[1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0, 0, 1]], bool).T
     carry, actions = agent.initialize_carry(2), []
     for reset in resets:
@@ -44,7 +44,7 @@ def test_a_memory_starts_afresh_so_many_steps_after_an_episodes_beginning(every,
 @pytest.mark.parametrize("every", [0, -1])
 def test_never_and_backwards_are_refused(every):
     with pytest.raises(ValueError, match=f"^every={every}: must be at least 1$"):
-        AmnesicAgent(Counting(), every)
+        ForgetsEvery(Counting(), every)
 
 
 def test_random_actions_are_drawn_for_each_environment():

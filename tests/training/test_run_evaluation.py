@@ -13,7 +13,7 @@ import pytest
 
 from ssmrl.training import run_evaluation
 from ssmrl.training.config import EnvConfig, EvaluateConfig, TrainConfig
-from ssmrl.training.controls import AmnesicAgent
+from ssmrl.training.controls import ForgetsEvery
 from ssmrl.training.errors import RunError
 from ssmrl.training.evaluation import EvaluationResult, EvaluationStoppedError
 from ssmrl.training.loading import LoadedRun
@@ -175,7 +175,7 @@ def evaluate(monkeypatch):
         return SimpleNamespace(params="the task", is_host=False)
 
     def play(agent):
-        if isinstance(agent, AmnesicAgent):
+        if isinstance(agent, ForgetsEvery):
             assert agent.agent == "agent"
             return [result(1.0, agent.every), result(0.0, 0.0)]
         return [result(1.0, 2.0)]

@@ -14,7 +14,7 @@ from ssmrl.envs import EpisodeStatistics, JaxVectorEnv, ObservationExtras, obscu
 from ssmrl.envs.meta import Episodes, Trials
 from ssmrl.training.cli import plot_command
 from ssmrl.training.config import EnvConfig, EvaluateConfig
-from ssmrl.training.controls import ForgetfulAgent, RandomAgent
+from ssmrl.training.controls import ForgetsTrials, RandomAgent
 from ssmrl.training.evaluation import EvaluationResult, Evaluator, find_trials
 from ssmrl.training.plotting import panels_of
 from ssmrl.training.run import RunFolder
@@ -60,7 +60,7 @@ def test_rewards_are_summed_by_trial():
     assert result.info["first_trial_return"].tolist() == [11] * 8
     assert result.info["last_trial_return"].tolist() == [60] * 8
     assert set(result.info) == {"first_trial_return", "last_trial_return"}
-    forgetful = ForgetfulAgent(Steps(), venv)
+    forgetful = ForgetsTrials(Steps(), venv)
     result = Evaluator(forgetful, venv, episodes=8)(None, jax.random.key(0))
     np.testing.assert_array_equal(result.trials, [[11, 11, 11]] * 8)
     result = Evaluator(RandomAgent(venv), venv, episodes=64)(None, jax.random.key(0))
@@ -93,7 +93,7 @@ class Spy:
 def test_who_forgets_sees_every_trial_as_an_episode_s_first(extras):
     venv = make_venv(2, extras)
     obs, state = venv.reset(jax.random.key(0))
-    agent = ForgetfulAgent(Spy(), venv)
+    agent = ForgetsTrials(Spy(), venv)
     obs, state, *_ = venv.step(state, jnp.array([1, 0]))  # a trial ends in the first of both
     seen, reset = agent.act(None, None, obs, jnp.zeros(2, bool), None, greedy=True)
     assert reset.tolist() == [True, False]
@@ -175,7 +175,7 @@ def test_the_control_is_left_out_where_the_ends_of_trials_are_hidden(options, se
     found = play_controls(Steps(), venv, lambda agent: played.append(type(agent)) or [])
     control = {"memory_reset": []} if seen else {}
     assert found == {**control, "random": []}
-    assert set(played) == ({ForgetfulAgent, RandomAgent} if seen else {RandomAgent})
+    assert set(played) == ({ForgetsTrials, RandomAgent} if seen else {RandomAgent})
 
 
 def test_panels_tell_what_was_hidden_and_need_no_control():

@@ -7,7 +7,7 @@ import pytest
 from ssmrl.envs import EpisodeStatistics, JaxVectorEnv
 from ssmrl.envs.meta import OneGoodArm, Trials
 from ssmrl.envs.meta.bandit_policies import one_good_arm_value
-from ssmrl.training.controls import ForgetfulAgent
+from ssmrl.training.controls import ForgetsTrials
 from ssmrl.training.evaluation import Evaluator
 from tests.agents.probes import ConstantReward
 from tests.agents.test_ppo_probes import train
@@ -42,6 +42,6 @@ def test_a_memory_learns_to_learn_which_arm_is_good():
     optimum = one_good_arm_value(10, 0.8, 0.2, 0.0).sum()
     played = Evaluator(agent, venv, episodes=2048)(state, jax.random.key(1))
     assert played.returns.mean() > 0.97 * optimum
-    forgetful = ForgetfulAgent(agent, venv)
+    forgetful = ForgetsTrials(agent, venv)
     played = Evaluator(forgetful, venv, episodes=2048)(state, jax.random.key(1))
     assert played.returns.mean() == pytest.approx(5.0, abs=0.3)
