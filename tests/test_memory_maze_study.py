@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from benchmarks.learning import memory_maze
-from benchmarks.learning.memory_maze import earlier, hours
+from benchmarks.learning.memory_maze import hours
 from ssmrl.training.controls import ForgetsEvery, RandomAgent
 
 
@@ -20,18 +20,26 @@ def test_hours_are_steps_by_their_speed():
     assert hours(lines) == 1.5
 
 
-def test_rows_of_earlier_runs_are_kept_if_of_the_same_study(tmp_path):
+def test_rows_of_earlier_runs_are_kept_if_of_the_same_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_maze, "draw", lambda rows, arguments: None)
     output = tmp_path / "rows.json"
-    arguments = argparse.Namespace(
-        experiment="memory_maze_ppo", set=["seed=1"], forget_every=[50], output=output
-    )
-    assert earlier(arguments) == {}
     study = {"experiment": "memory_maze_ppo", "set": ["seed=1"], "forget_every": [50]}
-    output.write_text(json.dumps(study | {"rows": {"s5": {"final": 1.0}}}))
-    assert earlier(arguments) == {"s5": {"final": 1.0}}
+    arguments = argparse.Namespace(**study, output=output, note="", evaluate=[])
+    monkeypatch.setattr(memory_maze, "machine_info", dict)
+    gru = {"final": 2.0, "hours": 1.0, "steps_done": 1}
+    monkeypatch.setattr(memory_maze, "training", lambda path: dict(gru))
+
+    def rows(written: dict | None) -> dict:
+        output.unlink(missing_ok=True)
+        if written is not None:
+            output.write_text(json.dumps(written | {"rows": {"s5": gru}}))
+        memory_maze.report({"gru": tmp_path}, arguments)
+        return json.loads(output.read_text())["rows"]
+
+    assert rows(None).keys() == {"gru"}
+    assert rows(study).keys() == {"s5", "gru"}
     for other in ({"experiment": "x"}, {"set": []}, {"forget_every": [10]}):
-        output.write_text(json.dumps(study | other | {"rows": {"s5": {"final": 1.0}}}))
-        assert earlier(arguments) == {}
+        assert rows(study | other).keys() == {"gru"}
 
 
 def test_each_policy_is_played_under_its_name(tmp_path, monkeypatch):

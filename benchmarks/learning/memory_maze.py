@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import machine_info, write_json
-from benchmarks.learning.studies import ROOT, train_into
+from benchmarks.learning.studies import ROOT, earlier_rows, train_into
 from ssmrl.experiment import load_run
 from ssmrl.figures import label_lines, memory_line, panels, save, steps_axis, styled
 from ssmrl.training import streams
@@ -118,7 +118,9 @@ def hours(lines: list[dict[str, Any]]) -> float:
 
 def report(paths: dict[str, Path], arguments: argparse.Namespace) -> None:
     """The figure, the data and a table, of what there is so far."""
-    rows = earlier(arguments)
+    # Of memories whose runs need not be here any more, too.
+    same = {name: getattr(arguments, name) for name in ("experiment", "set", "forget_every")}
+    rows = earlier_rows(arguments.output, same) or {}
     for memory, path in paths.items():
         try:
             rows[memory] = training(path) | {"machine": machine_info()}
@@ -130,27 +132,13 @@ def report(paths: dict[str, Path], arguments: argparse.Namespace) -> None:
             print(f"left out: {error}")
     if not rows:
         return
-    record = {"experiment": arguments.experiment, "set": arguments.set}
-    record |= {"note": arguments.note, "seeds": 1}
-    record |= {"forget_every": arguments.forget_every, "rows": rows}
-    write_json(arguments.output, record)
+    write_json(arguments.output, same | {"note": arguments.note, "seeds": 1, "rows": rows})
     draw(rows, arguments)
     for memory, row in rows.items():
         print(f"{memory}: {row['steps_done']:,} steps, {row['hours']:.2f} h, {row['final']:.2f}")
         for name, result in policies_of(row):
             low, high = result["mean_interval"]
             print(f"  {name:20} {result['mean']:6.2f} [{low:.2f}, {high:.2f}]")
-
-
-def earlier(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The rows that the output has of the same study: their runs need not be here any more."""
-    if not arguments.output.exists():
-        return {}
-    record = json.loads(arguments.output.read_text())
-    same = ("experiment", "set", "forget_every")
-    if any(record.get(name) != getattr(arguments, name) for name in same):
-        return {}
-    return record.get("rows", {})
 
 
 def policies_of(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

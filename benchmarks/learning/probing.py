@@ -12,6 +12,7 @@ memory gives out and from nothing else,
 A probe is linear, or has a hidden layer; it is trained on some mazes and tested on others. The line
 to beat is what is known without looking: for each bit the likelier value, the mean place. After
 Pašukonis et al. (2023), section 5, whose probes read world models trained on data of this kind.
+Rows of other memories that the JSON has of an earlier call with the same settings stay.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import optax
 
 from benchmarks.harness import machine_info, write_json
 from benchmarks.learning.listening import hear_memory
+from benchmarks.learning.studies import earlier_rows
 from ssmrl.envs.memory_maze.environment import EnvState
 from ssmrl.envs.memory_maze.scripted import begin_wandering, wander
 from ssmrl.experiment import load_run
@@ -204,16 +206,16 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=results)
     parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "memory_maze_probing.png")
     args = parser.parse_args()
-    rows = {}
+    settings = {name: getattr(args, name) for name in ("noise", "episodes", "tested", "updates")}
+    rows = earlier_rows(args.output, settings) or {}
     for path in args.runs:
         rows[path.name] = row(load_run(path), args)
         print(path.name)
         for task in TASKS:
             ends = {name: values[-1] for name, values in rows[path.name][task].items()}
             print(f"  {task:24}", "  ".join(f"{k} {v:.3f}" for k, v in ends.items()))
-    record = {"machine": machine_info(), "noise": args.noise, "seeds": 1}
-    record |= {"episodes": args.episodes, "tested": args.tested, "updates": args.updates}
-    write_json(args.output, record | {"rows": rows})
+    record = {"machine": machine_info(), **settings, "seeds": 1, "rows": rows}
+    write_json(args.output, record)
     draw(rows, args.figure)
     return 0
 

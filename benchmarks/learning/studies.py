@@ -23,6 +23,14 @@ def train_into(path: Path, overrides: list[str]) -> int:
     return train(config, overrides=tuple(overrides)).exit_code
 
 
+def earlier_rows(output: Path, settings: dict[str, Any]) -> Any:
+    """The rows in the JSON `output` of an earlier call, if its settings were these; else None."""
+    record = json.loads(output.read_text()) if output.exists() else {}
+    if any(record.get(name) != value for name, value in settings.items()):
+        return None
+    return record.get("rows")
+
+
 def with_earlier(
     output: Path, settings: dict[str, Any], rows: list[dict[str, Any]], key: Callable[[Any], Any]
 ) -> list[dict[str, Any]]:
@@ -36,8 +44,6 @@ def with_earlier(
         rows: the newest.
         key: what tells a row from another.
     """
-    record = json.loads(output.read_text()) if output.exists() else {}
-    if any(record.get(name) != value for name, value in settings.items()):
-        return rows
     new = {key(row) for row in rows}
-    return [row for row in record.get("rows", []) if key(row) not in new] + rows
+    earlier = earlier_rows(output, settings) or []
+    return [row for row in earlier if key(row) not in new] + rows
