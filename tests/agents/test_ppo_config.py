@@ -57,6 +57,7 @@ PPO = [
     ("entropy_coefficient", -0.1, "at least 0"),
     ("entropy_coefficient", NAN, "at least 0"),
     ("entropy_coefficient_final", -0.1, "at least 0"),
+    ("advantage_batch", "epoch", "one of rollout, minibatch"),
     ("entropy_coefficient_final", NAN, "at least 0"),
     ("target_kl", NAN, "a number"),
     ("initial_log_std", NAN, "finite"),
@@ -88,8 +89,8 @@ def test_bad_values(config, name, value, expected):
         {"num_envs": 1, "rollout_length": 2, "minibatches": 1},
         {"discount": 0.0, "gae_lambda": 1.0},
         {"discount": 1.0, "gae_lambda": 0.0},
-        {"window_length": 1, "minibatches": 64 * 128, "normalize_advantages": False},
-        {"window_length": 1, "minibatches": 64 * 64},
+        {"window_length": 1, "minibatches": 64 * 128},
+        {"window_length": 1, "minibatches": 64 * 64, "advantage_batch": "minibatch"},
         {"window_length": 128},
         {"lr": 0.0, "entropy_coefficient": 0.0, "value_coefficient": 0.0},
         {"encoder": [], "actor": [], "critic": []},
@@ -105,14 +106,22 @@ def test_extreme_values_are_fine(options):
     "options",
     [
         {"num_envs": 1, "rollout_length": 1, "minibatches": 1},
-        {"num_envs": 2, "rollout_length": 1, "minibatches": 2},
-        {"num_envs": 1, "rollout_length": 4, "window_length": 1, "minibatches": 4},
+        {"num_envs": 2, "rollout_length": 1, "minibatches": 2, "advantage_batch": "minibatch"},
+        {
+            "num_envs": 1,
+            "rollout_length": 4,
+            "window_length": 1,
+            "minibatches": 4,
+            "advantage_batch": "minibatch",
+        },
     ],
 )
 def test_one_transition_cannot_be_normalised(options):
-    message = r"^agent\.normalize_advantages must be false where .* one transition .*, got True$"
-    with pytest.raises(ValueError, match=message):
+    batch = options.get("advantage_batch", "rollout")
+    holds = f"where a {batch} holds one transition .*, got True"
+    with pytest.raises(ValueError, match=rf"^agent\.normalize_advantages must be false {holds}$"):
         PPOConfig(**options)
+    PPOConfig(**options, normalize_advantages=False)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +154,7 @@ DEFAULTS = {
     "entropy_coefficient_final": None,
     "target_kl": None,
     "normalize_advantages": True,
+    "advantage_batch": "rollout",
     "normalize_observations": False,
     "normalize_rewards": True,
     "normalize_values": False,
