@@ -295,6 +295,9 @@ class RolloutAgent(abc.ABC):
     heads: ClassVar[dict[str, tuple[str, ...]]]
     """The parameters after the memory, by the part of the agent that they are; "critic" too."""
 
+    statistics: ClassVar = {"observation": "encoder", "discounted_return": "critic"}
+    """The normalisers that go with a part of the agent, and which; others are of one training."""
+
     def __init__(
         self,
         config: RolloutConfig,
@@ -391,27 +394,27 @@ class RolloutAgent(abc.ABC):
             part: {"params": {name: params[name] for name in names if name in params}}
             for part, names in groups.items()
         }
-        for name, part in self._statistics(state.normalizers):
+        for name, part in self.statistics.items():
             parts[part][name] = getattr(state.normalizers, name)
         return parts
 
     def with_parts(self, state: TrainState, parts: dict[str, Any]) -> TrainState:
         """`state` with these parts of another."""
         parts = self.parts(state) | parts
-        statistics = {name: parts[part][name] for name, part in self._statistics(state.normalizers)}
+        statistics = {name: parts[part][name] for name, part in self.statistics.items()}
         params = {name: x for part in parts.values() for name, x in part["params"].items()}
         normalizers = state.normalizers.replace(**statistics)
         return state.replace(params={"params": params}, normalizers=normalizers)
 
     def for_acting(self, state: TrainState) -> TrainState:
         """See `ssmrl.training.agent.LeanAgent`."""
-        return state.replace(optimizer=None, acting=jax.tree.map(lambda _: None, state.acting))
-
-    @staticmethod
-    def _statistics(normalizers: Any) -> list[tuple[str, str]]:
-        """The normalisers' names, and the part of the agent that each belongs to."""
-        names = [f.name for f in dataclasses.fields(normalizers)]
-        return [(name, "encoder" if name == "observation" else "critic") for name in names]
+        own = {f.name for f in dataclasses.fields(state.normalizers)} - self.statistics.keys()
+        unread = {name: without_leaves(getattr(state.normalizers, name)) for name in own}
+        return state.replace(
+            optimizer=None,
+            acting=without_leaves(state.acting),
+            normalizers=state.normalizers.replace(**unread),
+        )
 
     def shardings(self, mesh: Mesh, state: TrainState) -> TrainState:
         """Where the leaves of `state` live on a mesh with axis "data": environments are split."""
@@ -653,6 +656,11 @@ class RolloutAgent(abc.ABC):
 
 
 # ------------------------------------------------------------------------------------ helpers
+
+
+def without_leaves(tree: Any) -> Any:
+    """The structure, with None in every leaf's place."""
+    return jax.tree.map(lambda _: None, tree)
 
 
 def take_windows(windows: SomeWindow, chosen: Array) -> SomeWindow:

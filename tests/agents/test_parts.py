@@ -47,13 +47,13 @@ PARTS = {
 }
 # What stays the new agent's own whatever is taken over.
 OWN = {
-    "ppo": (".optimizer", ".acting", ".iteration"),
+    "ppo": (".optimizer", ".acting", ".iteration", ".normalizers.advantage"),
     "pqn": (".optimizer", ".acting", ".iteration"),
     "dreamer": (".optimizer", ".acting", ".replay", ".key"),
 }
 # What `act` and `parts` do without.
 TRAINING = {
-    "ppo": (".optimizer", ".acting"),
+    "ppo": (".optimizer", ".acting", ".normalizers.advantage"),
     "pqn": (".optimizer", ".acting"),
     "dreamer": (".optimizer", ".acting", ".replay", ".key"),
 }

@@ -57,7 +57,7 @@ PPO = [
     ("entropy_coefficient", -0.1, "at least 0"),
     ("entropy_coefficient", NAN, "at least 0"),
     ("entropy_coefficient_final", -0.1, "at least 0"),
-    ("advantage_batch", "epoch", "one of rollout, minibatch"),
+    ("advantage_scale", "epoch", "one of running, minibatch"),
     ("entropy_coefficient_final", NAN, "at least 0"),
     ("target_kl", NAN, "a number"),
     ("initial_log_std", NAN, "finite"),
@@ -90,7 +90,7 @@ def test_bad_values(config, name, value, expected):
         {"discount": 0.0, "gae_lambda": 1.0},
         {"discount": 1.0, "gae_lambda": 0.0},
         {"window_length": 1, "minibatches": 64 * 128},
-        {"window_length": 1, "minibatches": 64 * 64, "advantage_batch": "minibatch"},
+        {"window_length": 1, "minibatches": 64 * 64, "advantage_scale": "minibatch"},
         {"window_length": 128},
         {"lr": 0.0, "entropy_coefficient": 0.0, "value_coefficient": 0.0},
         {"encoder": [], "actor": [], "critic": []},
@@ -106,18 +106,18 @@ def test_extreme_values_are_fine(options):
     "options",
     [
         {"num_envs": 1, "rollout_length": 1, "minibatches": 1},
-        {"num_envs": 2, "rollout_length": 1, "minibatches": 2, "advantage_batch": "minibatch"},
+        {"num_envs": 2, "rollout_length": 1, "minibatches": 2, "advantage_scale": "minibatch"},
         {
             "num_envs": 1,
             "rollout_length": 4,
             "window_length": 1,
             "minibatches": 4,
-            "advantage_batch": "minibatch",
+            "advantage_scale": "minibatch",
         },
     ],
 )
 def test_one_transition_cannot_be_normalised(options):
-    batch = options.get("advantage_batch", "rollout")
+    batch = options.get("advantage_scale", "rollout")  # A running scale's mean is the rollout's.
     holds = f"where a {batch} holds one transition .*, got True"
     with pytest.raises(ValueError, match=rf"^agent\.normalize_advantages must be false {holds}$"):
         PPOConfig(**options)
@@ -154,7 +154,7 @@ DEFAULTS = {
     "entropy_coefficient_final": None,
     "target_kl": None,
     "normalize_advantages": True,
-    "advantage_batch": "rollout",
+    "advantage_scale": "running",
     "normalize_observations": False,
     "normalize_rewards": True,
     "normalize_values": False,

@@ -89,6 +89,7 @@ def test_update_recomputes_what_acting_computed(memory, window, normalize):
         normalize_observations=normalize,
         normalize_values=normalize,
         normalize_rewards=normalize,
+        normalize_advantages=normalize,
     )
     iteration = quick_jit(watch(agent).iteration)
     state = start(agent, random=True)

@@ -259,7 +259,7 @@ def test_loss_of_a_hand_worked_batch(monkeypatch):
         target=jnp.full((2, 1), 2.0),
     )
     scalar = RunningStatistics.zeros(zeros[0, 0])
-    normalizers = ppo.Normalizers(observation=scalar, discounted_return=scalar, value=scalar)
+    normalizers = ppo.Normalizers(*[scalar] * 4)
     loss, metrics = agent._loss(normalizers, 0.1, batch, jax.random.key(0), None)
     np.testing.assert_allclose(loss, -0.3375, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss/policy"], -0.8, rtol=1e-5)
@@ -273,38 +273,47 @@ def test_loss_of_a_hand_worked_batch(monkeypatch):
     np.testing.assert_allclose(value_loss, 0.125, rtol=1e-6)
 
     # Normalised advantages: mean 1/2, deviation 3/2: 1 and -1.  -(min(1.5, 1.2) - 0.8) / 2 = -0.2
-    # Those of a whole rollout are so already when the loss sees them.
-    for advantage_batch, expected in (("minibatch", -0.2), ("rollout", -0.8)):
-        normalizing = scripted_agent(value_clip=0.5, advantage_batch=advantage_batch)
+    # In the running scale they are so already when the loss sees them.
+    for scale, expected in (("minibatch", -0.2), ("running", -0.8)):
+        normalizing = scripted_agent(value_clip=0.5, advantage_scale=scale)
         monkeypatch.setattr(normalizing, "_apply", agent._apply)
         _, metrics = normalizing._loss(normalizers, 0.1, batch, jax.random.key(0), None)
         np.testing.assert_allclose(metrics["loss/policy"], expected, rtol=1e-5)
 
 
-def advantages_learned_from(**options):
-    """Of one iteration, as its updates get them, and the value targets."""
-    agent, got = scripted_agent(minibatches=4, **options), {}
+def learned_from(**options):
+    """What the updates of two iterations get, half of a script each, if nothing is learned."""
+    env = Scripted(*flags(["..E..U.....E....", ".....E......U...", "U......E........"]))
+    agent = small_agent(env, "none", **(UPDATES | {"minibatches": 3} | options))
 
-    def update(state, windows, *_):
-        got.update(advantage=windows.advantage, target=windows.target, value=windows.value)
-        return state.params, state.optimizer, {}
+    def iterate(state, _):
+        got = {}
 
-    agent._update = update
-    return quick_jit(lambda state: (agent.iteration(state), dict(got))[1])(beginning())
+        def update(state, windows, *_):
+            got.update(advantage=windows.advantage, target=windows.target, value=windows.value)
+            return state.params, state.optimizer, {}
+
+        agent._update = update
+        return agent.iteration(state)[0], got
+
+    state = start(agent, random=True)
+    return quick_jit(lambda state: jax.lax.scan(iterate, state, length=2)[1])(state)
 
 
-def test_advantages_are_normalised_over_the_whole_rollout():
-    plain = advantages_learned_from(normalize_advantages=False)
-    of_minibatches = advantages_learned_from(advantage_batch="minibatch")
-    of_rollout = advantages_learned_from(advantage_batch="rollout")
+def test_advantages_are_normalised_by_all_so_far():
+    """By the deviation of those of all iterations, after the mean of their own is subtracted."""
+    plain = learned_from(normalize_advantages=False)
+    of_minibatches = learned_from(advantage_scale="minibatch")
+    running = learned_from(advantage_scale="running")
     raw = np.float64(plain["advantage"])
-    # Eight steps of four environments, and no environment's are normalised by themselves.
-    assert raw.shape == (8, 4) and np.ptp(raw.mean(0)) > 0.01 * raw.std()
-    expected = (raw - raw.mean()) / raw.std()
-    np.testing.assert_allclose(of_rollout["advantage"], expected, rtol=1e-4, atol=1e-5)
+    # Eight steps of three environments each; neither rollouts nor environments are alike.
+    assert raw.shape == (2, 8, 3)
+    assert np.ptp(raw.std((1, 2))) > 0.1 and np.ptp(raw.mean(1)) > 0.1
+    expected = [(x - x.mean()) / raw[: i + 1].std() for i, x in enumerate(raw)]
+    np.testing.assert_allclose(running["advantage"], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(of_minibatches["advantage"], raw, rtol=1e-5, atol=1e-6)
     # Values are taught what they are worth all the same.
-    np.testing.assert_allclose(of_rollout["target"], plain["target"], rtol=1e-5)
+    np.testing.assert_allclose(running["target"], plain["target"], rtol=1e-5)
     np.testing.assert_allclose(plain["target"], raw + plain["value"], rtol=1e-4, atol=1e-5)
 
 

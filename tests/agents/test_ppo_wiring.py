@@ -51,7 +51,8 @@ def loss(agent, params, units, carry, batch, entropy_coefficient):
     log_prob = jnp.take_along_axis(log_probability, batch["action"][..., None], -1)[..., 0]
     entropy = -(jnp.exp(log_probability) * log_probability).sum(-1).mean()
     advantage = batch["advantage"]
-    advantage = (advantage - advantage.mean()) / advantage.std()
+    if c.advantage_scale == "minibatch":
+        advantage = (advantage - advantage.mean()) / advantage.std()
     ratio = jnp.exp(log_prob - batch["log_prob"])
     cut = jnp.minimum(jnp.maximum(ratio, 1 - c.clip), 1 + c.clip)
     policy = -jnp.where(ratio * advantage < cut * advantage, ratio, cut) * advantage
@@ -88,6 +89,7 @@ class Reference:
     observations: list = field(default_factory=list)
     returns: list = field(default_factory=list)
     targets: list = field(default_factory=list)
+    advantages: list = field(default_factory=list)
     iteration: int = 0
 
     def __post_init__(self):
@@ -180,6 +182,9 @@ class Reference:
             c.gae_lambda,
         )
         target = advantage + rows["value"]
+        self.advantages.append(advantage)
+        if c.advantage_scale == "running":  # Of minibatches see `loss`.
+            advantage = (advantage - advantage.mean()) / np.std(self.advantages)
         rows |= {"advantage": np.float32(advantage), "target": np.float32(target)}
         # Window i is that of environment i % B, beginning at step (i // B) * window.
         size, window = self.env.num_envs, c.window
@@ -286,11 +291,12 @@ def test_two_iterations_with_everything_equal_the_reference():
         assert state.iteration == i + 1
 
 
-@pytest.fixture(scope="module")
-def in_minibatches():
+@pytest.fixture(scope="module", params=["running", "minibatch"])
+def in_minibatches(request):
     """Four windows in two minibatches: the agent, its first state, and two iterations of it."""
     env = Recording(TERMINATED, TRUNCATED)
-    agent = small_agent(env, "gru", iterations=4, epochs=1, minibatches=2, **EVERYTHING)
+    options = EVERYTHING | {"advantage_scale": request.param}
+    agent = small_agent(env, "gru", iterations=4, epochs=1, minibatches=2, **options)
     state, iteration = start(agent, random=True), quick_jit(agent.iteration)
     after, metrics = iteration(state)
     return agent, state, iteration, after, metrics, env.taken(8)

@@ -39,7 +39,7 @@ from ssmrl.networks.statistics import RunningStatistics
 # ------------------------------------------------------------------------------ configuration
 
 
-ADVANTAGE_BATCHES = ("rollout", "minibatch")
+ADVANTAGE_SCALES = ("running", "minibatch")
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,11 @@ class PPOConfig(RolloutConfig):
         entropy_coefficient: weight of the entropy bonus at the start of training.
         entropy_coefficient_final: the same at its end, linear in between; None means constant.
         target_kl: stop an iteration's updates when the policy has moved this far; None for never.
-        normalize_advantages: scale advantages to mean 0 and standard deviation 1 over
-            `advantage_batch`, which must hold at least two transitions: a single one would become
-            0.
-        advantage_batch: a "rollout", all that was collected for an iteration, or a "minibatch".
-            Where rewards are rare, most minibatches hold none, and what is scaled up to a deviation
-            of 1 is the critic's error.
+        normalize_advantages: advantages get a mean of 0 and a standard deviation of about 1.
+        advantage_scale: what divides them. "running": the standard deviation of all so far, once
+            the mean of their rollout has been subtracted. "minibatch": that of their minibatch,
+            as its mean is what is subtracted. Where rewards are rare most minibatches hold none,
+            and what is scaled up there to a deviation of 1 is the critic's error.
         normalize_values: learn values in units of their running standard deviation (PopArt, van
             Hasselt et al. 2016: the output layer is rescaled so that predictions stay the same).
         actor: widths of the policy's hidden layers after the memory.
@@ -81,7 +80,7 @@ class PPOConfig(RolloutConfig):
     entropy_coefficient_final: float | None = None
     target_kl: float | None = None
     normalize_advantages: bool = True
-    advantage_batch: str = "rollout"
+    advantage_scale: str = "running"
     normalize_values: bool = False
     actor: list[int] = field(default_factory=lambda: [128])
     initial_log_std: float = -0.5
@@ -101,12 +100,18 @@ class PPOConfig(RolloutConfig):
         require(self, "target_kl", not_nan, "a number")
         require(self, "initial_log_std", math.isfinite(self.initial_log_std), "finite")
         require(self, "actor", all(w >= 1 for w in self.actor), "widths of at least 1")
-        choices = f"one of {', '.join(ADVANTAGE_BATCHES)}"
-        require(self, "advantage_batch", self.advantage_batch in ADVANTAGE_BATCHES, choices)
-        transitions, size = self.num_envs * self.rollout_length, "num_envs * rollout_length"
-        if self.advantage_batch == "minibatch":
-            transitions, size = transitions // self.minibatches, f"{size} / minibatches"
-        expected = f"false where a {self.advantage_batch} holds one transition ({size} = 1)"
+        choices = f"one of {', '.join(ADVANTAGE_SCALES)}"
+        require(self, "advantage_scale", self.advantage_scale in ADVANTAGE_SCALES, choices)
+        # From which their mean is subtracted: a single one would become 0.
+        batch, transitions, size = (
+            "rollout",
+            self.windows * self.window,
+            "num_envs * rollout_length",
+        )
+        if self.advantage_scale == "minibatch":
+            batch, transitions = "minibatch", transitions // self.minibatches
+            size += " / minibatches"
+        expected = f"false where a {batch} holds one transition ({size} = 1)"
         alone = self.normalize_advantages and transitions == 1
         require(self, "normalize_advantages", not alone, expected)
 
@@ -143,9 +148,10 @@ class ActorCritic(nn.Module):
 
 @struct.dataclass
 class Normalizers(rollout_agent.Normalizers):
-    """And the statistics of value targets, for PopArt."""
+    """And the statistics of value targets, for PopArt, and of advantages."""
 
     value: RunningStatistics
+    advantage: RunningStatistics
 
 
 @struct.dataclass
@@ -187,6 +193,7 @@ class PPO(RolloutAgent):
     config: PPOConfig
     transition = Transition
     heads: ClassVar = {"actor": ("actor", "log_std"), "critic": ("critic",)}
+    statistics: ClassVar = RolloutAgent.statistics | {"value": "critic"}
 
     def __init__(self, config: PPOConfig, memory: Memory, env: VectorEnv, **options: Any):
         super().__init__(config, memory, env, **options)
@@ -199,7 +206,10 @@ class PPO(RolloutAgent):
         acting, starts, rollout = self._collect(state)
         normalizers = self._update_normalizers(state.normalizers, rollout)
         advantage, target = self._advantages(state, acting, normalizers, rollout, c.gae_lambda)
-        advantage = self._normalized_over("rollout", advantage)
+        if c.normalize_advantages and c.advantage_scale == "running":
+            statistics = normalizers.advantage.update(advantage)
+            normalizers = normalizers.replace(advantage=statistics)
+            advantage = (advantage - advantage.mean()) / statistics.std
         windows = self._cut_windows(Window, starts, rollout, advantage=advantage, target=target)
         key_acting, key_update = jax.random.split(acting.key)
         loss = partial(self._loss, state.normalizers, self._entropy_coefficient(state.iteration))
@@ -237,14 +247,11 @@ class PPO(RolloutAgent):
     def _new_normalizers(self, one_observation: Any) -> Normalizers:
         scalar = RunningStatistics.zeros(jnp.zeros(()))
         observation = RunningStatistics.zeros(one_observation)
-        return Normalizers(observation=observation, discounted_return=scalar, value=scalar)
+        return Normalizers(
+            observation=observation, discounted_return=scalar, value=scalar, advantage=scalar
+        )
 
     # ........................................................................ learning
-
-    def _normalized_over(self, batch: str, advantage: Array) -> Array:
-        """Advantages of a batch of this kind, normalised if it is the one chosen."""
-        chosen = self.config.normalize_advantages and self.config.advantage_batch == batch
-        return normalized(advantage) if chosen else advantage
 
     def _loss(self, normalizers, entropy_coefficient, batch: Window, key, params):
         c = self.config
@@ -253,7 +260,9 @@ class PPO(RolloutAgent):
         )
         log_ratio = distribution.log_prob(batch.raw_action) - batch.log_prob
         ratio = jnp.exp(log_ratio)
-        advantage = self._normalized_over("minibatch", batch.advantage)
+        advantage = batch.advantage
+        if c.normalize_advantages and c.advantage_scale == "minibatch":
+            advantage = normalized(advantage)
         clipped = jnp.clip(ratio, 1 - c.clip, 1 + c.clip)
         policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
         value_loss = self._value_loss(value, batch, normalizers.value.std)
