@@ -11,7 +11,8 @@ from ssmrl.figures import BLACK, BLUE, RED, panels, save, styled, task_name
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent / "benchmarks"
 LEVELS = ("easy", "medium", "hard")
-FOLDERS = ("popgym_recipe", "popgym_15m_recipe")  # of an id that is in both, the latter counts
+# Of an id that is in several, the last counts; in the last, advantages have a running scale.
+FOLDERS = ("popgym_recipe", "popgym_15m_recipe", "popgym_15m_running")
 LARGE = "popgym_15m_large_batch"
 MARKS = (
     ("best possible, or a bound on it", "possible", BLACK, "|", 60),
@@ -25,17 +26,21 @@ MARKS = (
 def scores() -> dict[str, dict[str, Any]]:
     """Of each id ours, the best published on record and whose it is, and the best possible.
 
-    "large" is the MMER with experiment=popgym_large_batch, where it was run.
+    "large" is the MMER with experiment=popgym_large_batch, where it was run; "before" that of an
+    earlier run of 15M steps, where there is a newer one.
     """
     optimum = json.loads((BENCHMARKS / "results/popgym_optimum.json").read_text())["ids"]
     published = json.loads((BENCHMARKS / "published/popgym_best.json").read_text())["ids"]
     found = {}
-    for result in (result for name in FOLDERS for result in results(name)):
+    for folder, result in ((name, result) for name in FOLDERS for result in results(name)):
         env, ours = result["env"], mmer(result)
         best = published[env] or {}
+        before = found.get(env, {})
         found[env] = {
             "steps": result["steps"],
+            "folder": folder,
             "ours": ours,
+            "before": before.get("long"),
             "long" if result["steps"] > 10_000_000 else "short": ours,
             "published": best.get("value"),
             "by": best.get("method"),

@@ -272,30 +272,38 @@ def choosing() -> str:
 
 def popgym_page() -> str:
     """The page of results on POPGym, with the table of the published protocol renewed."""
-    output = popgym_original.OUTPUT
-    played, large = (
-        {row["env"]: row for row in json.loads(path.read_text())["rows"]}
-        for path in (output, output.with_name(f"{front.LARGE}_original.json"))
-    )
+    played = {"popgym_15m_recipe": _played(popgym_original.OUTPUT)}
+    for folder in ("popgym_15m_running", front.LARGE):
+        played[folder] = _played(popgym_original.OUTPUT.with_name(f"{folder}_original.json"))
     head = "| id | steps | MMER | greedy, in the original package | actions sampled, there | "
-    head += "MMER with `popgym_large_batch` | greedy, there | best published on record | at best |"
+    head += "MMER before the running scale | MMER with `popgym_large_batch` | greedy, there | "
+    head += "best published on record | at best |"
     rows = []
     for env, found in front.scores().items():
-        returns = [played.get(env, {}).get(name) for name in popgym_original.PLAYED]
-        greedy = large.get(env, {}).get("greedy")
+        ours = played.get(found["folder"], {}).get(env, {})
         has_record = found["published"] is not None
         cells = [
             front.task_name(env),
             f"{found['steps'] / 1e6:.0f}M",
             f"{found['ours']:.2f}",
-            *map(_mean_of, returns),
-            f"{found['large']:.2f}" if "large" in found else "",
-            _mean_of(greedy),
+            *(_mean_of(ours.get(name)) for name in popgym_original.PLAYED),
+            *(_score(found.get(key)) for key in ("before", "large")),
+            _mean_of(played[front.LARGE].get(env, {}).get("greedy")),
             f"{found['published']:.2f} ({found['by']})" if has_record else "",
             f"{'≤ ' if found['is_bound'] else ''}{found['possible']:.2f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return _renewed(POPGYM, [head, "|---" + "|--:" * (head.count("|") - 2) + "|", *rows])
+
+
+def _score(value: float | None) -> str:
+    """Two digits, of what there is."""
+    return "" if value is None else f"{value:.2f}"
+
+
+def _played(path: Path) -> dict[str, Any]:
+    """By name of the id, what a policy earned in the original package."""
+    return {row["env"]: row for row in json.loads(path.read_text())["rows"]}
 
 
 def _tracked(name: str) -> str:

@@ -77,6 +77,7 @@ def collect(agent: PPO, state: Any, key: jax.Array) -> tuple[Any, jax.Array, Win
     acting, starts, rollout = agent._collect(state)
     normalizers = agent._update_normalizers(state.normalizers, rollout)
     advantage, target = agent._advantages(state, acting, normalizers, rollout, c.gae_lambda)
+    _, advantage = agent._in_running_scale(normalizers, advantage)
     windows = agent._cut_windows(Window, starts, rollout, advantage=advantage, target=target)
     order = jax.random.permutation(key, windows.reset.shape[1])
     return rollout, target, take_windows(windows, order[: len(order) // c.minibatches])

@@ -32,7 +32,7 @@ from benchmarks.learning.studies import earlier_rows
 from ssmrl.envs.memory_maze.environment import EnvState
 from ssmrl.envs.memory_maze.scripted import begin_wandering, wander
 from ssmrl.experiment import load_run
-from ssmrl.figures import legend_below, memory_line, panels, save, styled
+from ssmrl.figures import BLACK, legend_below, memory_line, panels, save, styled
 from ssmrl.networks.mlp import MLP
 from ssmrl.training import streams
 
@@ -185,7 +185,8 @@ def draw(rows: dict[str, Any], path: Path) -> None:
     for axes, task in zip(places, TASKS, strict=True):
         for name, result in rows.items():
             steps = (np.arange(20) + 0.5) * result["steps"] / 20
-            colour, line = memory_line(name.rpartition("/")[2]) or (None, "-")
+            # A world model is of no memory's name.
+            colour, line = memory_line(name.rpartition("/")[2]) or (BLACK, "-")
             axes.plot(steps, result[task]["two layers"], line, color=colour, label=name)
         axes.plot(steps, result[task]["without looking"], color="grey", linestyle=":")
         axes.set(title=TITLES[task], xlabel="actions since the episode's start")

@@ -34,6 +34,10 @@ CHANGES: dict[str, str] = {
     "lambda.5": "agent.normalize_rewards=true agent.lr=1e-3 agent.gae_lambda=.5",
     "lambda.8+lr2e-3": "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8",
     "lambda.9+lr2e-3": "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.9",
+    "lambda.8+lr2e-3+running": (
+        "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8 "
+        "agent.advantage_scale=running"
+    ),
     "lambda.8+lr2e-3+critic5": (
         "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8 agent.value_coefficient=5"
     ),

@@ -48,3 +48,28 @@ def test_the_parts_make_the_whole(agent_and_state):
     expected = p**2 + v**2 + 2 * p * v * cosine
     np.testing.assert_allclose(float(whole(state)) ** 2, expected, rtol=1e-3)
     assert p > 0 and v > 0
+
+
+@pytest.mark.parametrize("scale", ["running", "minibatch"])
+def test_what_is_measured_is_what_an_update_learns_from(scale):
+    """All windows in one minibatch, and a first iteration that leaves statistics behind."""
+    env = JaxVectorEnv(Counting(), None, 4)
+    agent = small_agent(env, "none", minibatches=1, advantage_scale=scale)
+    state, _ = quick_jit(agent.iteration)(agent.init(jax.random.key(0)))
+
+    def updated(state):
+        got = {}
+
+        def update(state, windows, *_):
+            got.update(advantage=windows.advantage, target=windows.target)
+            return state.params, state.optimizer, {}
+
+        agent._update = update
+        agent.iteration(state)
+        return got
+
+    batch = quick_jit(lambda state: diagnosis.collect(agent, state, jax.random.key(1))[2])(state)
+    for name, expected in quick_jit(updated)(state).items():
+        found = getattr(batch, name)
+        assert np.ptp(found) > 0
+        np.testing.assert_allclose(np.sort(found.ravel()), np.sort(expected.ravel()), rtol=1e-5)

@@ -4,8 +4,13 @@ from benchmarks.learning.recipe import CHANGES, TUNING_IDS
 from ssmrl.experiment import COMPONENTS, CONFIGS
 from ssmrl.training.cli import compose_training
 
-RECIPE = {"lr": 2e-3, "gae_lambda": 0.8, "normalize_rewards": True}
-BEFORE = {"lr": 2e-3, "gae_lambda": 0.95, "normalize_rewards": False}
+RECIPE = {
+    "lr": 2e-3,
+    "gae_lambda": 0.8,
+    "normalize_rewards": True,
+    "advantage_scale": "running",
+}
+BEFORE = RECIPE | {"gae_lambda": 0.95, "normalize_rewards": False, "advantage_scale": "minibatch"}
 
 
 def settings(*overrides):
@@ -16,7 +21,7 @@ def settings(*overrides):
 def test_the_recipe_is_the_default_of_ppo_and_of_what_is_trained_with_it():
     for overrides in ([], ["agent=ppo"], ["experiment=popgym"], ["experiment=demo"]):
         assert settings(*overrides) == RECIPE, overrides
-    chosen = CHANGES["lambda.8+lr2e-3"].split()
+    chosen = CHANGES["lambda.8+lr2e-3+running"].split()
     assert settings("experiment=popgym_2026_11", *chosen) == RECIPE
 
 
@@ -33,7 +38,8 @@ def test_what_was_before_differs_in_nothing_else():
     }
     # The last is no default of PPO's: it says something about POPGym.
     limit = {"bootstrap_truncated": False}
-    assert changed == {"gae_lambda": 0.8, "normalize_rewards": True} | limit
+    changes = {name: value for name, value in RECIPE.items() if BEFORE[name] != value}
+    assert changed == changes | limit
     assert compose_training(["agent=ppo"], COMPONENTS, CONFIGS).agent.bootstrap_truncated
     assert before.memory == now.memory and before.env == now.env
 

@@ -206,10 +206,7 @@ class PPO(RolloutAgent):
         acting, starts, rollout = self._collect(state)
         normalizers = self._update_normalizers(state.normalizers, rollout)
         advantage, target = self._advantages(state, acting, normalizers, rollout, c.gae_lambda)
-        if c.normalize_advantages and c.advantage_scale == "running":
-            statistics = normalizers.advantage.update(advantage)
-            normalizers = normalizers.replace(advantage=statistics)
-            advantage = (advantage - advantage.mean()) / statistics.std
+        normalizers, advantage = self._in_running_scale(normalizers, advantage)
         windows = self._cut_windows(Window, starts, rollout, advantage=advantage, target=target)
         key_acting, key_update = jax.random.split(acting.key)
         loss = partial(self._loss, state.normalizers, self._entropy_coefficient(state.iteration))
@@ -252,6 +249,14 @@ class PPO(RolloutAgent):
         )
 
     # ........................................................................ learning
+
+    def _in_running_scale(self, normalizers: Normalizers, advantage: Array):
+        """A rollout's advantages as the loss gets them, and the statistics that hold them too."""
+        if not (self.config.normalize_advantages and self.config.advantage_scale == "running"):
+            return normalizers, advantage
+        statistics = normalizers.advantage.update(advantage)
+        scaled = (advantage - advantage.mean()) / statistics.std
+        return normalizers.replace(advantage=statistics), scaled
 
     def _loss(self, normalizers, entropy_coefficient, batch: Window, key, params):
         c = self.config
