@@ -1,5 +1,13 @@
-"""Layouts against 300 of the original's a size, by two-sample tests, and what all of them hold."""
+"""Layouts against the original's, by two-sample tests, and what all of them hold.
 
+Against 300 recorded ones of each size; and, where the package's generator is installed, 1,000 that
+it draws now.
+"""
+
+import io
+import os
+import subprocess
+import sys
 from functools import cache
 
 import jax
@@ -9,6 +17,7 @@ import pytest
 from scipy import stats
 from scipy.ndimage import label
 
+from ssmrl.envs.adapters.memory_maze_original import PYTHON_VARIABLE
 from ssmrl.envs.memory_maze.above import distances
 from ssmrl.envs.memory_maze.layout import (
     SIZES,
@@ -131,23 +140,73 @@ def test_loops(size):
     same_distribution(loops(drawn(size)[0]), loops(layouts(size)[0]))
 
 
+def paths(is_wall, first, second):
+    """Steps from places (x, y) to others, one pair in each maze."""
+    steps = np.asarray(quick_jit(jax.vmap(distances))(is_wall, first))
+    return steps[np.arange(len(first)), second[:, 1].astype(int), second[:, 0].astype(int)]
+
+
+def two_of(places):
+    """Two (x, y) of each maze's (row, column), which are in order, at random."""
+    pick = np.random.default_rng(0)
+    pairs = [pick.permutation(p)[:2, ::-1] + 0.5 for p in places]
+    return np.float32(pairs).transpose(1, 0, 2)
+
+
 @EVERY_SIZE
 def test_paths_between_targets(size):
-    """Steps from a target to another, one pair of each maze."""
-    steps = quick_jit(jax.vmap(distances))
-
-    def between(is_wall, first, second):
-        rows, columns = second[:, 1].astype(int), second[:, 0].astype(int)
-        return np.asarray(steps(is_wall, first))[np.arange(len(first)), rows, columns]
-
     maze, _ = mazes(size)
-    ours = between(maze.is_wall, maze.targets[:, 0], maze.targets[:, 1])
+    ours = paths(maze.is_wall, maze.targets[:, 0], maze.targets[:, 1])
     free, _, places, _ = layouts(size)
-    # The recorded targets are in order; two at random.
-    pick = np.random.default_rng(0)
-    pairs = [pick.permutation(p[p[:, 0] != 255])[:2, ::-1] + 0.5 for p in places]
-    first, second = np.float32(pairs).transpose(1, 0, 2)
-    same_distribution(ours, between(~free, first, second))
+    first, second = two_of([p[p[:, 0] != 255] for p in places])
+    same_distribution(ours, paths(~free, first, second))
+
+
+# As the package makes them: the size that its tasks give, and rooms for 15 × 15 of their own.
+GENERATOR = """
+import io, sys
+import labmaze, numpy as np
+
+size, count = map(int, sys.argv[1:])
+rooms = {"max_rooms": 9, "room_max_size": 3} if size == 15 else {"max_rooms": 6, "room_max_size": 5}
+maze = labmaze.RandomMaze(
+    height=size + 2, width=size + 2, room_min_size=3, spawns_per_room=1, objects_per_room=1,
+    max_variations=26, simplify=True, random_seed=1, **rooms,
+)
+cells, rooms = [], []
+for _ in range(count):
+    maze.regenerate()
+    cells.append(np.array(maze.entity_layer))
+    rooms.append(np.array(maze.variations_layer) != ".")
+file = io.BytesIO()
+np.savez(file, cells=np.array(cells), rooms=np.array(rooms))
+sys.stdout.buffer.write(file.getvalue())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", RECORDED)
+def test_a_thousand_of_each_are_like_a_thousand_of_the_packages(size):
+    python = os.environ.get(PYTHON_VARIABLE, sys.executable)
+    if subprocess.run([python, "-c", "import labmaze"], capture_output=True).returncode:
+        pytest.skip("labmaze is not installed: `make memory-maze`")
+    line = [python, "-c", GENERATOR, str(size), str(COUNT)]
+    made = subprocess.run(line, capture_output=True, check=True)
+    theirs = np.load(io.BytesIO(made.stdout))
+    their_free, their_rooms = theirs["cells"] != "*", theirs["rooms"]
+    free, rooms, _ = drawn(size)
+    assert free.shape == their_free.shape == (COUNT, size + 2, size + 2)
+    same_distribution(free.sum(axis=(1, 2)), their_free.sum(axis=(1, 2)))
+    corridors = [(free & (rooms == 0)), their_free & ~their_rooms]
+    same_distribution(*(cells.sum(axis=(1, 2)) for cells in corridors))
+    same_distribution(loops(free), loops(their_free))
+    assert dead_ends(free) == dead_ends(their_free) == 0
+    table = [[(x > 0).sum(), (x == 0).sum()] for x in (bends(free), bends(their_free))]
+    assert stats.chi2_contingency(table).pvalue > LEVEL
+    maze, _ = mazes(size)
+    ours = paths(maze.is_wall, maze.targets[:, 0], maze.targets[:, 1])
+    first, second = two_of([np.argwhere(cells == "G") for cells in theirs["cells"]])
+    same_distribution(ours, paths(~their_free, first, second))
 
 
 @pytest.mark.parametrize("size", [7, 9])
