@@ -276,7 +276,7 @@ def popgym_page() -> str:
     for folder in ("popgym_15m_running", front.LARGE):
         played[folder] = _played(popgym_original.OUTPUT.with_name(f"{folder}_original.json"))
     head = "| id | steps | MMER | greedy, in the original package | actions sampled, there | "
-    head += "MMER before the running scale | MMER with `popgym_large_batch` | greedy, there | "
+    head += "MMER before | MMER with `popgym_large_batch` | greedy, there | "
     head += "best published on record | at best |"
     rows = []
     for env, found in front.scores().items():

@@ -59,11 +59,12 @@ class PPOConfig(RolloutConfig):
         entropy_coefficient: weight of the entropy bonus at the start of training.
         entropy_coefficient_final: the same at its end, linear in between; None means constant.
         target_kl: stop an iteration's updates when the policy has moved this far; None for never.
-        normalize_advantages: advantages get a mean of 0 and a standard deviation of about 1.
-        advantage_scale: what divides them. "running": the standard deviation of all so far, once
-            the mean of their rollout has been subtracted. "minibatch": that of their minibatch,
-            as its mean is what is subtracted. Where rewards are rare most minibatches hold none,
-            and what is scaled up there to a deviation of 1 is the critic's error.
+        normalize_advantages: advantages get a mean of 0 and a standard deviation of about 1, by
+            `advantage_scale`.
+        advantage_scale: "running": the mean of their rollout is subtracted, and they are divided by
+            the standard deviation of all so far. "minibatch": the mean of their minibatch, and its
+            own deviation. Where rewards are rare most minibatches hold none, and what is scaled up
+            there to a deviation of 1 is the critic's error.
         normalize_values: learn values in units of their running standard deviation (PopArt, van
             Hasselt et al. 2016: the output layer is rescaled so that predictions stay the same).
         actor: widths of the policy's hidden layers after the memory.
