@@ -291,7 +291,9 @@ def test_two_iterations_with_everything_equal_the_reference():
         assert state.iteration == i + 1
 
 
-@pytest.fixture(scope="module", params=["running", "minibatch"])
+@pytest.fixture(
+    scope="module", params=["running", pytest.param("minibatch", marks=pytest.mark.slow)]
+)
 def in_minibatches(request):
     """Four windows in two minibatches: the agent, its first state, and two iterations of it."""
     env = Recording(TERMINATED, TRUNCATED)

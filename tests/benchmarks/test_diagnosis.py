@@ -50,11 +50,10 @@ def test_the_parts_make_the_whole(agent_and_state):
     assert p > 0 and v > 0
 
 
-@pytest.mark.parametrize("scale", ["running", "minibatch"])
-def test_what_is_measured_is_what_an_update_learns_from(scale):
+def test_what_is_measured_is_what_an_update_learns_from():
     """All windows in one minibatch, and a first iteration that leaves statistics behind."""
     env = JaxVectorEnv(Counting(), None, 4)
-    agent = small_agent(env, "none", minibatches=1, advantage_scale=scale)
+    agent = small_agent(env, "none", minibatches=1)
     state, _ = quick_jit(agent.iteration)(agent.init(jax.random.key(0)))
 
     def updated(state):
