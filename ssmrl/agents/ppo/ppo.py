@@ -103,17 +103,12 @@ class PPOConfig(RolloutConfig):
         require(self, "actor", all(w >= 1 for w in self.actor), "widths of at least 1")
         choices = f"one of {', '.join(ADVANTAGE_SCALES)}"
         require(self, "advantage_scale", self.advantage_scale in ADVANTAGE_SCALES, choices)
-        # From which their mean is subtracted: a single one would become 0.
-        batch, transitions, size = (
-            "rollout",
-            self.windows * self.window,
-            "num_envs * rollout_length",
-        )
+        # Less the mean of what it is normalised over, a single one would be 0.
+        batch, parts, size = "rollout", 1, "num_envs * rollout_length"
         if self.advantage_scale == "minibatch":
-            batch, transitions = "minibatch", transitions // self.minibatches
-            size += " / minibatches"
+            batch, parts, size = "minibatch", self.minibatches, f"{size} / minibatches"
         expected = f"false where a {batch} holds one transition ({size} = 1)"
-        alone = self.normalize_advantages and transitions == 1
+        alone = self.normalize_advantages and self.windows * self.window == parts
         require(self, "normalize_advantages", not alone, expected)
 
 
