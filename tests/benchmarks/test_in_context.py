@@ -98,6 +98,8 @@ def test_what_a_study_makes_of_its_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", in_context.ELSEWHERE)
 def test_what_is_evaluated_elsewhere_can_be_made(name):
+    if name == "classic_control":
+        pytest.importorskip("gymnax")
     overrides = [in_context.EXPERIMENT, *in_context.ENVS[name]]
     env = compose_training(overrides, COMPONENTS, in_context.ROOT / "configs").env
     for changes in in_context.ELSEWHERE[name].values():
