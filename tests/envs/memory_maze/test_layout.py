@@ -168,10 +168,12 @@ import io, sys
 import labmaze, numpy as np
 
 size, count = map(int, sys.argv[1:])
-rooms = {"max_rooms": 9, "room_max_size": 3} if size == 15 else {"max_rooms": 6, "room_max_size": 5}
+options = {"max_rooms": 6, "room_max_size": 5}
+if size == 15:
+    options = {"max_rooms": 9, "room_max_size": 3}
 maze = labmaze.RandomMaze(
     height=size + 2, width=size + 2, room_min_size=3, spawns_per_room=1, objects_per_room=1,
-    max_variations=26, simplify=True, random_seed=1, **rooms,
+    max_variations=26, simplify=True, random_seed=1, **options,
 )
 cells, rooms = [], []
 for _ in range(count):
@@ -197,7 +199,7 @@ def test_a_thousand_of_each_are_like_a_thousand_of_the_packages(size):
     free, rooms, _ = drawn(size)
     assert free.shape == their_free.shape == (COUNT, size + 2, size + 2)
     same_distribution(free.sum(axis=(1, 2)), their_free.sum(axis=(1, 2)))
-    corridors = [(free & (rooms == 0)), their_free & ~their_rooms]
+    corridors = [free & (rooms == 0), their_free & ~their_rooms]
     same_distribution(*(cells.sum(axis=(1, 2)) for cells in corridors))
     same_distribution(loops(free), loops(their_free))
     assert dead_ends(free) == dead_ends(their_free) == 0
