@@ -50,6 +50,8 @@ class PPOConfig(RolloutConfig):
     ids of POPGym: docs/recipe.md has the trials.
 
     Attributes:
+        max_grad_norm: gradients are scaled down to this global norm. It should clip outliers only:
+            where it clips every gradient, a minibatch without a success counts as much as one with.
         gae_lambda: λ of the generalised advantage estimate. Where every answer is rewarded at
             once, it should be less than the usual .95, which adds the rewards of other answers as
             noise.
@@ -73,6 +75,7 @@ class PPOConfig(RolloutConfig):
 
     name: str = "ppo"
     lr: float = 2e-3
+    max_grad_norm: float = 10.0
     gae_lambda: float = 0.8
     clip: float = 0.2
     value_clip: float | None = None
