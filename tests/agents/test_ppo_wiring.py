@@ -259,6 +259,7 @@ def assert_same_metrics(metrics, expected):
 
 EVERYTHING = {
     "memory_options": {"learned_initial_carry": True},
+    "max_grad_norm": 0.5,
     "discount": 0.9,
     "gae_lambda": 0.8,
     "clip": 0.05,
