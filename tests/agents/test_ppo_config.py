@@ -139,7 +139,7 @@ DEFAULTS = {
     "lr_schedule": "linear",
     "ssm_lr_scale": 1.0,
     "weight_decay": 0.0,
-    "max_grad_norm": 10.0,
+    "max_grad_norm": 2.0,
     "num_envs": 64,
     "rollout_length": 128,
     "window_length": None,

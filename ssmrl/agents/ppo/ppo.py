@@ -75,7 +75,7 @@ class PPOConfig(RolloutConfig):
 
     name: str = "ppo"
     lr: float = 2e-3
-    max_grad_norm: float = 10.0
+    max_grad_norm: float = 2.0
     gae_lambda: float = 0.8
     clip: float = 0.2
     value_clip: float | None = None
