@@ -69,6 +69,7 @@ PPO = ROLLOUT | {
     **dict.fromkeys(("value_coefficient", "entropy_coefficient"), finite(number(at_least(0.0)))),
     "entropy_coefficient_final": finite(number(at_least(0.0, nothing=True))),
     "clip": number(above(0.0)),
+    "dual_clip": number(above(1.0, nothing=True)),
     "value_clip": number(above(0.0, nothing=True)),
     "target_kl": ([0.0, -math.inf, math.inf, None], [math.nan]),
     "initial_log_std": ([0.0, -9.0], [math.nan, math.inf, -math.inf]),

@@ -56,6 +56,7 @@ def loss(agent, params, units, carry, batch, entropy_coefficient):
     ratio = jnp.exp(log_prob - batch["log_prob"])
     cut = jnp.minimum(jnp.maximum(ratio, 1 - c.clip), 1 + c.clip)
     policy = -jnp.where(ratio * advantage < cut * advantage, ratio, cut) * advantage
+    policy = jnp.where((advantage < 0) & (ratio > c.dual_clip), -c.dual_clip * advantage, policy)
     near = batch["value"] + jnp.clip(
         value - batch["value"], -c.value_clip * unit, c.value_clip * unit
     )
@@ -263,6 +264,7 @@ EVERYTHING = {
     "discount": 0.9,
     "gae_lambda": 0.8,
     "clip": 0.05,
+    "dual_clip": 1.06,
     "value_clip": 0.05,
     "value_coefficient": 0.7,
     "entropy_coefficient": 0.3,

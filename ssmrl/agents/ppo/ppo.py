@@ -56,6 +56,10 @@ class PPOConfig(RolloutConfig):
             once, it should be less than the usual .95, which adds the rewards of other answers as
             noise.
         clip: ε, how far the probability ratio may move away from 1.
+        dual_clip: c > 1: where an advantage is negative, a ratio above it has no gradient (Ye et al.
+            2020, "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning", eq.
+            4); None for no such bound, as in PPO. Without it one action that has become likely can
+            outweigh all others of a minibatch.
         value_clip: how far a value may move from what it was in acting; None for no clipping.
         value_coefficient: weight of the value loss.
         entropy_coefficient: weight of the entropy bonus at the start of training.
@@ -75,9 +79,10 @@ class PPOConfig(RolloutConfig):
 
     name: str = "ppo"
     lr: float = 2e-3
-    max_grad_norm: float = 2.0
+    max_grad_norm: float = 10.0
     gae_lambda: float = 0.8
     clip: float = 0.2
+    dual_clip: float | None = 2.0
     value_clip: float | None = None
     value_coefficient: float = 0.5
     entropy_coefficient: float = 0.01
@@ -99,6 +104,7 @@ class PPOConfig(RolloutConfig):
         finite = final is None or 0 <= final < math.inf
         require(self, "entropy_coefficient_final", finite, "at least 0 and finite")
         require(self, "clip", self.clip > 0, "positive")
+        require(self, "dual_clip", self.dual_clip is None or self.dual_clip > 1, "greater than 1")
         require(self, "value_clip", self.value_clip is None or self.value_clip > 0, "positive")
         not_nan = self.target_kl is None or not math.isnan(self.target_kl)
         require(self, "target_kl", not_nan, "a number")
@@ -268,7 +274,11 @@ class PPO(RolloutAgent):
         if c.normalize_advantages and c.advantage_scale == "minibatch":
             advantage = normalized(advantage)
         clipped = jnp.clip(ratio, 1 - c.clip, 1 + c.clip)
-        policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
+        surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+        if c.dual_clip is not None:
+            bound = jnp.where(advantage < 0, c.dual_clip * advantage, -jnp.inf)
+            surrogate = jnp.maximum(surrogate, bound)
+        policy_loss = -surrogate.mean()
         value_loss = self._value_loss(value, batch, normalizers.value.std)
         entropy = distribution.entropy(seed=key).mean()
         loss = policy_loss + c.value_coefficient * value_loss - entropy_coefficient * entropy
