@@ -38,9 +38,9 @@ CHANGES: dict[str, str] = {
         "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8 "
         "agent.advantage_scale=running"
     ),
-    "lambda.8+lr2e-3+running+bounds": (
+    "lambda.8+lr2e-3+running+norm2": (
         "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8 "
-        "agent.advantage_scale=running agent.max_grad_norm=10 agent.dual_clip=2"
+        "agent.advantage_scale=running agent.max_grad_norm=2"
     ),
     "lambda.8+lr2e-3+critic5": (
         "agent.normalize_rewards=true agent.lr=2e-3 agent.gae_lambda=.8 agent.value_coefficient=5"

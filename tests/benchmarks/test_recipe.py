@@ -9,15 +9,13 @@ RECIPE = {
     "gae_lambda": 0.8,
     "normalize_rewards": True,
     "advantage_scale": "running",
-    "max_grad_norm": 10.0,
-    "dual_clip": 2.0,
+    "max_grad_norm": 2.0,
 }
 BEFORE = RECIPE | {
     "gae_lambda": 0.95,
     "normalize_rewards": False,
     "advantage_scale": "minibatch",
     "max_grad_norm": 0.5,
-    "dual_clip": None,
 }
 
 
@@ -29,7 +27,7 @@ def settings(*overrides):
 def test_the_recipe_is_the_default_of_ppo_and_of_what_is_trained_with_it():
     for overrides in ([], ["agent=ppo"], ["experiment=popgym"], ["experiment=demo"]):
         assert settings(*overrides) == RECIPE, overrides
-    chosen = CHANGES["lambda.8+lr2e-3+running+bounds"].split()
+    chosen = CHANGES["lambda.8+lr2e-3+running+norm2"].split()
     assert settings("experiment=popgym_2026_11", *chosen) == RECIPE
 
 

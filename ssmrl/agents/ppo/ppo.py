@@ -79,10 +79,10 @@ class PPOConfig(RolloutConfig):
 
     name: str = "ppo"
     lr: float = 2e-3
-    max_grad_norm: float = 10.0
+    max_grad_norm: float = 2.0
     gae_lambda: float = 0.8
     clip: float = 0.2
-    dual_clip: float | None = 2.0
+    dual_clip: float | None = None
     value_clip: float | None = None
     value_coefficient: float = 0.5
     entropy_coefficient: float = 0.01
