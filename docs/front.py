@@ -11,8 +11,8 @@ from ssmrl.figures import BLACK, BLUE, RED, panels, save, styled, task_name
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent / "benchmarks"
 LEVELS = ("easy", "medium", "hard")
-# Of an id that is in several, the last counts; in the last, advantages have a running scale.
-FOLDERS = ("popgym_recipe", "popgym_15m_recipe", "popgym_15m_running")
+# Of an id that is in several, the last counts, which was trained with the present defaults.
+FOLDERS = ("popgym_recipe", "popgym_15m_recipe", "popgym_15m_default")
 LARGE = "popgym_15m_large_batch"
 MARKS = (
     ("best possible, or a bound on it", "possible", BLACK, "|", 60),
@@ -27,7 +27,7 @@ def scores() -> dict[str, dict[str, Any]]:
     """Of each id ours, the best published on record and whose it is, and the best possible.
 
     "large" is the MMER with experiment=popgym_large_batch, where it was run; "before" that of the
-    newest run whose advantages had no running scale, where there is one that has.
+    newest run with the defaults until 30 November 2026, where there is one with those since.
     """
     optimum = json.loads((BENCHMARKS / "results/popgym_optimum.json").read_text())["ids"]
     published = json.loads((BENCHMARKS / "published/popgym_best.json").read_text())["ids"]

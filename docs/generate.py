@@ -273,7 +273,7 @@ def choosing() -> str:
 def popgym_page() -> str:
     """The page of results on POPGym, with the table of the published protocol renewed."""
     played = {"popgym_15m_recipe": _played(popgym_original.OUTPUT)}
-    for folder in ("popgym_15m_running", front.LARGE):
+    for folder in ("popgym_15m_default", front.LARGE):
         played[folder] = _played(popgym_original.OUTPUT.with_name(f"{folder}_original.json"))
     head = "| id | steps | MMER | greedy, in the original package | actions sampled, there | "
     head += "MMER before | MMER with `popgym_large_batch` | greedy, there | "

@@ -50,16 +50,17 @@ class PPOConfig(RolloutConfig):
     ids of POPGym: docs/recipe.md has the trials.
 
     Attributes:
-        max_grad_norm: gradients are scaled down to this global norm. It should clip outliers only:
-            where it clips every gradient, a minibatch without a success counts as much as one with.
+        max_grad_norm: gradients are scaled down to this global norm. At the usual .5 nearly all of
+            S5's are, so that a minibatch without a success counts as much as one with; far above
+            it outliers make policies collapse that are almost deterministic.
         gae_lambda: λ of the generalised advantage estimate. Where every answer is rewarded at
             once, it should be less than the usual .95, which adds the rewards of other answers as
             noise.
         clip: ε, how far the probability ratio may move away from 1.
         dual_clip: c > 1: where an advantage is negative, a ratio above it has no gradient (Ye et al.
             2020, "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning", eq.
-            4); None for no such bound, as in PPO. Without it one action that has become likely can
-            outweigh all others of a minibatch.
+            4); None for no such bound. An action that has become likely cannot outweigh all others
+            of a minibatch then.
         value_clip: how far a value may move from what it was in acting; None for no clipping.
         value_coefficient: weight of the value loss.
         entropy_coefficient: weight of the entropy bonus at the start of training.
