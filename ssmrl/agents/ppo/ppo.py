@@ -57,10 +57,9 @@ class PPOConfig(RolloutConfig):
             once, it should be less than the usual .95, which adds the rewards of other answers as
             noise.
         clip: ε, how far the probability ratio may move away from 1.
-        dual_clip: c > 1: where an advantage is negative, a ratio above it has no gradient (Ye et al.
-            2020, "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning", eq.
-            4); None for no such bound. An action that has become likely cannot outweigh all others
-            of a minibatch then.
+        dual_clip: c > 1: where an advantage is negative, a ratio above it has no gradient, so that
+            an action that has become likely cannot outweigh all others (Ye et al. 2020, "Mastering
+            Complex Control in MOBA Games with Deep Reinforcement Learning", eq. 4); None: no bound.
         value_clip: how far a value may move from what it was in acting; None for no clipping.
         value_coefficient: weight of the value loss.
         entropy_coefficient: weight of the entropy bonus at the start of training.
