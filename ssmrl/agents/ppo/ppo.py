@@ -50,9 +50,9 @@ class PPOConfig(RolloutConfig):
     ids of POPGym: docs/recipe.md has the trials.
 
     Attributes:
-        max_grad_norm: gradients are scaled down to this global norm. At the usual .5 nearly all of
-            S5's are, so that a minibatch without a success counts as much as one with; far above
-            it outliers make policies collapse that are almost deterministic.
+        max_grad_norm: gradients are scaled down to this global norm. Where nearly all of S5's are,
+            as often at the usual .5, a minibatch without a success counts as much as one with; far
+            above it, outliers make policies collapse that are almost deterministic.
         gae_lambda: λ of the generalised advantage estimate. Where every answer is rewarded at
             once, it should be less than the usual .95, which adds the rewards of other answers as
             noise.
